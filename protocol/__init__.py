@@ -1,0 +1,4 @@
+"""The words everyone speaks: chat types, the wire, `Strategy` and `Run`, routing types, errors, settings, the method registry.
+
+This package imports no other package of Chorus, so that every other one may import it.
+"""

@@ -1,0 +1,235 @@
+"""A chat request: parsed once, checked once, and carried unchanged but for what a strategy changes on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+
+from protocol.errors import BadRequest
+
+__all__ = ["ChatRequest", "Options", "human_ask", "message_text"]
+
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+MAX_CHOICES = 128
+MAX_STOPS = 16
+MAX_DEPTH = 64
+"""How deep a body may nest; JSON schemas of real tools stay far below it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The extra `chorus` object of a request body.
+
+    `explain` adds the decision to the answer; `max_cost_usd` (US dollars) and `deadline_ms` (milliseconds) bound the
+    whole call tree; `quality` in [0, 1] moves a router between cheapest (0) and best (1).
+    """
+
+    explain: bool = False
+    max_cost_usd: float | None = None
+    deadline_ms: float | None = None
+    quality: float | None = None
+
+    @classmethod
+    def parse(cls, value: Any) -> Options:
+        """Raises `BadRequest` with the field's path when a knob is unknown or out of range."""
+        if value is None:
+            return cls()
+        if not isinstance(value, Mapping):
+            raise BadRequest("'chorus' must be an object.", param="chorus")
+        known = ("explain", "max_cost_usd", "deadline_ms", "quality")
+        for key in value:
+            if key not in known:
+                raise BadRequest(
+                    f"Unknown field 'chorus.{str(key)[:64]}'; known: {', '.join(known)}.",
+                    param=f"chorus.{str(key)[:64]}",
+                )
+        explain = value.get("explain", False)
+        if not isinstance(explain, bool):
+            raise BadRequest("'chorus.explain' must be true or false.", param="chorus.explain")
+        return cls(
+            explain,
+            _number(value, "max_cost_usd", 0.0, None, "chorus."),
+            _number(value, "deadline_ms", 1.0, None, "chorus."),
+            _number(value, "quality", 0.0, 1.0, "chorus."),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A chat-completions request. `body` is what the caller sent, without the `chorus` object; unknown fields stay."""
+
+    body: Mapping[str, Any]
+    options: Options = field(default_factory=Options)
+
+    @classmethod
+    def parse(cls, raw: bytes) -> ChatRequest:
+        """Parse and check a request body. Raises `BadRequest`; `param` names the offending field."""
+        body = parse_object(raw)
+        options = Options.parse(body.pop("chorus", None))
+        check_model(body)
+        _check_messages(body.get("messages"))
+        check_sampling(body)
+        return cls(body, options)
+
+    @property
+    def model(self) -> str:
+        """The model or strategy name asked for."""
+        return str(self.body["model"])
+
+    @property
+    def messages(self) -> Sequence[Mapping[str, Any]]:
+        return self.body["messages"]  # type: ignore[no-any-return]
+
+    @property
+    def stream(self) -> bool:
+        return bool(self.body.get("stream"))
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether the caller asked for a usage event at the end of the stream."""
+        return bool((self.body.get("stream_options") or {}).get("include_usage"))
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Bound on the visible completion, in tokens."""
+        return self.body.get("max_completion_tokens") or self.body.get("max_tokens")
+
+    def changed(self, **fields: Any) -> ChatRequest:
+        """A copy with `fields` set in the body; a field set to None is removed."""
+        body = {**self.body, **fields}
+        return replace(self, body={key: value for key, value in body.items() if value is not None or key not in fields})
+
+    def wire(self) -> bytes:
+        """The body as JSON bytes."""
+        return orjson.dumps(self.body)
+
+
+def message_text(message: Mapping[str, Any]) -> str:
+    """The text of one message: its content string, or its text parts joined by newlines."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if isinstance(content, Sequence):
+        parts = [part.get("text", "") for part in content if isinstance(part, Mapping)]
+        return "\n".join(part for part in parts if isinstance(part, str) and part)
+    return ""
+
+
+def human_ask(request: ChatRequest) -> str:
+    """The text a router looks at: the last user message, or, where there is none, the last message with text."""
+    messages = request.messages
+    texts = [message_text(m) for m in messages if m["role"] == "user"] or [message_text(m) for m in messages]
+    return next((text for text in reversed(texts) if text.strip()), "")
+
+
+def parse_object(raw: bytes) -> dict[str, Any]:
+    """JSON bytes to an object. Raises `BadRequest` for anything else, or for one nested deeper than `MAX_DEPTH`."""
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"The request body is not valid JSON: {error}.", code="invalid_json") from None
+    if not isinstance(body, dict):
+        raise BadRequest("The request body must be a JSON object.", code="invalid_json")
+    level: list[Any] = [body]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for node in level
+            for child in (node.values() if isinstance(node, dict) else node)
+            if isinstance(child, (dict, list))
+        ]
+        if not level:
+            return body
+    raise BadRequest(f"The request body is nested deeper than {MAX_DEPTH} levels.", code="too_deep")
+
+
+def check_model(body: Mapping[str, Any]) -> None:
+    """Raises `BadRequest` unless `model` is a non-empty string."""
+    model = body.get("model")
+    if not isinstance(model, str) or not model:
+        raise BadRequest("'model' is required and must be a string.", param="model")
+
+
+def check_sampling(body: Mapping[str, Any]) -> None:
+    """Check the sampling fields that chat and text completions share. Raises `BadRequest`."""
+    _number(body, "temperature", 0.0, 2.0)
+    _number(body, "top_p", 0.0, 1.0, exclusive_low=True)
+    _number(body, "presence_penalty", -2.0, 2.0)
+    _number(body, "frequency_penalty", -2.0, 2.0)
+    _integer(body, "max_tokens", 1, None)
+    _integer(body, "max_completion_tokens", 1, None)
+    _integer(body, "n", 1, MAX_CHOICES)
+    _integer(body, "seed", None, None)
+    _integer(body, "top_logprobs", 0, 20)
+    if not isinstance(body.get("stream", False), (bool, type(None))):
+        raise BadRequest("'stream' must be true or false.", param="stream")
+    options = body.get("stream_options")
+    if options is not None and not isinstance(options, Mapping):
+        raise BadRequest("'stream_options' must be an object.", param="stream_options")
+    stop = body.get("stop")
+    if stop is not None:
+        stops = [stop] if isinstance(stop, str) else stop
+        if not isinstance(stops, list) or len(stops) > MAX_STOPS or not all(isinstance(s, str) for s in stops):
+            raise BadRequest(f"'stop' must be a string or a list of at most {MAX_STOPS} strings.", param="stop")
+
+
+def _check_messages(messages: Any) -> None:
+    if not isinstance(messages, list) or not messages:
+        raise BadRequest("'messages' is required and must be a non-empty list.", param="messages")
+    for i, message in enumerate(messages):
+        where = f"messages[{i}]"
+        if not isinstance(message, Mapping):
+            raise BadRequest(f"'{where}' must be an object.", param=where)
+        role = message.get("role")
+        if role not in ROLES:
+            raise BadRequest(
+                f"'{where}.role' must be one of {', '.join(ROLES)}; got {str(role)[:64]!r}.", param=f"{where}.role"
+            )
+        content = message.get("content")
+        if not isinstance(content, (str, list, type(None))):
+            raise BadRequest(f"'{where}.content' must be a string or a list of parts.", param=f"{where}.content")
+        if content is None and role not in ("assistant", "function"):
+            raise BadRequest(f"'{where}.content' is required.", param=f"{where}.content")
+        if isinstance(content, list) and not all(isinstance(p, Mapping) and "type" in p for p in content):
+            raise BadRequest(
+                f"'{where}.content' parts must be objects with a 'type'.", param=f"{where}.content"
+            )
+
+
+def _number(
+    body: Mapping[str, Any],
+    key: str,
+    low: float | None,
+    high: float | None,
+    prefix: str = "",
+    *,
+    exclusive_low: bool = False,
+) -> float | None:
+    value = body.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not _within(value, low, high, exclusive_low):
+        raise BadRequest(f"'{prefix}{key}' must be a number{_range(low, high)}; got {str(value)[:64]}.", param=prefix + key)
+    return float(value)
+
+
+def _integer(body: Mapping[str, Any], key: str, low: int | None, high: int | None) -> None:
+    value = body.get(key)
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or not _within(value, low, high):
+        raise BadRequest(f"'{key}' must be an integer{_range(low, high)}; got {str(value)[:64]}.", param=key)
+
+
+def _within(value: float, low: float | None, high: float | None, exclusive_low: bool = False) -> bool:
+    above = low is None or (value > low if exclusive_low else value >= low)
+    return above and (high is None or value <= high)
+
+
+def _range(low: float | None, high: float | None) -> str:
+    if low is not None and high is not None:
+        return f" between {low:g} and {high:g}"
+    return "" if low is None else f" of at least {low:g}"

@@ -1,0 +1,246 @@
+"""Every error of Chorus, as one tree branched by whose fault it is.
+
+    ChorusError
+    ├── CallerError             the request; never retried, never falls back
+    │   ├── BadRequest            400  invalid_request_error
+    │   ├── ContextLengthExceeded 400  invalid_request_error   context_length_exceeded
+    │   ├── Unauthenticated       401  authentication_error    invalid_api_key
+    │   ├── Forbidden             403  permission_error
+    │   ├── NotFound              404  invalid_request_error
+    │   │   └── ModelNotFound     404  invalid_request_error   model_not_found
+    │   ├── MethodNotAllowed      405  invalid_request_error   method_not_allowed
+    │   ├── PayloadTooLarge       413  invalid_request_error   payload_too_large
+    │   ├── BudgetExceeded        429  insufficient_quota      budget_exceeded
+    │   └── DeadlineExceeded      504  timeout_error           deadline_exceeded
+    ├── UpstreamError           a backend; a retry or another backend may help
+    │   ├── UpstreamRefused       as the backend said (its own 4xx)
+    │   ├── UpstreamUnavailable   503  server_error            upstream_unavailable
+    │   ├── UpstreamTimeout       504  timeout_error           upstream_timeout
+    │   └── UpstreamBroken        502  server_error            upstream_broken
+    ├── MethodError             500  a method or its artefact; the config must be mended
+    │   └── ArtefactMismatch
+    ├── SettingsError           what the operator typed; stops the start, never crosses HTTP
+    └── InternalError           500  ours
+
+Each class fixes the HTTP status, OpenAI's `type` and `code`, and whether trying again makes sense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+__all__ = [
+    "ArtefactMismatch",
+    "BadRequest",
+    "BudgetExceeded",
+    "CallerError",
+    "ChorusError",
+    "ContextLengthExceeded",
+    "DeadlineExceeded",
+    "Forbidden",
+    "InternalError",
+    "MethodError",
+    "MethodNotAllowed",
+    "ModelNotFound",
+    "NotFound",
+    "PayloadTooLarge",
+    "SettingsError",
+    "Unauthenticated",
+    "UpstreamBroken",
+    "UpstreamError",
+    "UpstreamRefused",
+    "UpstreamTimeout",
+    "UpstreamUnavailable",
+]
+
+
+class ChorusError(Exception):
+    """Root of the tree. `message` is safe to show to the caller: it never holds a key or an upstream's secret."""
+
+    status: int = 500
+    type: str = "server_error"
+    code: str | None = None
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        if code is not None:
+            self.code = code
+
+    def body(self) -> dict[str, Any]:
+        """The error in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`."""
+        return {
+            "error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        }
+
+    def headers(self) -> dict[str, str]:
+        """Response headers that tell an SDK whether and when to try again."""
+        return {}
+
+
+class CallerError(ChorusError):
+    """The request is at fault; sending it again unchanged cannot help."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class BadRequest(CallerError):
+    """A malformed body or field; `param` names the field."""
+
+
+class ContextLengthExceeded(CallerError):
+    """The prompt does not fit the model's context. The message names both numbers, in tokens."""
+
+    code = "context_length_exceeded"
+
+    def __init__(self, *, limit: int, prompt_tokens: int, asked: int = 0) -> None:
+        wanted = f"{prompt_tokens} prompt tokens" + (f" and {asked} more to generate" if asked else "")
+        super().__init__(
+            f"This model's maximum context length is {limit} tokens, but the request has {wanted}. "
+            "Shorten the messages or lower max_tokens.",
+            param="messages",
+        )
+        self.limit, self.prompt_tokens = limit, prompt_tokens
+
+
+class Unauthenticated(CallerError):
+    """No key, or a wrong one. The message never repeats what was sent."""
+
+    status, type, code = 401, "authentication_error", "invalid_api_key"
+
+
+class Forbidden(CallerError):
+    """A valid key that may not do this."""
+
+    status, type, code = 403, "permission_error", "forbidden"
+
+
+class NotFound(CallerError):
+    """No such route or object."""
+
+    status, code = 404, "not_found"
+
+
+class ModelNotFound(NotFound):
+    """No model or strategy of that name; the message lists the known ones."""
+
+    code = "model_not_found"
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        listed = ", ".join(known) or "none"
+        super().__init__(f"The model {name[:200]!r} does not exist here. Known names: {listed}.", param="model")
+
+
+class MethodNotAllowed(CallerError):
+    """The route exists, but not with this HTTP method."""
+
+    status, code = 405, "method_not_allowed"
+
+
+class PayloadTooLarge(CallerError):
+    """The body is larger than `server.max_body_bytes`."""
+
+    status, code = 413, "payload_too_large"
+
+
+class BudgetExceeded(CallerError):
+    """The call tree would cost more than the caller allowed (`chorus.max_cost_usd`)."""
+
+    status, type, code = 429, "insufficient_quota", "budget_exceeded"
+
+    def headers(self) -> dict[str, str]:
+        return {"x-should-retry": "false"}
+
+
+class DeadlineExceeded(CallerError):
+    """The caller's own deadline (`chorus.deadline_ms`) passed before an answer was ready."""
+
+    status, type, code = 504, "timeout_error", "deadline_exceeded"
+
+    def headers(self) -> dict[str, str]:
+        return {"x-should-retry": "false"}
+
+
+class UpstreamError(ChorusError):
+    """A backend is at fault: another attempt, deployment or model may succeed."""
+
+    status = 502
+    retryable = True
+
+
+class UpstreamRefused(UpstreamError):
+    """The backend answered 4xx. Its status and OpenAI error fields are passed on; 408, 409 and 429 may be retried."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        type: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message, param=param, code=code)
+        self.status, self.type, self.retry_after_s = status, type, retry_after_s
+
+    def headers(self) -> dict[str, str]:
+        return {} if self.retry_after_s is None else retry_after(self.retry_after_s)
+
+
+class UpstreamUnavailable(UpstreamError):
+    """No connection to the backend, or it is restarting. Tells the caller when to come back."""
+
+    status, code = 503, "upstream_unavailable"
+
+    def __init__(self, message: str, *, retry_after_s: float = 2.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+    def headers(self) -> dict[str, str]:
+        return retry_after(self.retry_after_s)
+
+
+class UpstreamTimeout(UpstreamError):
+    """The backend did not answer in time."""
+
+    status, type, code = 504, "timeout_error", "upstream_timeout"
+
+
+class UpstreamBroken(UpstreamError):
+    """The backend answered 5xx, cut the answer short, or sent what is not its protocol."""
+
+    code = "upstream_broken"
+
+
+class MethodError(ChorusError):
+    """A method cannot work as configured; the operator must mend it."""
+
+    code = "method_error"
+
+
+class ArtefactMismatch(MethodError):
+    """A fitted artefact was made for other models or another embedder than those configured."""
+
+    code = "artefact_mismatch"
+
+
+class SettingsError(ChorusError):
+    """A value in the config file is wrong. The message has its path, what was found, and what is accepted."""
+
+    code = "invalid_settings"
+
+
+class InternalError(ChorusError):
+    """A bug of ours. The message says no more than the request id under which it was logged."""
+
+    code = "internal_error"
+
+
+def retry_after(seconds: float) -> dict[str, str]:
+    """Both headers the OpenAI SDKs read, for a wait of `seconds`."""
+    return {"retry-after": str(max(1, round(seconds))), "retry-after-ms": str(max(1, round(seconds * 1000)))}

@@ -1,0 +1,112 @@
+"""LiteLLM's YAML (`model_list`, `router_settings`, `general_settings`) read as Chorus settings.
+
+What has the same meaning here is translated; a key that would be silently without effect is an error, so that nobody
+believes in a limit that is not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from protocol.errors import SettingsError
+
+__all__ = ["OPENAI_COMPATIBLE", "is_litellm", "translate"]
+
+OPENAI_COMPATIBLE: Mapping[str, tuple[str | None, str | None]] = {
+    "openai": ("https://api.openai.com/v1", "OPENAI_API_KEY"),
+    "hosted_vllm": (None, None),
+    "openai_like": (None, None),
+    "ollama_chat": ("http://127.0.0.1:11434/v1", None),
+    "groq": ("https://api.groq.com/openai/v1", "GROQ_API_KEY"),
+    "mistral": ("https://api.mistral.ai/v1", "MISTRAL_API_KEY"),
+    "deepseek": ("https://api.deepseek.com/v1", "DEEPSEEK_API_KEY"),
+    "openrouter": ("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY"),
+    "together_ai": ("https://api.together.xyz/v1", "TOGETHERAI_API_KEY"),
+    "fireworks_ai": ("https://api.fireworks.ai/inference/v1", "FIREWORKS_AI_API_KEY"),
+    "xai": ("https://api.x.ai/v1", "XAI_API_KEY"),
+}
+"""LiteLLM provider prefix → (base URL, environment variable of its key) for those that speak OpenAI's protocol."""
+
+_PARAMS = {"model", "api_base", "api_key", "timeout"}
+_INFO = {"id", "input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost", "mode", "max_input_tokens"}
+_TOP = {"model_list", "general_settings", "server", "strategies"}
+
+
+def is_litellm(raw: Mapping[str, Any]) -> bool:
+    """Whether the file is written LiteLLM's way."""
+    return "model_list" in raw
+
+
+def translate(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """LiteLLM's sections as Chorus sections; `strategies` and `server` may stand beside them. Raises `SettingsError`."""
+    _refuse_unknown(raw, _TOP, "")
+    models: dict[str, Any] = {}
+    for i, entry in enumerate(_list(raw["model_list"], "model_list")):
+        where = f"model_list[{i}]"
+        _refuse_unknown(entry, {"model_name", "litellm_params", "model_info"}, where)
+        try:
+            name, params = str(entry["model_name"]), dict(entry["litellm_params"])
+        except (KeyError, TypeError, ValueError):
+            raise SettingsError(f"{where}: 'model_name' and 'litellm_params' are required.") from None
+        info = dict(entry.get("model_info") or {})
+        _refuse_unknown(params, _PARAMS, f"{where}.litellm_params")
+        _refuse_unknown(info, _INFO, f"{where}.model_info")
+        model = models.setdefault(name, {"openai": []})
+        model["openai"].append(_deployment(params, where))
+        if "input_cost_per_token" in info:
+            model["price"] = {
+                "input_usd_per_token": info["input_cost_per_token"],
+                "output_usd_per_token": info.get("output_cost_per_token", 0),
+                "cached_input_usd_per_token": info.get("cache_read_input_token_cost"),
+            }
+        if "max_input_tokens" in info:
+            model["context_length"] = info["max_input_tokens"]
+    settings: dict[str, Any] = {"models": models}
+    if "strategies" in raw:
+        settings["strategies"] = raw["strategies"]
+    server = dict(raw.get("server") or {})
+    general = dict(raw.get("general_settings") or {})
+    _refuse_unknown(general, {"master_key"}, "general_settings")
+    if "master_key" in general:
+        server["master_key"] = general["master_key"]
+    if server:
+        settings["server"] = server
+    return settings
+
+
+def _deployment(params: Mapping[str, Any], where: str) -> dict[str, Any]:
+    full = str(params.get("model") or "")
+    provider, _, model = full.partition("/") if "/" in full else ("openai", "", full)
+    if provider not in OPENAI_COMPATIBLE:
+        raise SettingsError(
+            f"{where}.litellm_params.model: the provider {provider!r} does not speak OpenAI's protocol. "
+            f"Use one that does ({', '.join(OPENAI_COMPATIBLE)}), or its OpenAI-compatible api_base with 'openai/{model}'."
+        )
+    base_url, key_variable = OPENAI_COMPATIBLE[provider]
+    base_url = params.get("api_base") or base_url
+    if not base_url:
+        raise SettingsError(f"{where}.litellm_params: 'api_base' is required for {provider!r}.")
+    deployment: dict[str, Any] = {"base_url": base_url, "model": model}
+    if params.get("api_key"):
+        deployment["api_key"] = params["api_key"]
+    elif key_variable and not params.get("api_base"):
+        deployment["api_key"] = f"os.environ/{key_variable}"
+    if "timeout" in params:
+        deployment["timeout_s"] = params["timeout"]
+    return deployment
+
+
+def _refuse_unknown(section: Any, known: set[str], where: str) -> None:
+    if not isinstance(section, Mapping):
+        raise SettingsError(f"{where or 'config'}: must be a mapping.")
+    for key in section:
+        if key not in known:
+            prefix = f"{where}." if where else ""
+            raise SettingsError(f"{prefix}{key}: not supported; known keys: {', '.join(sorted(known))}.")
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list) or not value:
+        raise SettingsError(f"{where}: must be a non-empty list.")
+    return value

@@ -1,0 +1,80 @@
+"""Routing's vocabulary: queries, estimates of quality and cost, and the Protocols of those who make and use them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, Self
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Estimate", "Outcomes", "Policy", "Queries", "Router"]
+
+
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """Texts to route, with their unit-length embeddings, shape (n_queries, dimensions), for methods that need them."""
+
+    texts: Sequence[str]
+    embeddings: NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a router believes: `quality` in [0, 1] and `cost_usd` (US dollars a query), both shape (n_queries, n_models),
+    columns in the order of `models`."""
+
+    models: tuple[str, ...]
+    quality: NDArray[np.float64]
+    cost_usd: NDArray[np.float64]
+
+
+class Outcomes(Protocol):
+    """What learning runs on: graded answers of models to queries, as matrices with NaN where nothing was measured."""
+
+    @property
+    def models(self) -> tuple[str, ...]: ...
+
+    @property
+    def queries(self) -> Queries: ...
+
+    @property
+    def score(self) -> NDArray[np.float64]:
+        """Shape (n_queries, n_models), in [0, 1]."""
+        ...
+
+    @property
+    def cost_usd(self) -> NDArray[np.float64]:
+        """Shape (n_queries, n_models), US dollars."""
+        ...
+
+
+class Router(Protocol):
+    """Estimates every model's quality and cost for a query.
+
+    Laws: `fit` returns self and changes nothing else; `estimate` writes nothing, is the same for a batch as for its
+    queries one by one, and permuting the models permutes its columns; `load(save(r))` estimates as `r` does.
+    """
+
+    def fit(self, outcomes: Outcomes) -> Self: ...
+
+    def estimate(self, queries: Queries) -> Estimate: ...
+
+    def save(self, folder: Path) -> None: ...
+
+    @classmethod
+    def load(cls, folder: Path) -> Self: ...
+
+
+class Policy(Protocol):
+    """Turns an estimate into a choice."""
+
+    def choose(self, estimate: Estimate) -> NDArray[np.intp]:
+        """Index into `estimate.models` for each query, shape (n_queries,)."""
+        ...

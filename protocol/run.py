@@ -1,0 +1,151 @@
+"""`Strategy` and `Run`: what decides, and the capability it decides with.
+
+A strategy asks `run` for calls and reads only what comes back. Live, `run` reaches backends; in replay it reads an
+outcome table; in a test, a list. Deadlines, budgets, retries, accounting and cancellation live behind `run`, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from protocol.chat import ChatRequest
+from protocol.errors import ChorusError
+from protocol.usage import Usage
+from protocol.wire import reply_text, token_logprobs
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Answer", "Call", "Chunk", "Event", "Reply", "Run", "Strategy", "Trace"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A complete answer.
+
+    `body` is a `chat.completion`; `members` the configured names of the models whose words it holds; `raw` the
+    backend's own bytes while nothing was changed. `cost_usd` (US dollars) and `latency_s` (seconds) are this call's.
+    """
+
+    body: Mapping[str, Any]
+    members: tuple[str, ...]
+    raw: bytes | None = None
+    cost_usd: float = 0.0
+    latency_s: float = 0.0
+
+    @property
+    def text(self) -> str:
+        return reply_text(self.body)
+
+    @property
+    def usage(self) -> Usage:
+        return Usage.parse(self.body.get("usage"))
+
+    @property
+    def token_logprobs(self) -> list[float]:
+        """Natural-log probability of every generated token; empty when none were asked for or sent."""
+        return token_logprobs(self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A strategy's complete answer: a stream of one piece."""
+
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One server-sent event of an answer being streamed: bytes as they came, neither usage nor `[DONE]` among them."""
+
+    data: bytes
+    members: tuple[str, ...]
+
+
+Event = Answer | Chunk
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of the tree as it was made and paid. `outcome` is "ok" or an error's code."""
+
+    model: str
+    usage: Usage
+    cost_usd: float
+    latency_s: float
+    outcome: str = "ok"
+
+    def wire(self) -> dict[str, Any]:
+        """The call as a row of the explanation's table."""
+        return {
+            "model": self.model,
+            "prompt_tokens": self.usage.prompt_tokens,
+            "completion_tokens": self.usage.completion_tokens,
+            "cost_usd": self.cost_usd,
+            "latency_ms": round(self.latency_s * 1000, 3),
+            "outcome": self.outcome,
+        }
+
+
+@dataclass(slots=True)
+class Trace:
+    """What a request's call tree did: the calls in the order they ended, and the facts each decision rested on."""
+
+    calls: list[Call] = field(default_factory=list)
+    decision: dict[str, Any] = field(default_factory=dict)
+
+    def note(self, **facts: Any) -> None:
+        """Record facts of the decision (JSON values), shown when the caller asks to `explain`."""
+        self.decision.update(facts)
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of all calls together."""
+        return sum((call.usage for call in self.calls), Usage())
+
+    @property
+    def cost_usd(self) -> float:
+        """US dollars spent by all calls together."""
+        return sum(call.cost_usd for call in self.calls)
+
+
+class Run(Protocol):
+    """The capability a strategy is given for one request. `name`s are configured models or strategies."""
+
+    @property
+    def trace(self) -> Trace: ...
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds until the deadline of the whole call tree."""
+        ...
+
+    @property
+    def remaining_usd(self) -> float:
+        """US dollars the call tree may still spend; infinity without a budget."""
+        ...
+
+    async def call(self, name: str, request: ChatRequest) -> Reply:
+        """Ask `name` and wait for its complete answer. Raises `ChorusError`."""
+        ...
+
+    def relay(self, name: str, request: ChatRequest) -> AsyncIterator[Event]:
+        """Answer with what `name` says: streamed bytes when the caller streams, else one `Answer`."""
+        ...
+
+    async def gather(self, calls: Sequence[tuple[str, ChatRequest]]) -> list[Reply | ChorusError]:
+        """Make the calls at once; results stand in the order asked, a failed call as its error."""
+        ...
+
+    async def embed(self, name: str, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit-length embeddings, shape (n_texts, dimensions), of `texts` by the embedding model `name`."""
+        ...
+
+
+class Strategy(Protocol):
+    """A virtual model. Laws: it opens no socket, reads no clock, and yields either chunks only or exactly one answer."""
+
+    def answer(self, request: ChatRequest, run: Run) -> AsyncIterator[Event]: ...

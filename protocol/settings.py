@@ -1,0 +1,328 @@
+"""The settings: one YAML file, typed, frozen, validated once at the edge.
+
+Every value that is wrong is reported with its path, what was found and what is accepted; an unknown key with the nearest
+known one. Secrets are written as `os.environ/NAME` (LiteLLM's notation, also `${NAME}`) and shown redacted.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from protocol.errors import SettingsError
+from protocol.litellm_config import is_litellm, translate
+from protocol.usage import Price
+
+__all__ = [
+    "Aggregate",
+    "Cascade",
+    "EmbedderModel",
+    "EngineModel",
+    "Fusion",
+    "ModelSettings",
+    "OpenAIModel",
+    "PriceSettings",
+    "Routing",
+    "ServerSettings",
+    "Settings",
+    "StrategySettings",
+    "load_settings",
+    "parse_settings",
+]
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class PriceSettings(_Frozen):
+    """US dollars per token."""
+
+    input_usd_per_token: float = Field(ge=0, description="US dollars per input token")
+    output_usd_per_token: float = Field(ge=0, description="US dollars per output token")
+    cached_input_usd_per_token: float | None = Field(None, ge=0, description="US dollars per input token read from a cache")
+
+    @property
+    def price(self) -> Price:
+        return Price(self.input_usd_per_token, self.output_usd_per_token, self.cached_input_usd_per_token)
+
+
+class EngineModel(_Frozen):
+    """A model that the engine host loads, co-located with the others so that they can decode one text together."""
+
+    weights: str = Field(description="id of known weights (`chorus models list`) or a path to a Hugging Face folder")
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    max_model_len: int = Field(2048, ge=64, description="context length, in tokens")
+    kv_cache_gib: float = Field(0.5, gt=0, description="memory for the KV cache, in GiB")
+    max_running: int = Field(16, ge=1, description="sequences decoded at once")
+    chat: Literal["auto", "template", "transcript"] = Field(
+        "auto", description="how messages become a prompt: the model's own template, or a plain transcript"
+    )
+
+
+class OpenAIModel(_Frozen):
+    """A model behind an OpenAI-compatible HTTP endpoint."""
+
+    base_url: str = Field(description="up to and including /v1; http://, https://, or unix:///path/to.sock", pattern=r"^(https?|unix)://")
+    model: str = Field(description="the model's name there")
+    api_key: SecretStr | None = Field(None, description="os.environ/NAME")
+    timeout_s: Positive = Field(600.0, description="whole call, in seconds")
+    connect_timeout_s: Positive = 5.0
+    max_connections: int = Field(1024, ge=1, description="open connections per worker")
+
+
+class EmbedderModel(_Frozen):
+    """An embedding model served by the gateway's own embedder process."""
+
+    weights: str = Field(description="id of known weights or a path")
+    threads: int = Field(1, ge=1)
+    max_batch: int = Field(32, ge=1, description="texts embedded at once")
+
+
+class ModelSettings(_Frozen):
+    """A thing that can answer: exactly one of `engine`, `openai`, `embedder`."""
+
+    engine: EngineModel | None = None
+    openai: tuple[OpenAIModel, ...] | None = Field(None, description="one deployment, or several of the same model taken in turn")
+    embedder: EmbedderModel | None = None
+    price: PriceSettings | None = None
+    context_length: int | None = Field(None, ge=1, description="tokens; of an engine model its max_model_len")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("openai"), dict):
+            return {**value, "openai": [value["openai"]]}
+        return value
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> ModelSettings:
+        _exactly_one_of(self, ("engine", "openai", "embedder"))
+        return self
+
+
+class Routing(_Frozen):
+    """Pick one model beforehand: a trained router estimates quality and cost, a policy chooses."""
+
+    method: str = "knn-router"
+    artefact: Path = Field(description="folder written by `chorus train`, relative to this file")
+    embedder: Name = Field(description="the embedding model the router was trained with")
+    quality: float = Field(0.5, ge=0, le=1, description="default trade: 0 takes the cheapest, 1 the best")
+    default: Name = Field(description="who answers when the router cannot decide in time")
+    embed_deadline_ms: float = Field(500.0, gt=0)
+
+
+class Cascade(_Frozen):
+    """Ask in order, stop at the first answer that is good enough."""
+
+    method: str = "token-uncertainty"
+    stages: tuple[Name, ...] = Field(min_length=2, description="cheapest first")
+    artefact: Path = Field(description="folder written by `chorus calibrate`, relative to this file")
+
+
+class Fusion(_Frozen):
+    """Decode one text with several engine models together, in the engine host."""
+
+    method: str = "gac"
+    members: dict[Name, Annotated[float, Field(ge=0)]] = Field(min_length=1, description="engine model → weight")
+    main: Name | None = Field(None, description="whose tokens max_tokens counts; the first member by default")
+    options: dict[str, Any] = Field(default_factory=dict, description="the method's own parameters")
+
+
+class Aggregate(_Frozen):
+    """Ask several, then vote, rank or fuse their answers."""
+
+    method: str = "agent-forest"
+    members: tuple[Name, ...] = Field(min_length=1)
+    samples: int = Field(2, ge=1, le=40, description="answers asked of each member")
+    options: dict[str, Any] = Field(default_factory=dict, description="the method's own parameters")
+
+
+class StrategySettings(_Frozen):
+    """A virtual model: exactly one of `route`, `cascade`, `fuse`, `aggregate`."""
+
+    route: Routing | None = None
+    cascade: Cascade | None = None
+    fuse: Fusion | None = None
+    aggregate: Aggregate | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> StrategySettings:
+        _exactly_one_of(self, ("route", "cascade", "fuse", "aggregate"))
+        return self
+
+
+class ServerSettings(_Frozen):
+    """Where and how the gateway listens."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8080, ge=1, le=65535)
+    workers: int = Field(1, ge=1, le=64)
+    admin_host: str = "127.0.0.1"
+    admin_port: int = Field(8081, ge=1, le=65535)
+    master_key: SecretStr | None = Field(None, description="os.environ/NAME; when set, every /v1 request must carry it")
+    max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024)
+    deadline_s: Positive = Field(600.0, description="whole call tree of one request, in seconds")
+    max_calls: int = Field(64, ge=1, description="calls one request may make, all levels together")
+    max_depth: int = Field(4, ge=1, description="how deep strategies may call strategies")
+
+
+class Settings(_Frozen):
+    """The whole file. `models` can answer; `strategies` are virtual models made of them; both share one name space."""
+
+    models: dict[Name, ModelSettings] = Field(min_length=1)
+    strategies: dict[Name, StrategySettings] = Field(default_factory=dict)
+    server: ServerSettings = ServerSettings()
+
+    @model_validator(mode="after")
+    def _names_resolve(self) -> Settings:
+        clash = sorted(set(self.models) & set(self.strategies))
+        if clash:
+            raise ValueError(f"{clash[0]!r} is both a model and a strategy; rename one")
+        answering = {name for name, model in self.models.items() if model.embedder is None}
+        for name, strategy in self.strategies.items():
+            _check_members(name, strategy, self, answering | (set(self.strategies) - {name}))
+        return self
+
+    def redacted(self) -> dict[str, Any]:
+        """The effective settings as JSON values, every secret as `**********`."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def load_settings(path: Path) -> Settings:
+    """Read and check the YAML file at `path`; artefact paths in it are relative to it. Raises `SettingsError`."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"Cannot read the config file {path}: {error.strerror}.") from None
+    return parse_settings(text, base=path.parent, source=str(path))
+
+
+def parse_settings(text: str, *, base: Path = Path(), source: str = "config") -> Settings:
+    """Check YAML `text`, resolving artefact paths against `base`. Raises `SettingsError` listing every fault found."""
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{source} is not valid YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise SettingsError(f"{source} must be a mapping with a 'models' section.")
+    if is_litellm(raw):
+        raw = translate(raw)
+    try:
+        settings = Settings.model_validate(_resolve_secrets(raw, ()))
+    except ValidationError as error:
+        faults = "\n".join(f"  {_fault(item, raw)}" for item in error.errors())
+        raise SettingsError(f"{source} has {error.error_count()} fault(s):\n{faults}") from None
+    return _resolve_paths(settings, base)
+
+
+_SECRET = re.compile(r"^(?:os\.environ/|\$\{)([A-Za-z_][A-Za-z0-9_]*)\}?$")
+
+
+def _resolve_secrets(value: Any, path: tuple[str | int, ...]) -> Any:
+    """Replace every `os.environ/NAME` and `${NAME}` by the variable's value."""
+    if isinstance(value, dict):
+        return {key: _resolve_secrets(item, (*path, key)) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_resolve_secrets(item, (*path, i)) for i, item in enumerate(value)]
+    if isinstance(value, str) and (match := _SECRET.match(value)):
+        name = match.group(1)
+        if name not in os.environ:
+            where = ".".join(map(str, path))
+            raise SettingsError(f"{where}: the environment variable {name} is not set; export it or remove the line.")
+        return os.environ[name]
+    return value
+
+
+def _fault(item: Any, raw: Any) -> str:
+    """One line for one validation error: path, what is wrong, and the nearest known key."""
+    path = [part for part in item["loc"] if not (isinstance(part, str) and part.startswith("function-"))]
+    where = ".".join(map(str, path)) or "(top level)"
+    if item["type"] != "extra_forbidden":
+        found = item.get("input")
+        shown = f" (found {found!r})" if isinstance(found, (str, int, float, bool)) and "key" not in where else ""
+        return f"{where}: {item['msg']}{shown}"
+    known = _known_keys(path[:-1])
+    close = get_close_matches(str(path[-1]), known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+    return f"{where}: unknown key; {hint}"
+
+
+def _known_keys(path: list[Any]) -> list[str]:
+    """The keys accepted at `path`, read off the settings types themselves."""
+    kind: Any = Settings
+    for part in path:
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            annotation: Any = kind.model_fields[part].annotation if part in kind.model_fields else None
+            kind = _model_in(annotation)
+    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
+
+
+def _model_in(annotation: Any) -> Any:
+    """The settings type inside an annotation such as `dict[str, Model]` or `tuple[Model, ...] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in reversed(getattr(annotation, "__args__", ())):
+        if (found := _model_in(argument)) is not None:
+            return found
+    return None
+
+
+def _resolve_paths(settings: Settings, base: Path) -> Settings:
+    """Make artefact paths absolute."""
+    strategies = {}
+    for name, strategy in settings.strategies.items():
+        for kind in ("route", "cascade"):
+            part = getattr(strategy, kind)
+            if part is not None:
+                part = part.model_copy(update={"artefact": (base / part.artefact).resolve()})
+                strategy = strategy.model_copy(update={kind: part})
+        strategies[name] = strategy
+    return settings.model_copy(update={"strategies": strategies})
+
+
+def _check_members(name: str, strategy: StrategySettings, settings: Settings, answering: set[str]) -> None:
+    """Raises ValueError when a strategy names something that cannot take part in it."""
+    if strategy.route:
+        embedder = settings.models.get(strategy.route.embedder)
+        if embedder is None:
+            raise ValueError(f"strategies.{name}.route.embedder: no model {strategy.route.embedder!r}")
+        _require(f"strategies.{name}.route.default", [strategy.route.default], answering)
+    if strategy.cascade:
+        _require(f"strategies.{name}.cascade.stages", strategy.cascade.stages, answering)
+    if strategy.aggregate:
+        _require(f"strategies.{name}.aggregate.members", strategy.aggregate.members, answering)
+    if strategy.fuse:
+        engines = {model for model, value in settings.models.items() if value.engine}
+        members = list(strategy.fuse.members)
+        _require(f"strategies.{name}.fuse.members", members, engines, "engine models")
+        if strategy.fuse.main is not None:
+            _require(f"strategies.{name}.fuse.main", [strategy.fuse.main], set(members), "its members")
+        if not sum(strategy.fuse.members.values()) > 0:
+            raise ValueError(f"strategies.{name}.fuse.members: at least one weight must be above 0")
+
+
+def _require(where: str, names: Any, known: set[str], what: str = "models and strategies that answer") -> None:
+    for name in names:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else f"; {what}: {', '.join(sorted(known))}"
+            raise ValueError(f"{where}: no {name!r}{hint}")
+
+
+def _exactly_one_of(value: BaseModel, kinds: tuple[str, ...]) -> None:
+    given = [kind for kind in kinds if getattr(value, kind) is not None]
+    if len(given) != 1:
+        found = " and ".join(given) or "none"
+        raise ValueError(f"give exactly one of {', '.join(kinds)} (found {found})")
+
+

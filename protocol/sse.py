@@ -1,0 +1,64 @@
+"""Server-sent events as bytes: finding event boundaries, reading `data:` lines, writing events. No sockets, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+
+from protocol.errors import UpstreamBroken
+
+__all__ = ["CONTENT_TYPE", "DONE", "KEEP_ALIVE", "EventSplitter", "event", "event_data"]
+
+CONTENT_TYPE = "text/event-stream; charset=utf-8"
+DONE = b"data: [DONE]\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"
+MAX_EVENT_BYTES = 16 * 1024 * 1024
+"""An upstream event longer than this is not a stream of tokens any more."""
+
+
+class EventSplitter:
+    """Cuts a byte stream into whole events, each with its closing blank line, whatever the network's chunking.
+
+    Boundaries are a blank line after LF, CR or CRLF line ends, as the standard allows.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield every event that `data` completes, bytes untouched. Raises `UpstreamBroken` past `MAX_EVENT_BYTES`."""
+        self._buffer += data
+        start = 0
+        while (end := _boundary(self._buffer, start)) is not None:
+            yield bytes(self._buffer[start:end])
+            start = end
+        del self._buffer[:start]
+        if len(self._buffer) > MAX_EVENT_BYTES:
+            raise UpstreamBroken(f"The backend sent an event of more than {MAX_EVENT_BYTES} bytes.")
+
+    @property
+    def rest(self) -> bytes:
+        """Bytes of an event that has not ended yet."""
+        return bytes(self._buffer)
+
+
+def event(body: Any) -> bytes:
+    """One `data:` event holding `body` as JSON."""
+    return b"data: " + orjson.dumps(body) + b"\n\n"
+
+
+def event_data(raw: bytes) -> bytes:
+    """The payload of one event: its `data:` lines joined by LF; empty for a comment."""
+    lines = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+    values = [line[5:] for line in lines if line.startswith(b"data:")]
+    return b"\n".join(value[1:] if value.startswith(b" ") else value for value in values)
+
+
+def _boundary(buffer: bytearray, start: int) -> int | None:
+    """End of the first event at or after `start`, its blank line included, or None when no event is whole yet."""
+    ends = [
+        found + len(mark) for mark in (b"\n\n", b"\r\n\r\n", b"\r\r") if (found := buffer.find(mark, start)) >= 0
+    ]
+    return min(ends, default=None)

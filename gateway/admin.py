@@ -1,0 +1,72 @@
+"""The supervisor's own HTTP server: probes, merged metrics and a status page, apart from the workers' busy
+loops."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from socket import socket
+from typing import Any
+
+from aiohttp import web
+
+from gateway.telemetry import CONTENT_TYPE, merged
+from protocol.errors import InternalError, MethodNotAllowed, NotFound
+
+__all__ = ["admin_server"]
+
+Status = Callable[[], dict[str, Any]]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def admin_server(listener: socket, status: Status, metrics: Path) -> AsyncIterator[None]:
+    """Serve on `listener`. `status()` tells `{"status": "ready" | …, "components": {…}}`; `metrics` is the
+    folder that the workers write into."""
+
+    async def live(request: web.Request) -> web.Response:
+        return web.json_response({"status": "alive"})
+
+    async def ready(request: web.Request) -> web.Response:
+        told = status()
+        return web.json_response(told, status=200 if told["status"] == "ready" else 503)
+
+    async def state(request: web.Request) -> web.Response:
+        return web.json_response(status())
+
+    async def exposition(request: web.Request) -> web.Response:
+        body = await asyncio.to_thread(merged, metrics)
+        return web.Response(body=body, headers={"content-type": CONTENT_TYPE})
+
+    application = web.Application(middlewares=[_speak_openai])
+    application.add_routes(
+        [
+            web.get("/livez", live),
+            web.get("/readyz", ready),
+            web.get("/status", state),
+            web.get("/metrics", exposition),
+        ]
+    )
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    await web.SockSite(runner, listener).start()
+    try:
+        yield
+    finally:
+        await runner.cleanup()
+
+
+@web.middleware
+async def _speak_openai(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Errors in the same shape as everywhere."""
+    try:
+        return await handler(request)
+    except web.HTTPMethodNotAllowed:
+        error: Any = MethodNotAllowed(f"{request.path} does not answer {request.method}.")
+    except web.HTTPNotFound:
+        error = NotFound(f"There is no route {request.path}.")
+    except web.HTTPException:
+        error = InternalError("The admin server failed.")
+    return web.json_response(error.body(), status=error.status)

@@ -1,0 +1,81 @@
+"""The ASGI application: hot routes by (method, path) in front of the pages, and what every answer of both has
+in common."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from backends.registry import Sockets
+from gateway.admission import Admission
+from gateway.answering import SURFACES, Answering
+from gateway.catalogue import Catalogue
+from gateway.composition import make_catalogue
+from gateway.exchange import Exchange, Receive, Scope, Send
+from gateway.pages import Lifespan, make_pages
+from gateway.telemetry import Telemetry
+from protocol.errors import MethodNotAllowed, Unauthenticated
+from protocol.settings import Settings
+
+__all__ = ["Gateway", "make_app"]
+
+_HOT_PATHS = frozenset(path for _, path in SURFACES)
+
+
+def make_app(settings: Settings, sockets: Sockets) -> Gateway:
+    """The gateway that `settings` describe; `sockets` are where our own processes serve. Raises
+    `SettingsError`."""
+    return Gateway(make_catalogue(settings, sockets), settings)
+
+
+class Gateway:
+    """An ASGI application (lifespan included) over a `catalogue`, which it closes at shutdown."""
+
+    def __init__(self, catalogue: Catalogue, settings: Settings) -> None:
+        telemetry = Telemetry(catalogue.names)
+        self._admission = Admission(settings.server.master_key)
+        self._answer = Answering(catalogue, self._admission, telemetry, settings.server)
+        self._pages = make_pages(
+            catalogue, telemetry, created=int(time.time()), lifespan=_lifespan(catalogue, telemetry)
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            surface = SURFACES.get((scope["method"], scope["path"]))
+            if surface is not None:
+                await self._answer(surface, scope, receive, send)
+                return
+            await self._page(scope, receive, send)
+        else:
+            await self._pages(scope, receive, send)
+
+    async def _page(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A page, behind the same door as the hot routes, with the same headers."""
+        exchange = Exchange(scope, receive, send)
+        path, method = scope["path"], scope["method"]
+        if path in _HOT_PATHS:
+            await exchange.fail(MethodNotAllowed(f"{path} answers POST, not {method}."), {"allow": "POST"})
+            return
+        if path.startswith("/v1"):
+            try:
+                self._admission.admit(exchange.headers)
+            except Unauthenticated as error:
+                await exchange.fail(error)
+                return
+        await self._pages(scope, receive, exchange.labelled(send))
+
+
+def _lifespan(catalogue: Catalogue, telemetry: Telemetry) -> Lifespan:
+    @asynccontextmanager
+    async def lifespan(app: Any) -> AsyncIterator[None]:
+        watch = asyncio.create_task(telemetry.watch_loop())
+        try:
+            yield
+        finally:
+            watch.cancel()
+            await catalogue.close()
+
+    return lifespan

@@ -1,0 +1,28 @@
+"""All commands of `chorus` on one page."""
+
+from __future__ import annotations
+
+import typer
+
+from gateway.cli import catalogue, chat, inspect, learn, serve, weights
+
+__all__ = ["application"]
+
+application = typer.Typer(
+    help="One OpenAI-compatible endpoint in front of many language models, that decides who answers and how.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+application.command()(serve.serve)
+application.command()(serve.engines)
+application.add_typer(weights.group, name="models")
+application.command()(learn.collect)
+application.command()(learn.train)
+application.command()(learn.calibrate)
+application.command()(learn.evaluate)
+application.command()(catalogue.methods)
+application.command()(inspect.check)
+application.command()(inspect.schema)
+application.command()(chat.chat)

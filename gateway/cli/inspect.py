@@ -1,0 +1,113 @@
+"""`chorus check` and `chorus schema`: what a config file says, and may say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["SCHEMA_ID", "check", "schema", "schema_json", "settings_markdown"]
+
+SCHEMA_ID = "https://json-schema.org/draft/2020-12/schema"
+
+
+def check(file: Annotated[Path, typer.Argument(help="The YAML config file.")]) -> None:
+    """Check a config file and print the effective config, defaults filled in and secrets redacted.
+
+    Exits with status 2 and every fault it has, with path, what was found and what is accepted.
+
+    Example:
+        chorus check config/local.yaml
+    """
+    import yaml
+
+    from protocol.settings import load_settings
+
+    typer.echo(yaml.safe_dump(load_settings(file).redacted(), sort_keys=False, allow_unicode=True), nl=False)
+
+
+def schema(
+    markdown: Annotated[bool, typer.Option("--markdown", help="As docs/settings.md, for people.")] = False,
+) -> None:
+    """Print the JSON Schema of the config file, for editors and CI; config/settings.schema.json is this.
+
+    Example:
+        chorus schema > config/settings.schema.json
+    """
+    typer.echo(settings_markdown() if markdown else schema_json(), nl=False)
+
+
+def schema_json() -> str:
+    """The JSON Schema of the settings, as committed."""
+    import orjson
+
+    from protocol.settings import Settings
+
+    body = {"$schema": SCHEMA_ID, **Settings.model_json_schema()}
+    return orjson.dumps(body, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS).decode() + "\n"
+
+
+_SETTINGS_HEAD = """\
+# Settings
+
+Generated from the settings' types by `make docs` (`chorus schema --markdown`); do not edit.
+
+One YAML file. An unknown key stops the start with a did-you-mean, a wrong value with its path and what is
+accepted; `chorus check FILE` shows the effective settings with secrets redacted. Write secrets as
+`os.environ/NAME` or `${NAME}`. Paths are relative to the file. Give editors
+[config/settings.schema.json](../config/settings.schema.json). LiteLLM's `model_list` is accepted in place of
+`models`; a key of it that would have no effect here is an error.
+"""
+
+_SECTIONS = (
+    ("(top level)", "Settings"),
+    ("models.NAME", "ModelSettings"),
+    ("models.NAME.engine", "EngineModel"),
+    ("models.NAME.openai", "OpenAIModel"),
+    ("models.NAME.embedder", "EmbedderModel"),
+    ("models.NAME.price", "PriceSettings"),
+    ("strategies.NAME", "StrategySettings"),
+    ("strategies.NAME.route", "Routing"),
+    ("strategies.NAME.cascade", "Cascade"),
+    ("strategies.NAME.fuse", "Fusion"),
+    ("strategies.NAME.aggregate", "Aggregate"),
+    ("server", "ServerSettings"),
+)
+
+
+def settings_markdown() -> str:
+    """The whole of `docs/settings.md`: every key with its default and meaning, read off the JSON Schema."""
+    from protocol.settings import Settings
+
+    top = Settings.model_json_schema()
+    parts = [_SETTINGS_HEAD]
+    for path, name in _SECTIONS:
+        section = top if name == "Settings" else top["$defs"][name]
+        about = " ".join(section["description"].split())
+        parts.append(f"## `{path}`\n\n{about}\n\n| key | default | meaning |\n|---|---|---|")
+        required = section.get("required", ())
+        for key, field in section["properties"].items():
+            default = "required" if key in required else _default(field)
+            parts.append(f"| `{key}` | {default} | {field.get('description', '')}{_bounds(field)} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _default(field: Mapping[str, Any]) -> str:
+    value = field.get("default")
+    return (
+        ""
+        if value is None or isinstance(value, dict)
+        else f"`{str(value).lower() if value in (True, False) else value}`"
+    )
+
+
+def _bounds(field: Mapping[str, Any]) -> str:
+    """The accepted values, where the schema bounds them."""
+    if "enum" in field:
+        return f" ({', '.join(f'`{value}`' for value in field['enum'])})"
+    words = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤"}
+    told = [f"{sign} {field[key]:g}" for key, sign in words.items() if key in field]
+    return f" ({', '.join(told)})" if told else ""

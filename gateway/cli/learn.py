@@ -1,0 +1,268 @@
+"""`chorus collect`, `train`, `calibrate`, `evaluate`: from questions to a strategy that has learnt, and
+what it is worth."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gateway.cli.card import show
+from gateway.cli.parameters import Config, Key, Options, Outcomes, Url, options, words
+from protocol.errors import MethodError, SettingsError
+
+if TYPE_CHECKING:
+    from outcomes.collect import Collected, Prompt
+    from outcomes.embedder import Embedder
+
+__all__ = ["calibrate", "collect", "evaluate", "train"]
+
+EmbedderName = Annotated[
+    str | None,
+    typer.Option("--embedder", help="Embedder weights: an id of `chorus models list`, or a folder."),
+]
+
+
+def collect(
+    config: Config,
+    queries: Annotated[list[Path], typer.Option(help="Query set, JSON lines; may be repeated.")],
+    out: Annotated[
+        Path, typer.Option(help="Outcome table to write (parquet); its journal stands beside it.")
+    ],
+    models: Annotated[
+        str | None, typer.Option(help="Comma-separated names; default: every model that answers.")
+    ] = None,
+    url: Url = None,
+    key: Key = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Calls in flight at once.")] = 8,
+    judge: Annotated[
+        str | None, typer.Option(help="The model that grades prompts of the grader `judge`.")
+    ] = None,
+) -> None:
+    """Ask every model every question through a running gateway, grade the answers, write an outcome table.
+
+    Every paid answer goes to a journal at once: interrupt it and call it again, and it goes on where it
+    stopped.
+
+    Example (with `chorus serve` running):
+
+        chorus collect config/local.yaml --queries config/queries/basic.jsonl --out outcomes.parquet
+    """
+    from outcomes.collect import read_prompts
+    from protocol.settings import load_settings
+
+    settings = load_settings(config)
+    names = words(models) or [name for name, model in settings.models.items() if model.embedder is None]
+    known = {*settings.models, *settings.strategies}
+    if unknown := [name for name in (*names, *([judge] if judge else [])) if name not in known]:
+        raise SettingsError(f"The config has no {unknown[0]!r}; it has {', '.join(sorted(known))}.")
+    prompts = [prompt for path in queries for prompt in read_prompts(_existing(path))]
+    master = settings.server.master_key
+    found = asyncio.run(
+        _collect(
+            prompts,
+            names,
+            url or f"http://{settings.server.host}:{settings.server.port}",
+            key or (master.get_secret_value() if master else None),
+            out,
+            concurrency,
+            judge,
+        )
+    )
+    for failure in found.failures[:10]:
+        typer.echo(f"missing: {failure.model} {failure.query_id}: {failure.error}")
+    rows = len(prompts) * len(names) - len(found.failures)
+    typer.echo(f"{rows} rows in {out}, {found.resumed} from earlier runs, {len(found.failures)} missing")
+    if found.failures:
+        raise MethodError("Some rows are missing; call the same command again to try only these.")
+
+
+async def _collect(
+    prompts: list[Prompt],
+    models: list[str],
+    url: str,
+    key: str | None,
+    out: Path,
+    concurrency: int,
+    judge: str | None,
+) -> Collected:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from gateway.cli.client import AsyncClient
+    from outcomes import collect as collecting
+    from outcomes.grading import Judge
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=len(prompts) * len(models))
+
+        def show(now: collecting.Progress) -> None:
+            told = f"${now.cost_usd:.6f}" + (f", {now.failed} failed" if now.failed else "")
+            bar.update(task, completed=now.done, description=told)
+
+        async with AsyncClient(url, key, limit=concurrency) as client:
+            return await collecting.collect(
+                prompts,
+                models,
+                client.ask,
+                out,
+                concurrency=concurrency,
+                judge=Judge(client.ask, judge) if judge else None,
+                progress=show,
+            )
+
+
+def train(
+    method: Annotated[str, typer.Argument(help="A router of `chorus methods`, e.g. knn-router.")],
+    outcomes: Outcomes,
+    out: Annotated[Path, typer.Option(help="Folder of the artefact to write.")],
+    embedder: EmbedderName = None,
+    models: Annotated[
+        str | None, typer.Option(help="Comma-separated names; default: all of the table.")
+    ] = None,
+    option: Options = None,
+) -> None:
+    """Train a router on an outcome table and write its artefact, metrics card included.
+
+    Part of the queries is held out by a hash of their text; the card is measured on these.
+
+    Example:
+        chorus train knn-router --outcomes outcomes.parquet --embedder all-minilm-l6-v2-int8 --out
+        config/artefacts/knn-router
+    """
+    from outcomes.train import train as fit
+
+    manifest = fit(
+        method,
+        _existing(outcomes),
+        out,
+        embedder=_embedder(embedder),
+        options=options(option),
+        models=words(models) or None,
+    )
+    typer.echo(f"{manifest.method} {manifest.version} for {', '.join(manifest.models)} written to {out}")
+    show(manifest.metrics)
+
+
+def calibrate(
+    method: Annotated[
+        str, typer.Argument(help="A cascade's scorer of `chorus methods`, e.g. token-uncertainty.")
+    ],
+    stages: Annotated[str, typer.Option(help="Comma-separated model names, in the order they are asked.")],
+    outcomes: Outcomes,
+    out: Annotated[Path, typer.Option(help="Folder of the artefact to write.")],
+    share: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Aim: defer this share of the queries.")
+    ] = None,
+    max_cost_usd: Annotated[
+        float | None, typer.Option(min=0, help="Aim: best score at this mean cost a query.")
+    ] = None,
+    worth_usd: Annotated[
+        float | None, typer.Option(min=0, help="Aim: best worth × score − cost; US dollars.")
+    ] = None,
+    option: Options = None,
+) -> None:
+    """Fit a cascade's thresholds on an outcome table, for one aim: --share, --max-cost-usd or --worth-usd.
+
+    Prints and stores the card on held-out queries: the cascade beside each stage alone, deferring at
+    random, and an oracle.
+
+    Examples:
+        chorus calibrate token-uncertainty --stages small,large --outcomes outcomes.parquet --share 0.3
+        --out cascade/
+
+        chorus calibrate token-uncertainty --option variant=chow-quantile --option alpha=0.1 --worth-usd
+        0.001 …
+    """
+    from cascades.artefact import save_cascade
+    from cascades.calibrate import Objective
+    from cascades.calibrate import calibrate as fit
+    from outcomes.table import read_table
+    from protocol.methods import find_method, load_method
+
+    found = find_method(method, "scorer")
+    try:
+        scorer = load_method(found)(**options(option))
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"{found.id}: {error}.") from None
+    table = read_table(_existing(outcomes))
+    names = words(stages)
+    if len(names) < 2:
+        raise SettingsError("--stages: a cascade has at least two.")
+    rule, card = fit(table, names, scorer, Objective(share, max_cost_usd, worth_usd))
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    manifest = save_cascade(
+        out,
+        found,
+        names,
+        scorer,
+        rule,
+        {"data": table.only(names).digest(), "metrics": card, "created": created},
+    )
+    typer.echo(f"{manifest.method} {manifest.version} for {' → '.join(names)} written to {out}")
+    show(card)
+
+
+def evaluate(
+    artefact: Annotated[Path, typer.Argument(help="Folder written by `chorus train` or `chorus calibrate`.")],
+    outcomes: Outcomes,
+    embedder: EmbedderName = None,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Use every query, of a table the artefact never saw.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="The whole card as JSON.")] = False,
+) -> None:
+    """Print an artefact's metrics card on the held-out queries of an outcome table.
+
+    Score and cost stand beside each single model, chance and the oracle, with 95 % bootstrap intervals.
+
+    Example:
+        chorus evaluate config/artefacts/knn-router --outcomes outcomes.parquet --embedder
+        all-minilm-l6-v2-int8
+    """
+    from outcomes.artefact import read_manifest
+    from outcomes.evaluate import evaluate as of_router
+    from outcomes.table import read_table, split
+    from protocol.methods import methods
+
+    table = read_table(_existing(outcomes))
+    manifest = read_manifest(artefact)
+    if manifest.method in {method.id for method in methods("scorer")}:
+        from cascades.artefact import load_cascade
+        from cascades.calibrate import evaluate as of_cascade
+
+        _, scorer, rule, _ = load_cascade(artefact, manifest.method)
+        card = of_cascade(rule, table if whole else split(table)[1], manifest.models, scorer)
+    else:
+        card = of_router(artefact, table, embedder=_embedder(embedder), whole=whole).wire()
+    if json:
+        import orjson
+
+        typer.echo(orjson.dumps(card, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY).decode())
+    else:
+        show(card)
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise SettingsError(f"There is no {path}.")
+    return path
+
+
+def _embedder(name: str | None) -> Embedder | None:
+    """The embedder of a folder, or of a weights id that was pulled before."""
+    if name is None:
+        return None
+    from gateway.local_weights import weights_folder
+    from outcomes.embedder import Embedder
+
+    folder = weights_folder(name)
+    if not folder.is_dir():
+        raise SettingsError(
+            f"There are no weights at {folder}; `chorus models pull {name}` fetches known ones."
+        )
+    return Embedder.load(folder)

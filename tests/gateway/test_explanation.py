@@ -1,0 +1,75 @@
+"""What an answer tells about itself."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from gateway.explanation import decimal, explain, headers, last_event, whole_body
+from protocol.chat import ChatRequest, Options
+from protocol.run import Call, Reply, Trace
+from protocol.usage import Usage
+
+CALL = Call("m", Usage(1, 2), 0.5, 0.1)
+RAW = b'{"usage":  {}}'
+REPLY = Reply({"usage": {}}, ("m",), RAW)
+PLAIN = ChatRequest({"model": "m"})
+EXPLAINED = ChatRequest({"model": "m"}, Options(explain=True))
+ASKED = ChatRequest({"model": "m", "stream_options": {"include_usage": True}})
+
+
+@pytest.mark.parametrize(
+    ("usd", "told"), [(0.0, "0"), (1.27e-5, "0.0000127"), (2.0, "2"), (1e-9, "0.000000001"), (12.5, "12.5")]
+)
+def test_decimal(usd: float, told: str) -> None:
+    """Money is written as people read it."""
+    assert decimal(usd) == told
+
+
+def test_headers() -> None:
+    """Members are comma-separated; the cost stands there once it is known."""
+    assert headers("duet", ("a", "b")) == {"x-chorus-strategy": "duet", "x-chorus-model": "a,b"}
+    assert headers("duet", ("a",), Trace([CALL]))["x-chorus-cost-usd"] == "0.5"
+
+
+def test_one_call_is_left_alone() -> None:
+    """An answer from one call is the backend's own bytes."""
+    assert whole_body(PLAIN, REPLY, "direct", Trace([CALL])) is RAW
+
+
+def test_embedding_does_not_change_an_answer() -> None:
+    """A routed answer is the backend's own bytes, though its routing was paid for."""
+    trace = Trace([CALL], [Call("e", Usage(9, 0), 0.25, 0.1)])
+    assert whole_body(PLAIN, REPLY, "auto", trace) is RAW
+    assert explain("auto", ("m",), trace)["cost_usd"] == 0.75
+    assert explain("auto", ("m",), trace)["embeddings"][0]["prompt_tokens"] == 9
+
+
+def test_several_calls_are_summed() -> None:
+    """Usage is the sum over all calls, and the explained calls add up to it."""
+    body = json.loads(whole_body(EXPLAINED, REPLY, "vote", Trace([CALL, CALL])))
+    assert body["usage"]["completion_tokens"] == 4
+    assert sum(call["completion_tokens"] for call in body["chorus"]["calls"]) == 4
+    assert body["chorus"]["members"] == [
+        {"model": "m", "calls": 2, "prompt_tokens": 2, "completion_tokens": 4, "cost_usd": 1.0}
+    ]
+
+
+def test_last_event_only_when_asked() -> None:
+    """A caller who asked for nothing gets no event of ours."""
+    assert last_event(PLAIN, ("m",), "direct", Trace([CALL]), tail=None) == b""
+
+
+def test_last_event_keeps_the_backends_usage() -> None:
+    """A single call's usage event is kept as the backend wrote it, details included."""
+    tail = {"id": "x", "created": 1, "model": "theirs", "choices": [], "usage": {"novel": 1}}
+    told = json.loads(last_event(ASKED, ("m",), "direct", Trace([CALL]), tail=tail)[6:])
+    assert told == {**tail, "chorus": {"cost_usd": 0.5}}
+
+
+def test_last_event_sums_several_calls() -> None:
+    """After several calls the last event has their sum."""
+    tail = {"id": "x", "created": 1, "model": "theirs", "choices": [], "usage": {"novel": 1}}
+    told = json.loads(last_event(ASKED, ("m",), "cascade", Trace([CALL, CALL]), tail=tail)[6:])
+    assert told["usage"] == {"prompt_tokens": 2, "completion_tokens": 4, "total_tokens": 6}

@@ -1,0 +1,72 @@
+"""Settings to strategies."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway.composition import make_catalogue
+from gateway.strategies import make_strategies
+from protocol.errors import BadRequest, ModelNotFound, SettingsError
+from protocol.settings import parse_settings
+
+MODELS = """
+models:
+  a: {openai: {base_url: "http://127.0.0.1:9/v1", model: x}}
+  b: {openai: {base_url: "http://127.0.0.1:9/v1", model: x}}
+  e: {embedder: {weights: all-minilm-l6-v2-int8}}
+strategies:
+"""
+ROOT = Path(__file__).parents[2]
+
+
+def test_aggregate() -> None:
+    """A vote needs no artefact."""
+    settings = parse_settings(MODELS + "  vote: {aggregate: {members: [a, b]}}")
+    assert list(make_strategies(settings)) == ["vote"]
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        "cascade: {stages: [a, b], artefact: nowhere}",
+        "route: {artefact: nowhere, embedder: e, default: a}",
+    ],
+)
+def test_missing_artefact_stops_the_start(section: str) -> None:
+    """An artefact that cannot be loaded stops the start with its path in the config and the remedy."""
+    settings = parse_settings(MODELS + f"  auto: {{{section}}}")
+    with pytest.raises(SettingsError, match=r"^strategies\.auto: .*chorus train"):
+        make_strategies(settings)
+
+
+def test_what_is_not_named_is_not_loaded() -> None:
+    """Without a router in the config, none is imported."""
+    code = "import sys, gateway.strategies; sys.exit('numpy' in sys.modules or 'routers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_names() -> None:
+    """Models, strategies and fusions share one list of names, each resolved to what answers it."""
+    config = """
+models:
+  a: {engine: {weights: x}}
+  e: {embedder: {weights: x}}
+strategies:
+  duet: {fuse: {members: {a: 1}}}
+  vote: {aggregate: {members: [a]}}
+"""
+    sockets = {"engines": Path("/run/engines.sock"), "embedder": Path("/run/embedder.sock")}
+    catalogue = make_catalogue(parse_settings(config), sockets)
+    assert catalogue.names == ("a", "e", "vote", "duet")
+    labels = {name: catalogue.resolve(name, "/chat/completions").label for name in ("a", "vote", "duet")}
+    assert labels == {"a": "direct", "vote": "vote", "duet": "duet"}
+    with pytest.raises(BadRequest, match="embedding model"):
+        catalogue.resolve("e", "/chat/completions")
+    with pytest.raises(BadRequest, match="strategy"):
+        catalogue.resolve("vote", "/embeddings")
+    with pytest.raises(ModelNotFound, match="a, e, vote, duet"):
+        catalogue.resolve("nope", "/chat/completions")

@@ -1,0 +1,54 @@
+"""Metrics of one process and of several."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from gateway.run_dir import MULTIPROC_DIR
+from gateway.telemetry import Telemetry, merged
+from protocol.run import Call, Trace
+from protocol.usage import Usage
+
+ROOT = Path(__file__).parents[2]
+COUNT = """
+from gateway.telemetry import Telemetry
+telemetry = Telemetry(["m"])
+telemetry.started()
+telemetry.finished("m", "direct", "ok", None, began_s=0.1, took_s=0.2)
+telemetry.started()
+"""
+
+
+def test_finished() -> None:
+    """A request's calls are counted with what they spent; a name that is not configured is no label."""
+    telemetry = Telemetry(["m"])
+    trace = Trace([Call("m", Usage(3, 4), 0.5, 0.1)], [Call("e", Usage(2, 0), 0.25, 0.1)])
+    telemetry.started()
+    telemetry.finished("made up", "direct", "ok", trace, began_s=None, took_s=0.2)
+    told = telemetry.exposition().decode()
+    assert 'chorus_requests_total{outcome="ok",requested_model="unknown",strategy="direct"} 1.0' in told
+    assert 'chorus_tokens_total{kind="output",model="m"} 4.0' in told
+    assert 'chorus_cost_usd_total{model="e"} 0.25' in told
+    assert "made up" not in told
+
+
+def test_processes_are_merged(tmp_path: Path) -> None:
+    """Counters of two processes add up, also after they have ended."""
+    environ = {**os.environ, MULTIPROC_DIR: str(tmp_path)}
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", COUNT], cwd=ROOT, env=environ, check=True)
+    told = merged(tmp_path).decode()
+    assert 'chorus_requests_total{outcome="ok",requested_model="m",strategy="direct"} 2.0' in told
+    assert 'chorus_request_duration_seconds_count{requested_model="m",strategy="direct"} 2.0' in told
+    assert "chorus_requests_in_flight 2.0" in told
+
+
+def test_two_gateways_share_nothing() -> None:
+    """Two telemetries in one process count apart."""
+    first, second = Telemetry(["m"]), Telemetry(["m"])
+    first.started()
+    assert b"chorus_requests_in_flight 1.0" in first.exposition()
+    assert b"chorus_requests_in_flight 0.0" in second.exposition()

@@ -100,7 +100,9 @@ class ChatRequest:
     def changed(self, **fields: Any) -> ChatRequest:
         """A copy with `fields` set in the body; a field set to None is removed."""
         body = {**self.body, **fields}
-        return replace(self, body={key: value for key, value in body.items() if value is not None or key not in fields})
+        return replace(
+            self, body={key: value for key, value in body.items() if value is not None or key not in fields}
+        )
 
     def wire(self) -> bytes:
         """The body as JSON bytes."""
@@ -172,8 +174,14 @@ def check_sampling(body: Mapping[str, Any]) -> None:
     stop = body.get("stop")
     if stop is not None:
         stops = [stop] if isinstance(stop, str) else stop
-        if not isinstance(stops, list) or len(stops) > MAX_STOPS or not all(isinstance(s, str) for s in stops):
-            raise BadRequest(f"'stop' must be a string or a list of at most {MAX_STOPS} strings.", param="stop")
+        if (
+            not isinstance(stops, list)
+            or len(stops) > MAX_STOPS
+            or not all(isinstance(s, str) for s in stops)
+        ):
+            raise BadRequest(
+                f"'stop' must be a string or a list of at most {MAX_STOPS} strings.", param="stop"
+            )
 
 
 def _check_messages(messages: Any) -> None:
@@ -186,11 +194,14 @@ def _check_messages(messages: Any) -> None:
         role = message.get("role")
         if role not in ROLES:
             raise BadRequest(
-                f"'{where}.role' must be one of {', '.join(ROLES)}; got {str(role)[:64]!r}.", param=f"{where}.role"
+                f"'{where}.role' must be one of {', '.join(ROLES)}; got {str(role)[:64]!r}.",
+                param=f"{where}.role",
             )
         content = message.get("content")
         if not isinstance(content, (str, list, type(None))):
-            raise BadRequest(f"'{where}.content' must be a string or a list of parts.", param=f"{where}.content")
+            raise BadRequest(
+                f"'{where}.content' must be a string or a list of parts.", param=f"{where}.content"
+            )
         if content is None and role not in ("assistant", "function"):
             raise BadRequest(f"'{where}.content' is required.", param=f"{where}.content")
         if isinstance(content, list) and not all(isinstance(p, Mapping) and "type" in p for p in content):
@@ -211,8 +222,14 @@ def _number(
     value = body.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not _within(value, low, high, exclusive_low):
-        raise BadRequest(f"'{prefix}{key}' must be a number{_range(low, high)}; got {str(value)[:64]}.", param=prefix + key)
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not _within(value, low, high, exclusive_low)
+    ):
+        raise BadRequest(
+            f"'{prefix}{key}' must be a number{_range(low, high)}; got {str(value)[:64]}.", param=prefix + key
+        )
     return float(value)
 
 

@@ -72,9 +72,7 @@ class ChorusError(Exception):
 
     def body(self) -> dict[str, Any]:
         """The error in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`."""
-        return {
-            "error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
-        }
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
     def headers(self) -> dict[str, str]:
         """Response headers that tell an SDK whether and when to try again."""
@@ -132,7 +130,9 @@ class ModelNotFound(NotFound):
 
     def __init__(self, name: str, known: Iterable[str]) -> None:
         listed = ", ".join(known) or "none"
-        super().__init__(f"The model {name[:200]!r} does not exist here. Known names: {listed}.", param="model")
+        super().__init__(
+            f"The model {name[:200]!r} does not exist here. Known names: {listed}.", param="model"
+        )
 
 
 class MethodNotAllowed(CallerError):

@@ -29,7 +29,14 @@ OPENAI_COMPATIBLE: Mapping[str, tuple[str | None, str | None]] = {
 """LiteLLM provider prefix → (base URL, environment variable of its key) for those that speak OpenAI's protocol."""
 
 _PARAMS = {"model", "api_base", "api_key", "timeout"}
-_INFO = {"id", "input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost", "mode", "max_input_tokens"}
+_INFO = {
+    "id",
+    "input_cost_per_token",
+    "output_cost_per_token",
+    "cache_read_input_token_cost",
+    "mode",
+    "max_input_tokens",
+}
 _TOP = {"model_list", "general_settings", "server", "strategies"}
 
 
@@ -39,7 +46,7 @@ def is_litellm(raw: Mapping[str, Any]) -> bool:
 
 
 def translate(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """LiteLLM's sections as Chorus sections; `strategies` and `server` may stand beside them. Raises `SettingsError`."""
+    """LiteLLM's sections as Chorus sections; `strategies` and `server` may stand beside. Raises `SettingsError`."""
     _refuse_unknown(raw, _TOP, "")
     models: dict[str, Any] = {}
     for i, entry in enumerate(_list(raw["model_list"], "model_list")):
@@ -80,8 +87,8 @@ def _deployment(params: Mapping[str, Any], where: str) -> dict[str, Any]:
     provider, _, model = full.partition("/") if "/" in full else ("openai", "", full)
     if provider not in OPENAI_COMPATIBLE:
         raise SettingsError(
-            f"{where}.litellm_params.model: the provider {provider!r} does not speak OpenAI's protocol. "
-            f"Use one that does ({', '.join(OPENAI_COMPATIBLE)}), or its OpenAI-compatible api_base with 'openai/{model}'."
+            f"{where}.litellm_params.model: {provider!r} does not speak OpenAI's protocol. "
+            f"Use one that does ({', '.join(OPENAI_COMPATIBLE)}), or its compatible api_base and 'openai/{model}'."
         )
     base_url, key_variable = OPENAI_COMPATIBLE[provider]
     base_url = params.get("api_base") or base_url

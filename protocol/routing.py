@@ -27,7 +27,7 @@ class Queries:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a router believes: `quality` in [0, 1] and `cost_usd` (US dollars a query), both shape (n_queries, n_models),
+    """What a router believes: `quality` in [0, 1] and `cost_usd` (US dollars a query), both (n_queries, n_models),
     columns in the order of `models`."""
 
     models: tuple[str, ...]

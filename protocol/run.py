@@ -84,7 +84,7 @@ class Call:
             "model": self.model,
             "prompt_tokens": self.usage.prompt_tokens,
             "completion_tokens": self.usage.completion_tokens,
-            "cost_usd": self.cost_usd,
+            "cost_usd": round(self.cost_usd, 12),
             "latency_ms": round(self.latency_s * 1000, 3),
             "outcome": self.outcome,
         }
@@ -92,14 +92,25 @@ class Call:
 
 @dataclass(slots=True)
 class Trace:
-    """What a request's call tree did: the calls in the order they ended, and the facts each decision rested on."""
+    """What a request's call tree did: the calls in the order they ended, and the facts each decision rested on.
+
+    `embeddings` are calls to embedding models. They cost money, but their tokens are not part of `usage`, which says
+    what the answering models read and wrote, so that a routed answer keeps the usage its backend reported.
+    """
 
     calls: list[Call] = field(default_factory=list)
+    embeddings: list[Call] = field(default_factory=list)
     decision: dict[str, Any] = field(default_factory=dict)
 
     def note(self, **facts: Any) -> None:
         """Record facts of the decision (JSON values), shown when the caller asks to `explain`."""
         self.decision.update(facts)
+
+    def nested(self, strategy: str) -> Trace:
+        """The trace of a strategy that this one asks: the same books, and facts of its own in `decision["nested"]`."""
+        inner = Trace(self.calls, self.embeddings, {"strategy": strategy})
+        self.decision.setdefault("nested", []).append(inner.decision)
+        return inner
 
     @property
     def usage(self) -> Usage:
@@ -108,8 +119,8 @@ class Trace:
 
     @property
     def cost_usd(self) -> float:
-        """US dollars spent by all calls together."""
-        return sum(call.cost_usd for call in self.calls)
+        """US dollars spent by all calls together, embeddings included."""
+        return sum(call.cost_usd for call in (*self.calls, *self.embeddings))
 
 
 class Run(Protocol):
@@ -146,6 +157,6 @@ class Run(Protocol):
 
 
 class Strategy(Protocol):
-    """A virtual model. Laws: it opens no socket, reads no clock, and yields either chunks only or exactly one answer."""
+    """A virtual model. Laws: no socket, no clock of its own; it yields either chunks only or exactly one answer."""
 
     def answer(self, request: ChatRequest, run: Run) -> AsyncIterator[Event]: ...

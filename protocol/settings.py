@@ -1,19 +1,28 @@
 """The settings: one YAML file, typed, frozen, validated once at the edge.
 
-Every value that is wrong is reported with its path, what was found and what is accepted; an unknown key with the nearest
-known one. Secrets are written as `os.environ/NAME` (LiteLLM's notation, also `${NAME}`) and shown redacted.
+Every value that is wrong is reported with its path, what was found and what is accepted; an unknown key with the
+nearest known one. Secrets are written as `os.environ/NAME` (LiteLLM's notation, also `${NAME}`) and shown redacted.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 
 from protocol.errors import SettingsError
 from protocol.litellm_config import is_litellm, translate
@@ -49,7 +58,9 @@ class PriceSettings(_Frozen):
 
     input_usd_per_token: float = Field(ge=0, description="US dollars per input token")
     output_usd_per_token: float = Field(ge=0, description="US dollars per output token")
-    cached_input_usd_per_token: float | None = Field(None, ge=0, description="US dollars per input token read from a cache")
+    cached_input_usd_per_token: float | None = Field(
+        None, ge=0, description="US dollars per input token read from a cache"
+    )
 
     @property
     def price(self) -> Price:
@@ -59,7 +70,9 @@ class PriceSettings(_Frozen):
 class EngineModel(_Frozen):
     """A model that the engine host loads, co-located with the others so that they can decode one text together."""
 
-    weights: str = Field(description="id of known weights (`chorus models list`) or a path to a Hugging Face folder")
+    weights: str = Field(
+        description="id of known weights (`chorus models list`) or a path to a Hugging Face folder"
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     max_model_len: int = Field(2048, ge=64, description="context length, in tokens")
     kv_cache_gib: float = Field(0.5, gt=0, description="memory for the KV cache, in GiB")
@@ -72,12 +85,27 @@ class EngineModel(_Frozen):
 class OpenAIModel(_Frozen):
     """A model behind an OpenAI-compatible HTTP endpoint."""
 
-    base_url: str = Field(description="up to and including /v1; http://, https://, or unix:///path/to.sock", pattern=r"^(https?|unix)://")
+    base_url: str = Field(
+        description="up to and including /v1; http://, https://, or unix:///path/to.sock",
+        pattern=r"^(https?|unix)://",
+    )
     model: str = Field(description="the model's name there")
     api_key: SecretStr | None = Field(None, description="os.environ/NAME")
     timeout_s: Positive = Field(600.0, description="whole call, in seconds")
     connect_timeout_s: Positive = 5.0
     max_connections: int = Field(1024, ge=1, description="open connections per worker")
+
+
+def _one_or_many(value: Any) -> Any:
+    return [value] if isinstance(value, dict) else value
+
+
+Deployments = Annotated[
+    tuple[OpenAIModel, ...],
+    Field(min_length=1),
+    BeforeValidator(_one_or_many, json_schema_input_type=OpenAIModel | tuple[OpenAIModel, ...]),
+]
+"""One deployment, or several of the same model."""
 
 
 class EmbedderModel(_Frozen):
@@ -92,17 +120,12 @@ class ModelSettings(_Frozen):
     """A thing that can answer: exactly one of `engine`, `openai`, `embedder`."""
 
     engine: EngineModel | None = None
-    openai: tuple[OpenAIModel, ...] | None = Field(None, description="one deployment, or several of the same model taken in turn")
+    openai: Deployments | None = Field(
+        None, description="one deployment, or several of the same model taken in turn"
+    )
     embedder: EmbedderModel | None = None
     price: PriceSettings | None = None
     context_length: int | None = Field(None, ge=1, description="tokens; of an engine model its max_model_len")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        if isinstance(value, dict) and isinstance(value.get("openai"), dict):
-            return {**value, "openai": [value["openai"]]}
-        return value
 
     @model_validator(mode="after")
     def _exactly_one(self) -> ModelSettings:
@@ -133,7 +156,9 @@ class Fusion(_Frozen):
     """Decode one text with several engine models together, in the engine host."""
 
     method: str = "gac"
-    members: dict[Name, Annotated[float, Field(ge=0)]] = Field(min_length=1, description="engine model → weight")
+    members: dict[Name, Annotated[float, Field(ge=0)]] = Field(
+        min_length=1, description="engine model → weight"
+    )
     main: Name | None = Field(None, description="whose tokens max_tokens counts; the first member by default")
     options: dict[str, Any] = Field(default_factory=dict, description="the method's own parameters")
 
@@ -169,7 +194,9 @@ class ServerSettings(_Frozen):
     workers: int = Field(1, ge=1, le=64)
     admin_host: str = "127.0.0.1"
     admin_port: int = Field(8081, ge=1, le=65535)
-    master_key: SecretStr | None = Field(None, description="os.environ/NAME; when set, every /v1 request must carry it")
+    master_key: SecretStr | None = Field(
+        None, description="os.environ/NAME; when set, every /v1 request must carry it"
+    )
     max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024)
     deadline_s: Positive = Field(600.0, description="whole call tree of one request, in seconds")
     max_calls: int = Field(64, ge=1, description="calls one request may make, all levels together")
@@ -191,6 +218,7 @@ class Settings(_Frozen):
         answering = {name for name, model in self.models.items() if model.embedder is None}
         for name, strategy in self.strategies.items():
             _check_members(name, strategy, self, answering | (set(self.strategies) - {name}))
+        _check_no_circle(self.strategies)
         return self
 
     def redacted(self) -> dict[str, Any]:
@@ -238,7 +266,9 @@ def _resolve_secrets(value: Any, path: tuple[str | int, ...]) -> Any:
         name = match.group(1)
         if name not in os.environ:
             where = ".".join(map(str, path))
-            raise SettingsError(f"{where}: the environment variable {name} is not set; export it or remove the line.")
+            raise SettingsError(
+                f"{where}: the environment variable {name} is not set; export it or remove the line."
+            )
         return os.environ[name]
     return value
 
@@ -247,9 +277,15 @@ def _fault(item: Any, raw: Any) -> str:
     """One line for one validation error: path, what is wrong, and the nearest known key."""
     path = [part for part in item["loc"] if not (isinstance(part, str) and part.startswith("function-"))]
     where = ".".join(map(str, path)) or "(top level)"
+    if item["type"] == "value_error":
+        # Written by the validators below: those of the whole file name their path themselves.
+        message = item["msg"].removeprefix("Value error, ")
+        return message if not path else f"{where}: {message}"
     if item["type"] != "extra_forbidden":
         found = item.get("input")
-        shown = f" (found {found!r})" if isinstance(found, (str, int, float, bool)) and "key" not in where else ""
+        shown = (
+            f" (found {found!r})" if isinstance(found, (str, int, float, bool)) and "key" not in where else ""
+        )
         return f"{where}: {item['msg']}{shown}"
     known = _known_keys(path[:-1])
     close = get_close_matches(str(path[-1]), known, n=1)
@@ -260,18 +296,27 @@ def _fault(item: Any, raw: Any) -> str:
 def _known_keys(path: list[Any]) -> list[str]:
     """The keys accepted at `path`, read off the settings types themselves."""
     kind: Any = Settings
-    for part in path:
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            annotation: Any = kind.model_fields[part].annotation if part in kind.model_fields else None
-            kind = _model_in(annotation)
-    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
+    parts = iter(path)
+    for part in parts:
+        field = kind.model_fields.get(part)
+        kind = _model_in(field.annotation) if field else None
+        if kind is None:
+            return []
+        if _holds_many(field.annotation):
+            next(parts, None)  # the name or index of one of them
+    return list(kind.model_fields)
+
+
+def _holds_many(annotation: Any) -> bool:
+    """Whether a field is a mapping or a list of settings, so that a path goes through a name or an index."""
+    return get_origin(annotation) in (dict, tuple) or any(map(_holds_many, get_args(annotation)))
 
 
 def _model_in(annotation: Any) -> Any:
     """The settings type inside an annotation such as `dict[str, Model]` or `tuple[Model, ...] | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    for argument in reversed(getattr(annotation, "__args__", ())):
+    for argument in reversed(get_args(annotation)):
         if (found := _model_in(argument)) is not None:
             return found
     return None
@@ -311,7 +356,33 @@ def _check_members(name: str, strategy: StrategySettings, settings: Settings, an
             raise ValueError(f"strategies.{name}.fuse.members: at least one weight must be above 0")
 
 
-def _require(where: str, names: Any, known: set[str], what: str = "models and strategies that answer") -> None:
+def _check_no_circle(strategies: Mapping[str, StrategySettings]) -> None:
+    """Raises ValueError when strategies ask each other in a circle: no request through it could end."""
+
+    def follow(path: tuple[str, ...]) -> None:
+        strategy = strategies[path[-1]]
+        asked: tuple[str, ...] = ()
+        if strategy.cascade:
+            asked = strategy.cascade.stages
+        elif strategy.aggregate:
+            asked = strategy.aggregate.members
+        elif strategy.route:
+            asked = (strategy.route.default,)
+        for name in asked:
+            if name in path:
+                raise ValueError(
+                    f"strategies.{name}: asks itself: {' → '.join((*path[path.index(name) :], name))}"
+                )
+            if name in strategies:
+                follow((*path, name))
+
+    for name in strategies:
+        follow((name,))
+
+
+def _require(
+    where: str, names: Any, known: set[str], what: str = "models and strategies that answer"
+) -> None:
     for name in names:
         if name not in known:
             close = get_close_matches(name, known, n=1)
@@ -324,5 +395,3 @@ def _exactly_one_of(value: BaseModel, kinds: tuple[str, ...]) -> None:
     if len(given) != 1:
         found = " and ".join(given) or "none"
         raise ValueError(f"give exactly one of {', '.join(kinds)} (found {found})")
-
-

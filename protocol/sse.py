@@ -1,4 +1,4 @@
-"""Server-sent events as bytes: finding event boundaries, reading `data:` lines, writing events. No sockets, no clock."""
+"""Server-sent events as bytes: event boundaries, reading `data:` lines, writing events. No sockets, no clock."""
 
 from __future__ import annotations
 
@@ -59,6 +59,8 @@ def event_data(raw: bytes) -> bytes:
 def _boundary(buffer: bytearray, start: int) -> int | None:
     """End of the first event at or after `start`, its blank line included, or None when no event is whole yet."""
     ends = [
-        found + len(mark) for mark in (b"\n\n", b"\r\n\r\n", b"\r\r") if (found := buffer.find(mark, start)) >= 0
+        found + len(mark)
+        for mark in (b"\n\n", b"\r\n\r\n", b"\r\r")
+        if (found := buffer.find(mark, start)) >= 0
     ]
     return min(ends, default=None)

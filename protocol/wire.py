@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
+from itertools import accumulate
 from typing import Any
 
 from protocol.usage import Usage
@@ -16,7 +18,9 @@ def completion_id() -> str:
     return f"chatcmpl-{secrets.token_hex(12)}"
 
 
-def completion(*, id: str, created: int, model: str, text: str, finish_reason: str, usage: Usage) -> dict[str, Any]:
+def completion(
+    *, id: str, created: int, model: str, text: str, finish_reason: str, usage: Usage
+) -> dict[str, Any]:
     """A `chat.completion` of one choice. `created`: seconds since the epoch."""
     message = {"role": "assistant", "content": text, "refusal": None}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
@@ -57,14 +61,15 @@ def chunk(
 
 
 def replay(body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """A complete answer as the chunks a stream would have had: role, content (and tool calls), finish reason."""
+    """A complete answer as the chunks a stream would have had: role, content (and tool calls), finish
+    reason."""
     head = {"id": body["id"], "created": body["created"], "model": body["model"]}
     for choice in body["choices"]:
         index, message = choice["index"], choice["message"]
         yield chunk(**head, index=index, delta={"role": "assistant", "content": ""})
         delta = {key: value for key, value in message.items() if key != "role" and value is not None}
-        for i, call in enumerate(delta.get("tool_calls") or ()):
-            call.setdefault("index", i)
+        if delta.get("tool_calls"):
+            delta["tool_calls"] = [{"index": i, **call} for i, call in enumerate(delta["tool_calls"])]
         content = chunk(**head, index=index, delta=delta)
         content["choices"][0]["logprobs"] = choice.get("logprobs")
         yield content
@@ -77,6 +82,27 @@ def reply_text(body: Mapping[str, Any], index: int = 0) -> str:
 
 
 def token_logprobs(body: Mapping[str, Any], index: int = 0) -> list[float]:
-    """Natural-log probabilities of one choice's tokens, in order; empty when the backend sent none."""
-    logprobs = body["choices"][index].get("logprobs") or {}
-    return [float(token["logprob"]) for token in logprobs.get("content") or ()]
+    """Natural-log probabilities of the tokens of one choice's visible text, in order; empty when the
+    backend sent none.
+
+    End-of-sequence, stop-string and hidden reasoning tokens, which some backends list too, are left out. A
+    tool call has no visible text: all its tokens count. Where tokens do not spell the text, none can be
+    told apart and all count.
+    """
+    choice = body["choices"][index]
+    tokens = (choice.get("logprobs") or {}).get("content") or ()
+    first, last = 0, len(tokens)
+    if not choice["message"].get("tool_calls"):
+        text = reply_text(body, index).encode()
+        ends = list(accumulate(len(_token_bytes(token)) for token in tokens))
+        at = b"".join(map(_token_bytes, tokens)).rfind(text)
+        if at >= 0:
+            first, last = bisect_right(ends, at), bisect_left(ends, at + len(text)) + 1 if text else 0
+    return [float(token["logprob"]) for token in tokens[first:last]]
+
+
+def _token_bytes(token: Mapping[str, Any]) -> bytes:
+    """The bytes of a token of `logprobs.content`: its own where the backend gives them, else those of its
+    text."""
+    spelled = token.get("bytes")
+    return str(token.get("token", "")).encode() if spelled is None else bytes(spelled)

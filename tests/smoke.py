@@ -2,9 +2,9 @@
 
     make smoke                     # or: python tests/smoke.py --url http://127.0.0.1:8080/v1
 
-Prints each answer, who answered and what it cost, and exits with 1 if any part is missing. On committed prompts it shows
-that `duet` says what neither member says alone, that `auto` sends prompts to both models, that `cascade` accepts one
-answer and escalates another, and that `vote` had at least three distinct samples to choose from.
+Prints each answer, who answered and what it cost, and exits with 1 if any part is missing. On committed prompts it
+shows that `duet` says what neither member says alone, that `auto` sends prompts to both models, that `cascade` accepts
+one answer and escalates another, and that `vote` had at least three distinct samples to choose from.
 """
 
 from __future__ import annotations
@@ -74,11 +74,15 @@ class Smoke:
     def __init__(self, client: OpenAI) -> None:
         self.client = client
         self.console = Console()
-        self.table = Table("name", "stream", "who answered", "cost USD", "answer", title="Every name, both ways")
+        self.table = Table(
+            "name", "stream", "who answered", "cost USD", "answer", title="Every name, both ways"
+        )
         self.failed: list[str] = []
 
     def check(self, what: str, holds: bool, shown: str = "") -> None:
-        self.console.print(f"{'[green]ok[/]  ' if holds else '[red]MISSING[/]'} {what} {shown}", highlight=False)
+        self.console.print(
+            f"{'[green]ok[/]  ' if holds else '[red]MISSING[/]'} {what} {shown}", highlight=False
+        )
         if not holds:
             self.failed.append(what)
 
@@ -90,7 +94,9 @@ class Smoke:
         self.cascade_accepts_and_escalates()
         self.vote_has_distinct_samples()
         self.embeds()
-        self.console.print("[red]smoke: " + "; ".join(self.failed) if self.failed else "[green]smoke: all parts present")
+        self.console.print(
+            "[red]smoke: " + "; ".join(self.failed) if self.failed else "[green]smoke: all parts present"
+        )
         return 1 if self.failed else 0
 
     def lists_names(self) -> None:
@@ -111,7 +117,9 @@ class Smoke:
         self.console.print(self.table)
 
     def duet_differs_from_its_members(self) -> None:
-        texts = {name: ask(self.client, name, PROMPTS["duet"], temperature=0).text for name in (*MODELS, "duet")}
+        texts = {
+            name: ask(self.client, name, PROMPTS["duet"], temperature=0).text for name in (*MODELS, "duet")
+        }
         for name, text in texts.items():
             self.console.print(f"  {name:13} {text!r}", highlight=False, markup=False)
         distinct = len({text.strip() for text in texts.values()}) == 3
@@ -125,14 +133,21 @@ class Smoke:
 
     def cascade_accepts_and_escalates(self) -> None:
         said = {prompt: ask(self.client, "cascade", prompt, temperature=0) for prompt in PROMPTS["cascade"]}
-        for prompt, answer in said.items():
-            self.console.print(f"  {answer.members:13} {answer.decision['decision']}", highlight=False, markup=False)
-        self.check("cascade accepts one and escalates one", {answer.members for answer in said.values()} == set(MODELS))
+        for answer in said.values():
+            self.console.print(
+                f"  {answer.members:13} {answer.decision['decision']}", highlight=False, markup=False
+            )
+        self.check(
+            "cascade accepts one and escalates one",
+            {answer.members for answer in said.values()} == set(MODELS),
+        )
 
     def vote_has_distinct_samples(self) -> None:
         samples = ask(self.client, "vote", PROMPTS["vote"]).decision["decision"]["samples"]
         texts = {sample["text"] for sample in samples}
-        self.check("vote's trace has at least 3 distinct samples", len(texts) >= 3, f"{len(texts)} of {len(samples)}")
+        self.check(
+            "vote's trace has at least 3 distinct samples", len(texts) >= 3, f"{len(texts)} of {len(samples)}"
+        )
 
     def embeds(self) -> None:
         vectors = self.client.embeddings.create(model=EMBEDDER, input=["a cat", "a kitten", "a tax form"])
@@ -142,7 +157,9 @@ class Smoke:
 
 
 def main() -> int:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     arguments.add_argument("--url", default=os.environ.get("CHORUS_URL", "http://127.0.0.1:8080/v1"))
     arguments.add_argument("--key", default=os.environ.get("CHORUS_MASTER_KEY", "unused"))
     given = arguments.parse_args()

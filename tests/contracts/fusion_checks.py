@@ -1,0 +1,190 @@
+"""The laws of `ensembles.tokens.base.Fusion`, one function each; every registered fusion passes them all.
+
+A check gets `make`, which builds a fresh fusion, and raises AssertionError. `SmallAlphabet` stands in for the
+engine host's union of vocabularies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ensembles.tokens.base import Ask, Decision, Fusion, Mixture, Step
+
+Make = Callable[[], Fusion]
+
+
+@dataclass(frozen=True)
+class SmallAlphabet:
+    """Symbols 0..size-1, the last one the end; `maps[m][id]` is the symbol of member m's id."""
+
+    maps: tuple[tuple[int, ...], ...]
+    size: int
+
+    @property
+    def eos(self) -> int:
+        return self.size - 1
+
+    def project(self, member: int, logits: Tensor) -> Tensor:
+        q = torch.zeros(self.size)
+        return q.index_add(0, torch.tensor(self.maps[member]), logits.float().softmax(-1))
+
+
+SHARED = SmallAlphabet(((0, 1, 2, 3),) * 3, 4)
+"""Three members of one vocabulary."""
+DIFFERENT = SmallAlphabet(((0, 1, 2, 6), (1, 0, 3, 4, 6), (5, 5, 2, 6)), 7)
+"""Three members that share some symbols; two ids of the third are one symbol."""
+
+
+def step(alphabet: SmallAlphabet, weights: tuple[float, ...], seed: int = 0) -> Step:
+    """A sync point with random logits of every member."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = {m: torch.randn(len(alphabet.maps[m]), generator=generator) * 3 for m in range(len(weights))}
+    return Step(alphabet, weights, logits)
+
+
+def decide(fusion: Fusion, full: Step) -> Tensor:
+    """Play the host: start with nothing, give what is asked for, return q."""
+    heard: dict[int, Tensor] = {}
+    for _ in range(len(full.weights) + 1):
+        decision = fusion.decide(Step(full.alphabet, full.weights, heard))
+        if isinstance(decision, Mixture):
+            return decision.q
+        assert decision.members, "asked for nobody"
+        assert not decision.members & heard.keys(), "asked for a member it was given"
+        heard |= {m: full.logits[m] for m in decision.members}
+    raise AssertionError("never decided")
+
+
+def check_asks_first(make: Make) -> None:
+    """With no logits it asks for some member, since there is nothing to decide on."""
+    decision = make().decide(Step(DIFFERENT, (0.5, 0.25, 0.25), {}))
+    assert isinstance(decision, Ask)
+    assert decision.members
+
+
+def check_decides_when_all_are_heard(make: Make) -> None:
+    """Given every member it decides."""
+    assert isinstance(make().decide(step(DIFFERENT, (0.5, 0.25, 0.25))), Mixture)
+
+
+def check_mass_is_one(make: Make) -> None:
+    """Q is a distribution over all symbols: Σq = 1, q ≥ 0."""
+    for seed in range(20):
+        q = decide(make(), step(DIFFERENT, (0.5, 0.25, 0.25), seed))
+        assert q.shape == (DIFFERENT.size,)
+        assert bool((q >= 0).all())
+        assert abs(float(q.sum()) - 1) < 1e-5
+
+
+def check_pure(make: Make) -> None:
+    """The same step gives the same decision, and its tensors are as they were."""
+    full = step(DIFFERENT, (0.5, 0.25, 0.25))
+    before = {m: row.clone() for m, row in full.logits.items()}
+    fusion = make()
+    assert torch.equal(decide(fusion, full), decide(fusion, full))
+    assert all(torch.equal(before[m], row) for m, row in full.logits.items())
+
+
+def check_one_hot_weights_give_that_member(make: Make) -> None:
+    """With all weight on the first member, q is its own distribution."""
+    full = step(DIFFERENT, (1.0, 0.0, 0.0))
+    assert torch.allclose(decide(make(), full), DIFFERENT.project(0, full.logits[0]), atol=1e-6)
+
+
+def check_unanimity(make: Make) -> None:
+    """Members with one vocabulary and the same logits give their common distribution."""
+    one = step(SHARED, (1.0,)).logits[0]
+    full = Step(SHARED, (0.5, 0.25, 0.25), dict.fromkeys(range(3), one))
+    assert torch.allclose(decide(make(), full), SHARED.project(0, one), atol=1e-6)
+
+
+def check_order_of_members_is_nothing(make: Make) -> None:
+    """Equal members in another order give the same q."""
+    full = step(DIFFERENT, (1 / 3,) * 3)
+    turned = SmallAlphabet(DIFFERENT.maps[1:] + DIFFERENT.maps[:1], DIFFERENT.size)
+    logits: Mapping[int, Tensor] = {(m - 1) % 3: row for m, row in full.logits.items()}
+    assert torch.allclose(decide(make(), full), decide(make(), Step(turned, full.weights, logits)), atol=1e-6)
+
+
+CHECKS: tuple[Callable[[Make], None], ...] = (
+    check_asks_first,
+    check_decides_when_all_are_heard,
+    check_mass_is_one,
+    check_pure,
+    check_one_hot_weights_give_that_member,
+    check_unanimity,
+    check_order_of_members_is_nothing,
+)
+
+
+@dataclass
+class Unnormalised:
+    """Broken on purpose: the weights are forgotten."""
+
+    def decide(self, step: Step) -> Decision:
+        if missing := set(range(len(step.weights))) - step.logits.keys():
+            return Ask(frozenset(missing))
+        return Mixture(torch.stack([step.alphabet.project(m, row) for m, row in step.logits.items()]).sum(0))
+
+
+@dataclass
+class Unweighted:
+    """Broken on purpose: every member counts the same."""
+
+    def decide(self, step: Step) -> Decision:
+        if missing := set(range(len(step.weights))) - step.logits.keys():
+            return Ask(frozenset(missing))
+        return Mixture(torch.stack([step.alphabet.project(m, row) for m, row in step.logits.items()]).mean(0))
+
+
+@dataclass
+class FirstOnly:
+    """Broken on purpose: listens to the first member, whoever stands there."""
+
+    def decide(self, step: Step) -> Decision:
+        if 0 not in step.logits:
+            return Ask(frozenset({0}))
+        return Mixture(step.alphabet.project(0, step.logits[0]))
+
+
+@dataclass
+class Forgetful:
+    """Broken on purpose: asks for members it has been given."""
+
+    def decide(self, step: Step) -> Decision:
+        return Ask(frozenset({0}))
+
+
+@dataclass
+class Scribbler:
+    """Broken on purpose: writes into the logits it was shown."""
+
+    def decide(self, step: Step) -> Decision:
+        if missing := set(range(len(step.weights))) - step.logits.keys():
+            return Ask(frozenset(missing))
+        q = sum(w * step.alphabet.project(m, step.logits[m]) for m, w in enumerate(step.weights))
+        step.logits[0].mul_(0.5)
+        assert isinstance(q, Tensor)
+        return Mixture(q)
+
+
+@dataclass
+class Rash:
+    """Broken on purpose: decides before anybody has spoken."""
+
+    def decide(self, step: Step) -> Decision:
+        return Mixture(torch.full((step.alphabet.size,), 1 / step.alphabet.size))
+
+
+BROKEN: tuple[tuple[Callable[[], Fusion], Callable[[Make], None]], ...] = (
+    (Unnormalised, check_mass_is_one),
+    (Unweighted, check_one_hot_weights_give_that_member),
+    (FirstOnly, check_order_of_members_is_nothing),
+    (Forgetful, check_decides_when_all_are_heard),
+    (Scribbler, check_pure),
+    (Rash, check_asks_first),
+    (Rash, check_unanimity),
+)

@@ -1,0 +1,33 @@
+"""Every registered fusion keeps the contract, and the checks catch fusions that do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from protocol.methods import Method, load_method, methods
+from tests.contracts import fusion_checks
+from tests.contracts.fusion_checks import BROKEN, CHECKS, Make
+
+FUSIONS = tuple(methods("fusion"))
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("method", FUSIONS, ids=lambda method: method.id)
+def test_fusion(method: Method, check: Callable[[Make], None]) -> None:
+    """A fusion with its default options keeps the law."""
+    check(load_method(method))
+
+
+@pytest.mark.parametrize(("broken", "check"), BROKEN, ids=lambda thing: thing.__name__)
+def test_checks_bite(broken: Make, check: Callable[[Make], None]) -> None:
+    """A fusion broken on purpose is caught by the check meant for it."""
+    with pytest.raises(AssertionError):
+        check(broken)
+
+
+def test_every_check_is_listed() -> None:
+    """No check of the module is forgotten in CHECKS."""
+    written = {name for name in vars(fusion_checks) if name.startswith("check_")}
+    assert written == {check.__name__ for check in CHECKS}

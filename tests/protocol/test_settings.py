@@ -1,0 +1,155 @@
+"""The settings file: what it accepts, and how it says what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from protocol.errors import SettingsError
+from protocol.settings import Settings, load_settings, parse_settings
+
+BASE = """
+models:
+  small: {engine: {weights: w}}
+  large: {openai: {base_url: "https://api.example.com/v1", model: m, api_key: os.environ/TEST_KEY}}
+  embed: {embedder: {weights: e}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_KEY", "sk-canary")
+
+
+def fault(text: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        parse_settings(text)
+    return caught.value.message
+
+
+def test_defaults_are_filled_in() -> None:
+    """A minimal file is a whole configuration; one deployment may be written without a list."""
+    settings = parse_settings(BASE)
+    assert (settings.server.port, settings.models["small"].engine.max_model_len) == (8080, 2048)
+    assert [d.model for d in settings.models["large"].openai] == ["m"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("modles: {}", "modles: unknown key; did you mean 'models'?"),
+        (BASE + "server: {prot: 1}", "server.prot: unknown key; did you mean 'port'?"),
+        ("models: {a: {engin: {weights: w}}}", "models.a.engin: unknown key; did you mean 'engine'?"),
+        (
+            "models: {a: {engine: {weigths: w}}}",
+            "models.a.engine.weigths: unknown key; did you mean 'weights'?",
+        ),
+        (
+            "models: {engine: {engine: {weights: w, dtyp: x}}}",
+            "models.engine.engine.dtyp: unknown key; did you mean 'dtype'?",
+        ),
+        (
+            "models: {a: {openai: [{base_url: 'http://x/v1', model: m, timeout: 3}]}}",
+            "models.a.openai.0.timeout: unknown key; did you mean 'timeout_s'?",
+        ),
+        ("models: {a: {engine: {weights: w, zzz: 1}}}", "known keys: weights, dtype"),
+        (
+            BASE + "strategies: {s: {cascade: {stages: [small, large], artefact: a, treshold: 1}}}",
+            "s.cascade.treshold: unknown",
+        ),
+    ],
+)
+def test_unknown_keys_get_a_hint(text: str, told: str) -> None:
+    """An unknown key is reported with its path and the nearest known one, at every depth."""
+    assert told in fault(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "models: {a: {engine: {weights: w, dtype: int3}}}",
+            "models.a.engine.dtype: Input should be 'float32'",
+        ),
+        (
+            BASE + "server: {port: 70000}",
+            "server.port: Input should be less than or equal to 65535 (found 70000)",
+        ),
+        ("models: {a: {}}", "models.a: give exactly one of engine, openai, embedder (found none)"),
+        ("models: {a: {engine: {weights: w}, embedder: {weights: w}}}", "found engine and embedder"),
+        ("models: {a: {openai: {base_url: 'ftp://x', model: m}}}", "models.a.openai.0.base_url"),
+        ("models: {}", "models:"),
+        ("[]", "must be a mapping"),
+        ("models: {a: [", "not valid YAML"),
+        (BASE + "strategies: {small: {aggregate: {members: [large]}}}", "both a model and a strategy"),
+        (BASE + "strategies: {s: {aggregate: {members: [smal]}}}", "no 'smal'; did you mean 'small'?"),
+        (BASE + "strategies: {s: {aggregate: {members: [embed]}}}", "no 'embed'"),
+        (BASE + "strategies: {s: {cascade: {stages: [small], artefact: a}}}", "strategies.s.cascade.stages"),
+        (BASE + "strategies: {s: {fuse: {members: {large: 1}}}}", "engine models: small"),
+        (BASE + "strategies: {s: {fuse: {members: {small: 0}}}}", "at least one weight"),
+        (BASE + "strategies: {s: {route: {artefact: a, embedder: x, default: small}}}", "no model 'x'"),
+        (BASE + "strategies: {s: {}}", "give exactly one of route, cascade, fuse, aggregate"),
+    ],
+)
+def test_bad_values_name_path_and_remedy(text: str, told: str) -> None:
+    """A bad value stops the start with its path, what was found and what is accepted."""
+    assert told in fault(text)
+
+
+def test_circles_are_refused() -> None:
+    """Strategies that ask each other in a circle stop the start."""
+    told = fault(
+        BASE + "strategies: {s: {aggregate: {members: [t]}}, t: {cascade: {stages: [small, s], artefact: a}}}"
+    )
+    assert "s → t → s" in told
+
+
+def test_all_faults_are_reported_at_once() -> None:
+    """Two faults are two lines."""
+    told = fault("models: {a: {engine: {weights: w, dtype: x, kv_cache_gib: -1}}}")
+    assert "2 fault(s)" in told
+    assert "dtype" in told
+    assert "kv_cache_gib" in told
+
+
+def test_secrets_are_read_and_redacted() -> None:
+    """`os.environ/NAME` and `${NAME}` are read; no rendering of the settings shows them."""
+    settings = parse_settings(BASE + "server: {master_key: '${TEST_KEY}'}")
+    assert settings.models["large"].openai[0].api_key.get_secret_value() == "sk-canary"
+    assert settings.server.master_key.get_secret_value() == "sk-canary"
+    assert "canary" not in str(settings.redacted()) + repr(settings)
+    assert settings.redacted()["server"]["master_key"] == "**********"
+
+
+def test_a_missing_secret_names_its_variable() -> None:
+    """A variable that is not set is named with the path that wants it."""
+    told = fault(BASE.replace("TEST_KEY", "NO_SUCH_KEY_HERE"))
+    assert "models.large.openai.api_key" in told
+    assert "NO_SUCH_KEY_HERE" in told
+
+
+def test_a_wrong_secret_is_not_shown() -> None:
+    """A key of the wrong type is reported without its value."""
+    assert "12345" not in fault("models: {a: {openai: {base_url: 'http://x/v1', model: m, api_key: 12345}}}")
+
+
+def test_artefacts_are_relative_to_the_file(tmp_path: Path) -> None:
+    """Artefact paths are resolved against the file's folder, wherever the process runs."""
+    path = tmp_path / "c.yaml"
+    path.write_text(BASE + "strategies: {s: {cascade: {stages: [small, large], artefact: art/x}}}")
+    assert load_settings(path).strategies["s"].cascade.artefact == (tmp_path / "art/x").resolve()
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    """A file that cannot be read is an error of the settings, with its path."""
+    with pytest.raises(SettingsError, match=r"nowhere\.yaml"):
+        load_settings(tmp_path / "nowhere.yaml")
+
+
+def test_settings_are_frozen() -> None:
+    """Nothing changes the settings after the start."""
+    settings = parse_settings(BASE)
+    with pytest.raises(ValueError, match="frozen"):
+        settings.server.port = 1
+    assert isinstance(settings, Settings)

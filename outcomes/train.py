@@ -1,0 +1,70 @@
+"""Training: from an outcome table to an artefact that knows how good it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from outcomes.artefact import Manifest, annotate
+from outcomes.assignment import calibrate_knob
+from outcomes.embedder import EmbedderLike
+from outcomes.evaluate import TEST_SHARE, evaluate_router
+from outcomes.table import OutcomeTable, read_table, split
+from protocol.errors import MethodError
+from protocol.methods import find_method, load_method
+
+__all__ = ["train"]
+
+
+def train(
+    method: str,
+    table: OutcomeTable | Path,
+    out: Path,
+    *,
+    embedder: EmbedderLike | None = None,
+    options: Mapping[str, Any] | None = None,
+    models: Sequence[str] | None = None,
+    test_share: float = TEST_SHARE,
+    calibration_share: float = 0.15,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Manifest:
+    """Fit the router `method` (id or alias) with its `options`, calibrate its quality knob, evaluate it,
+    and write the artefact to `out`.
+
+    The table is split three ways by query text: the router learns from one part, the knob is calibrated on
+    `calibration_share` of the rest, and the metrics card is measured on `test_share` of all, which neither
+    has seen. `models` restricts the pool. Raises `MethodError`, `SettingsError`.
+    """
+    record = find_method(method, "router")
+    table = read_table(table) if isinstance(table, Path) else table
+    table = table.only(models) if models else table
+    data = table.digest()
+    if "embedding" in record.needs:
+        if embedder is None:
+            raise MethodError(f"{record.id} needs an embedder.")
+        table = table.embedded(embedder.embed(table.queries.texts))
+    seen, test = split(table, test_share)
+    learn, calibration = split(seen, calibration_share, salt="calibration")
+    if not len(learn) or not len(calibration) or not len(test):
+        raise MethodError(
+            f"{len(table)} queries are too few to split into training, calibration and test parts."
+        )
+    try:
+        router = load_method(record)(**(options or {}))
+    except TypeError as error:
+        raise MethodError(f"{record.id} does not take these options: {error}.") from None
+    router.fit(learn)
+    knob = calibrate_knob(router.estimate(calibration.queries))
+    card = evaluate_router(router, test, knob, resamples=resamples, seed=seed)
+    router.save(out)
+    return annotate(
+        out,
+        embedder=embedder.id if embedder is not None and "embedding" in record.needs else "",
+        data=data,
+        metrics=card.wire(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        knob=knob.wire(),
+    )

@@ -1,0 +1,57 @@
+"""Policies: from any router's estimates to a choice of model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from outcomes.assignment import utility_choice
+from protocol.errors import MethodError
+from protocol.routing import Estimate
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Threshold", "Utility"]
+
+
+@dataclass(frozen=True, slots=True)
+class Utility:
+    """The model of highest quality − λ·cost. `lam`: quality a US dollar is worth; see
+    `outcomes.assignment.Knob` for the λ of a `quality` setting. Ties go to the cheaper model, never to the
+    first-listed."""
+
+    lam: float = 0.0
+
+    def choose(self, estimate: Estimate) -> NDArray[np.intp]:
+        return utility_choice(estimate, self.lam)
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """RouteLLM's rule for two models: `strong` answers iff its lead in quality over `weak` reaches `alpha`.
+
+    `outcomes.assignment.calibrate_threshold` of `lead` gives the `alpha` that sends a wanted share to the
+    strong model.
+    """
+
+    strong: str
+    weak: str
+    alpha: float
+
+    def choose(self, estimate: Estimate) -> NDArray[np.intp]:
+        strong, weak = self._columns(estimate)
+        return np.where(self.lead(estimate) >= self.alpha, strong, weak).astype(np.intp)
+
+    def lead(self, estimate: Estimate) -> NDArray[np.float64]:
+        """Estimated quality of the strong model minus the weak one's, shape (n_queries,)."""
+        strong, weak = self._columns(estimate)
+        return np.asarray(estimate.quality[:, strong] - estimate.quality[:, weak], dtype=np.float64)
+
+    def _columns(self, estimate: Estimate) -> tuple[int, int]:
+        for name in (self.strong, self.weak):
+            if name not in estimate.models:
+                raise MethodError(f"The router has no model {name!r}; it has {', '.join(estimate.models)}.")
+        return estimate.models.index(self.strong), estimate.models.index(self.weak)

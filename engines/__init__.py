@@ -1,0 +1,11 @@
+"""The engine host: several vLLM engines in one process, whose next-token logits meet as tensors.
+
+    server      HTTP in front          answer      one answer, whole or streamed
+    host        the step loop          engine      one vLLM engine, its step cut in two
+    plain_decode, fused_decode         one request to one model, one text by several
+    byte_vocab, union, text_state      what makes different vocabularies comparable
+    visible_text, token_trail, choose  what the client sees, and sampling
+    templates, assemble, price         prompting, settings → host, measured prices
+
+Importing this package loads neither torch nor vLLM; `Engine.load` does.
+"""

@@ -1,0 +1,34 @@
+"""`python -m engines CONFIG --uds PATH | --port N`: run the engine host alone."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from engines.server import run
+from protocol.errors import SettingsError
+from protocol.settings import load_settings
+
+
+def main() -> int:
+    """Parse the command line, load the settings, serve."""
+    parser = argparse.ArgumentParser(
+        prog="python -m engines", description="Serve the engine models and fusions of a config."
+    )
+    parser.add_argument("config", type=Path)
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--uds", type=Path, help="Unix socket to listen on")
+    where.add_argument("--port", type=int, default=8090, help="loopback port to listen on (default 8090)")
+    asked = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        return run(load_settings(asked.config), uds=asked.uds, port=asked.port)
+    except SettingsError as error:
+        print(error.message, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

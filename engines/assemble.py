@@ -1,0 +1,70 @@
+"""From settings to a host: which engines to load, which fusions to serve, how to prompt each model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from engines.engine import EngineSpec
+from engines.host import FusionSpec, Host
+from engines.templates import Prompting, prompting
+from engines.weights import CATALOGUE, ensure
+from engines.weights.progress import Progress
+from protocol.errors import SettingsError
+from protocol.methods import find_method, load_method
+from protocol.settings import Fusion as FusionSettings
+from protocol.settings import Settings
+
+__all__ = ["assemble", "engine_specs", "fusion_spec"]
+
+
+def assemble(
+    settings: Settings,
+    *,
+    progress: Progress | None = None,
+    on_crash: Callable[[BaseException], None] = lambda error: None,
+) -> tuple[Host, dict[str, Prompting]]:
+    """The host, not started, and each engine's prompting. Fetches weights that are not there yet.
+
+    Raises `SettingsError` for settings without engine models, a folder without a model, or a method's wrong
+    options."""
+    specs = engine_specs(settings, progress)
+    if not specs:
+        raise SettingsError("The config has no engine models, so there is nothing to host.")
+    fusions = [fusion_spec(name, s.fuse) for name, s in settings.strategies.items() if s.fuse is not None]
+    kinds = {name: model.engine.chat for name, model in settings.models.items() if model.engine is not None}
+    prompts = {spec.name: prompting(spec.folder, kinds[spec.name]) for spec in specs}
+    return Host(specs, fusions, on_crash), prompts
+
+
+def engine_specs(settings: Settings, progress: Progress | None = None) -> list[EngineSpec]:
+    """One spec per engine model, weights fetched where their id is in the catalogue."""
+    models = {name: model.engine for name, model in settings.models.items() if model.engine is not None}
+    known = [engine.weights for engine in models.values() if engine.weights in CATALOGUE]
+    folders: Mapping[str, Path] = ensure(known, progress=progress)
+    specs = []
+    for name, engine in models.items():
+        folder = folders.get(engine.weights, Path(engine.weights).expanduser())
+        if not (folder / "tokenizer.json").is_file() or not (folder / "config.json").is_file():
+            raise SettingsError(
+                f"models.{name}.engine.weights: {engine.weights!r} is neither known weights "
+                f"({', '.join(CATALOGUE)}) nor a folder with config.json and tokenizer.json."
+            )
+        specs.append(
+            EngineSpec(
+                name, folder, engine.dtype, engine.max_model_len, engine.kv_cache_gib, engine.max_running
+            )
+        )
+    return specs
+
+
+def fusion_spec(name: str, settings: FusionSettings) -> FusionSpec:
+    """The method with its options, and its members in the order of the config, the main one where it says."""
+    method = find_method(settings.method, "fusion")
+    try:
+        fusion = load_method(method)(**settings.options)
+    except TypeError as error:
+        raise SettingsError(f"strategies.{name}.fuse.options: {error}") from None
+    members = tuple(settings.members)
+    main = 0 if settings.main is None else members.index(settings.main)
+    return FusionSpec(name, members, tuple(settings.members.values()), fusion, main)

@@ -1,0 +1,289 @@
+"""One vLLM engine whose step is cut in two, so that somebody may look at the logits, and decide, in between.
+
+vLLM's own step is schedule → execute_model → sample_tokens → update_from_output, and between the second and
+the third the logits of the batch lie in the model runner. `Engine` keeps these calls and stops there:
+
+    rows = engine.forward()               # request id → next-token logits, for those that reached one
+    engine.finish({request_id: ids, …})   # forced requests go on with these ids, vLLM samples the rest
+
+A forced request may get any number of ids: several are fed in one forward of the next step (the scheduler
+treats them as accepted draft tokens), none stalls it at no cost until `feed` wakes it. Neither needs a change
+of vLLM: the sampler's output row holds the ids, padded with -1.
+
+Everything here runs in the one thread that called `load`: OpenMP teams belong to a thread, and vLLM binds
+them while loading."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engines.generation import Sampling
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Engine", "EngineSpec", "Sampled", "prepare_environment"]
+
+log = logging.getLogger("chorus.engines")
+
+PAD = -1
+"""vLLM's placeholder for "no token here" in a sampler row."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """What to load. `folder` is a Hugging Face folder; sizes are tokens, GiB and sequences."""
+
+    name: str
+    folder: Path
+    dtype: str = "bfloat16"
+    max_model_len: int = 2048
+    kv_cache_gib: float = 0.5
+    max_running: int = 16
+    max_batched_tokens: int = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """What vLLM chose for a request that was not forced: its new ids, whether that ended it ("stop",
+    "length", or None), and, where asked for, natural-log probabilities of the chosen id and of the most
+    likely ones, best first."""
+
+    ids: list[int]
+    finish_reason: str | None
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class Engine:
+    """A loaded model. Request ids are the caller's and must be unique among the live ones."""
+
+    def __init__(self, spec: EngineSpec, core: Any) -> None:
+        self.spec = spec
+        self._core = core
+        self._scheduler = core.scheduler
+        self._runner = core.model_executor.driver_worker.worker.model_runner
+        self._sample = self._runner._sample  # noqa: SLF001  the cut described above is made here
+        self._runner._sample = self._directed_sample  # noqa: SLF001
+        self._scheduled: Any = None
+        self._forced: Mapping[str, Sequence[int]] = {}
+        self._logprobs: Any = None
+
+    @classmethod
+    def load(cls, spec: EngineSpec) -> Engine:
+        """Load weights and allocate the KV cache: about ten seconds for a small model on two cores."""
+        prepare_environment()
+        from vllm.engine.arg_utils import EngineArgs
+        from vllm.v1.engine.core import EngineCore
+        from vllm.v1.executor import Executor
+
+        config = EngineArgs(
+            model=str(spec.folder),
+            dtype=spec.dtype,
+            max_model_len=spec.max_model_len,
+            max_num_seqs=spec.max_running,
+            max_num_batched_tokens=max(spec.max_batched_tokens, spec.max_running),
+            kv_cache_memory_bytes=int(spec.kv_cache_gib * 2**30),
+            skip_tokenizer_init=True,
+            enforce_eager=True,
+            async_scheduling=False,
+            enable_prefix_caching=True,
+            disable_log_stats=True,
+            use_tqdm_on_load=False,
+        ).create_engine_config()
+        core = EngineCore(config, Executor.get_class(config), log_stats=False)
+        _without_amx_attention(core.model_executor.driver_worker.worker.model_runner)
+        return cls(spec, core)
+
+    # ── requests
+    # ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def add(
+        self, request_id: str, prompt: Sequence[int], sampling: Sampling, end_ids: Collection[int]
+    ) -> None:
+        """Queue a request that vLLM samples until one of `end_ids`, `max_tokens`, or the context's end.
+
+        Stop strings are the caller's business. `prompt` must be shorter than `max_model_len`.
+        """
+        from vllm.sampling_params import SamplingParams
+
+        room = self.spec.max_model_len - len(prompt)
+        params = SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=sampling.seed,
+            max_tokens=room if sampling.max_tokens is None else min(sampling.max_tokens, room),
+            stop_token_ids=sorted(end_ids),
+            logprobs=sampling.top_logprobs,
+            detokenize=False,
+            **sampling.extra,
+        )
+        self._add(request_id, prompt, params)
+
+    def add_forced(self, request_id: str, prompt: Sequence[int]) -> None:
+        """Queue a request whose every token the caller will choose, by `finish` and `feed`."""
+        from vllm.sampling_params import SamplingParams
+
+        self._add(
+            request_id,
+            prompt,
+            SamplingParams(
+                temperature=0, max_tokens=self.spec.max_model_len, ignore_eos=True, detokenize=False
+            ),
+        )
+
+    def _add(self, request_id: str, prompt: Sequence[int], params: Any) -> None:
+        from vllm.v1.request import Request
+
+        request = Request(
+            request_id=request_id,
+            prompt_token_ids=list(prompt),
+            sampling_params=params,
+            pooling_params=None,
+            block_hasher=self._core.request_block_hasher,
+        )
+        self._core.add_request(request)
+
+    def abort(self, request_ids: Sequence[str]) -> None:
+        """Drop requests, wherever they stand; unknown ids are ignored. Call between `finish` and
+        `forward`."""
+        self._core.abort_requests(list(request_ids))
+
+    def feed(self, request_id: str, ids: Sequence[int]) -> None:
+        """Wake a stalled request with `ids`: the next `forward` computes them all and yields its logits
+        again.
+
+        Call between `finish` and `forward`; vLLM keeps two copies of a request's tokens (scheduler and
+        runner), and a third in the runner's batch until the step in which the request is not scheduled."""
+        runner = self._runner
+        self._scheduler.requests[request_id].append_output_token_ids(list(ids))
+        cached = runner.requests.get(request_id)
+        if cached is None:  # preempted before it ever ran: the scheduler's copy is the only one
+            return
+        cached.output_token_ids.extend(ids)
+        batch = runner.input_batch
+        row = batch.req_id_to_index.get(request_id)
+        if row is not None:
+            start = batch.num_tokens_no_spec[row]
+            batch.token_ids_cpu[row, start : start + len(ids)] = ids
+            batch.is_token_ids[row, start : start + len(ids)] = True
+            batch.num_tokens_no_spec[row] = start + len(ids)
+
+    # ── the step
+    # ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step could do anything, clearing finished requests out of the runner included."""
+        return bool(self._scheduler.has_requests())
+
+    def forward(self) -> dict[str, torch.Tensor]:
+        """Run the model over what the scheduler picked.
+
+        Returns the logits row, shape (vocabulary,), of every request that now stands at a next token;
+        requests still reading their prompt are absent. Rows are views that live until `finish`: copy what you
+        keep. Returns `{}` when nothing ran; otherwise `finish` must follow."""
+        scheduled = self._scheduler.schedule()
+        early = self._core.model_executor.execute_model(scheduled)
+        if early is not None:
+            self._scheduler.update_from_output(scheduled, early)
+            return {}
+        self._scheduled = scheduled
+        runner = self._runner
+        logits = runner.execute_model_state.logits
+        reading = runner.discard_request_mask.np
+        return {rid: logits[i] for i, rid in enumerate(runner.input_batch.req_ids) if not reading[i]}
+
+    def finish(self, forced: Mapping[str, Sequence[int]]) -> dict[str, Sampled]:
+        """Complete the step begun by `forward`: force the ids of `forced`, let vLLM sample the rest and
+        return those."""
+        if self._scheduled is None:
+            return {}
+        scheduled, self._scheduled = self._scheduled, None
+        self._forced = forced
+        output = self._core.model_executor.sample_tokens(None)
+        self._forced = {}
+        logprobs, self._logprobs = self._logprobs, None
+        rows = dict(output.req_id_to_index)
+        results = self._scheduler.update_from_output(scheduled, output)
+        sampled = {}
+        for result in (item for group in results.values() for item in group.outputs):
+            if result.request_id in forced:
+                continue
+            reason = None if result.finish_reason is None else str(result.finish_reason)
+            chosen: float | None = None
+            top: tuple[tuple[int, float], ...] = ()
+            if logprobs is not None:
+                row = rows[result.request_id]
+                values = logprobs.logprobs[row].tolist()
+                ids = logprobs.logprob_token_ids[row].tolist()
+                chosen, top = values[0], tuple(zip(ids[1:], values[1:], strict=True))
+            sampled[result.request_id] = Sampled(result.new_token_ids, reason, chosen, top)
+        return sampled
+
+    def _directed_sample(self, logits: Any, spec_decode_metadata: Any) -> Any:
+        """The runner's sampler, with the rows of forced requests replaced.
+
+        Log-probabilities are taken out here, since vLLM would line them up with the widened rows.
+        """
+        output = self._sample(logits, spec_decode_metadata)
+        self._logprobs, output.logprobs_tensors = output.logprobs_tensors, None
+        forced = self._forced
+        if not forced:
+            return output
+        rows = {i: forced[rid] for i, rid in enumerate(self._runner.input_batch.req_ids) if rid in forced}
+        # At least two columns: vLLM reads a one-column row as one token, even where it says -1.
+        width = max(2, *(len(ids) for ids in rows.values())) if rows else 2
+        chosen = output.sampled_token_ids.new_full((output.sampled_token_ids.shape[0], width), PAD)
+        chosen[:, :1] = output.sampled_token_ids[:, :1]
+        for i, ids in rows.items():
+            chosen[i] = chosen.new_tensor([*ids, *[PAD] * (width - len(ids))])
+        output.sampled_token_ids = chosen
+        return output
+
+    # ── what the operator sees
+    # ────────────────────────────────────────────────────────────────────────────────
+
+    def counts(self) -> tuple[int, int]:
+        """Requests running and waiting in the scheduler."""
+        running, waiting = self._scheduler.get_request_counts()
+        return int(running), int(waiting)
+
+    def kv_usage(self) -> float:
+        """Share of the KV cache in use, in [0, 1]."""
+        return float(self._scheduler.get_kv_cache_usage())
+
+    def close(self) -> None:
+        """Release the model."""
+        self._core.shutdown()
+
+
+def prepare_environment() -> None:
+    """Set what vLLM, torch and OpenMP read from the environment. OpenMP reads it once, when torch is first
+    imported."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # else the CPU platform moves the model to a child
+    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # the step cut in two is the V1 runner's
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # its warnings name no remedy a user has
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # Threads that spin while they wait for each other are ruinous when the cores are shared (with the
+    # gateway's workers, say): a step of 65 ms took 1.1 s. Sleeping costs nothing measurable on idle cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("KMP_BLOCKTIME", "0")
+
+
+def _without_amx_attention(runner: Any) -> None:
+    """Use the AVX-512 attention kernels where vLLM 0.32 picked the AMX ones (CPU, bfloat16).
+
+    On the AMX path SmolLM2-135M (9 query heads over 3 key heads, head size 64) answers nonsense from the
+    first token, while the same model in bfloat16 on the other kernels, in float32, or in transformers answers
+    well. Decoding is as fast."""
+    for builder in (b for groups in runner.attn_groups for group in groups for b in group.metadata_builders):
+        if getattr(builder, "isa", None) == "amx":
+            builder.isa = "vec"
+            builder._set_isa_to_layers(builder.layer_names)  # noqa: SLF001  no public way

@@ -1,0 +1,100 @@
+"""What is asked of the engine host and what it answers: plain values that cross between asyncio and the step
+loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from protocol.errors import ChorusError
+
+__all__ = [
+    "End",
+    "Event",
+    "Failure",
+    "Generation",
+    "MemberUsage",
+    "Piece",
+    "Sampling",
+    "Sink",
+    "TokenLogprob",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to choose and when to stop. `max_tokens` counts the main member's; None runs to the end of the
+    context.
+
+    `stops` are byte strings that end the answer and are not shown; `before` is what the prompt ends with,
+    should a stop string begin there. `top_logprobs` None: no log-probabilities; k: of the chosen token and
+    the k most likely ones. `extra` goes to vLLM's sampler unchanged (plain models only)."""
+
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stops: tuple[bytes, ...] = ()
+    before: bytes = b""
+    top_logprobs: int | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One answer to make. `model` is a plain model or a fusion; `prompts` has the token ids for each of its
+    members."""
+
+    id: str
+    model: str
+    prompts: tuple[tuple[int, ...], ...]
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A chosen token's bytes and natural-log probability at temperature 1, with the most likely ones, best
+    first."""
+
+    token: bytes
+    logprob: float
+    top: tuple[tuple[bytes, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MemberUsage:
+    """Tokens one member spent, an end-of-text token it chose included."""
+
+    model: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Text that became visible, and the log-probabilities of the tokens that begin in it."""
+
+    text: str
+    tokens: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The answer is complete: `reason` is "stop" or "length"; `members` in the order of the config, the main
+    one's tokens being what `max_tokens` counted."""
+
+    reason: str
+    members: tuple[MemberUsage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The answer will not be completed."""
+
+    error: ChorusError
+
+
+Event = Piece | End | Failure
+Sink = Callable[[Event], None]
+"""Called from the step loop's thread, once an event; after `End` or `Failure` never again."""

@@ -1,0 +1,263 @@
+"""The engine host: N engines, one thread, one loop, any mix of plain and fused requests in the same steps.
+
+    take what came in → every engine's forward → fusions decide on the rows → every engine finishes → wake who
+    was asked for
+
+The engines share the thread on purpose: their forwards use all cores anyway, and their logits meet without a
+copy, a lock or a barrier. `submit` and `cancel` may be called from any thread; events come out of each
+request's sink, in the loop's thread. A request that raises fails alone; when the loop itself raises, every
+request fails, `on_crash` is called and the host is finished: the process should end and be started again."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from engines.byte_vocab import ByteVocab
+from engines.engine import Engine, EngineSpec
+from engines.fused_decode import FusedDecode, Member, Team
+from engines.generation import Event, Failure, Generation, Sink
+from engines.plain_decode import PlainDecode
+from engines.union import Union
+from ensembles.tokens.base import Fusion
+from protocol.errors import ChorusError, InternalError, UpstreamUnavailable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["FusionSpec", "Host"]
+
+log = logging.getLogger("chorus.engines")
+
+
+@dataclass(frozen=True, slots=True)
+class FusionSpec:
+    """A virtual model: names of engines (one may stand twice) with their weights, the method, and the member
+    that counts."""
+
+    name: str
+    members: tuple[str, ...]
+    weights: tuple[float, ...]
+    fusion: Fusion
+    main: int = 0
+
+
+class Host:
+    """Engines and fusions by name, and the loop that runs them. `start` loads; `stop` ends the loop."""
+
+    def __init__(
+        self,
+        engines: Sequence[EngineSpec],
+        fusions: Sequence[FusionSpec] = (),
+        on_crash: Callable[[BaseException], None] = lambda error: None,
+        *,
+        load: Callable[[EngineSpec], Engine] = Engine.load,
+    ) -> None:
+        self.engine_specs = {spec.name: spec for spec in engines}
+        self.fusion_specs = {spec.name: spec for spec in fusions}
+        self.vocabs: dict[str, ByteVocab] = {}
+        self._on_crash = on_crash
+        self._load_engine = load
+        self._engines: dict[str, Engine] = {}
+        self._teams: dict[str, Team] = {}
+        self._live: dict[str, PlainDecode | FusedDecode] = {}
+        self._inbox: queue.SimpleQueue[tuple[Generation, Sink] | str | None] = queue.SimpleQueue()
+        self._ready = threading.Event()
+        self._failed: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="chorus-engines", daemon=True)
+
+    # ── any thread
+    # ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self) -> None:
+        """Load every engine and start the loop; returns when requests can be served. Raises what loading
+        raised."""
+        self._thread.start()
+        self._ready.wait()
+        if self._failed is not None:
+            raise self._failed
+
+    def stop(self) -> None:
+        """End the loop after the current step; requests still running fail. Returns when it has ended."""
+        self._inbox.put(None)
+        self._thread.join()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the loop runs."""
+        return self._ready.is_set() and self._failed is None and self._thread.is_alive()
+
+    def members_of(self, model: str) -> tuple[str, ...]:
+        """The engines behind a public name: itself for a plain model. Raises KeyError for an unknown name."""
+        if model in self.fusion_specs:
+            return self.fusion_specs[model].members
+        return (self.engine_specs[model].name,)
+
+    def submit(self, generation: Generation, sink: Sink) -> None:
+        """Start a generation; its events go to `sink`. Ids must be unique among live generations."""
+        if not self.alive:
+            sink(Failure(UpstreamUnavailable("The engine host is not running.")))
+            return
+        self._inbox.put((generation, sink))
+
+    def cancel(self, generation_id: str) -> None:
+        """Drop a generation before the next step; its sink hears nothing more. Unknown ids are ignored."""
+        self._inbox.put(generation_id)
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Per engine, requests running and waiting."""
+        return {name: engine.counts() for name, engine in self._engines.items()}
+
+    def kv_usage(self) -> dict[str, float]:
+        """Per engine, the share of its KV cache in use."""
+        return {name: engine.kv_usage() for name, engine in self._engines.items()}
+
+    # ── the loop's thread
+    # ─────────────────────────────────────────────────────────────────────────────────────
+
+    def _run(self) -> None:
+        try:
+            self._load()
+            self._ready.set()
+            while self._take():
+                self._step()
+        except (
+            BaseException
+        ) as error:  # whatever it is, callers must hear of it and the process must not linger
+            self._failed = error
+            log.critical("the engine host's step loop broke", exc_info=True)
+            self._fail_all()
+            self._ready.set()
+            self._on_crash(error)
+        else:
+            self._fail_all()
+            for engine in self._engines.values():
+                engine.close()
+
+    def _load(self) -> None:
+        for name, spec in self.engine_specs.items():
+            log.info("loading %s from %s (%s)", name, spec.folder, spec.dtype)
+            self.vocabs[name] = ByteVocab.load(spec.folder)
+            self._engines[name] = self._load_engine(spec)
+        unions: dict[tuple[str, ...], Union] = {}
+        for name, fused in self.fusion_specs.items():
+            if fused.members not in unions:
+                unions[fused.members] = Union.of([self.vocabs[member] for member in fused.members])
+            total = sum(fused.weights)
+            members = tuple(
+                Member(self._engines[member], self.vocabs[member], weight / total)
+                for member, weight in zip(fused.members, fused.weights, strict=True)
+            )
+            self._teams[name] = Team(members, unions[fused.members], fused.fusion, fused.main)
+
+    def _take(self) -> bool:
+        """Empty the inbox, waiting only where there is nothing to step. False when the host is to stop."""
+        idle = not any(engine.has_work for engine in self._engines.values())
+        while True:
+            try:
+                item = self._inbox.get(block=idle)
+            except queue.Empty:
+                return True
+            idle = False
+            if item is None:
+                return False
+            if isinstance(item, str):
+                self._drop(self._live.get(item))
+            else:
+                self._begin(*item)
+
+    def _begin(self, generation: Generation, sink: Sink) -> None:
+        decode: PlainDecode | FusedDecode
+        if (team := self._teams.get(generation.model)) is not None:
+            decode = FusedDecode(generation, team, sink)
+        else:
+            engine = self._engines[generation.model]
+            decode = PlainDecode(generation, engine, self.vocabs[generation.model], sink)
+        self._live[decode.id] = decode
+        self._guarded(decode, decode.start)
+
+    def _step(self) -> None:
+        import torch
+
+        with torch.inference_mode():
+            rows = {engine: engine.forward() for engine in self._engines.values() if engine.has_work}
+            forced: dict[Engine, dict[str, Sequence[int]]] = {engine: {} for engine in rows}
+            fused = [decode for decode in self._live.values() if isinstance(decode, FusedDecode)]
+            for decode in fused:
+                self._advance(decode, rows, forced)
+            sampled = [item for engine in rows for item in engine.finish(forced[engine]).items()]
+        for name, step in sampled:
+            plain = self._live.get(name)
+            if isinstance(plain, PlainDecode):
+                self._guarded(plain, partial(plain.sampled, step))
+        for decode in fused:
+            if not decode.done:
+                self._guarded(decode, decode.wake)
+        for finished in [decode for decode in self._live.values() if decode.done]:
+            self._drop(finished)
+
+    def _advance(
+        self,
+        decode: FusedDecode,
+        rows: Mapping[Engine, Mapping[str, Tensor]],
+        forced: Mapping[Engine, dict[str, Sequence[int]]],
+    ) -> None:
+        """Let one fusion decide, and enter what its members go on with."""
+        heard = {
+            m: (engine, name)
+            for m, (engine, name) in decode.member_requests().items()
+            if name in rows.get(engine, ())
+        }
+        for engine, name in heard.values():
+            forced[engine][name] = ()
+        if not heard:
+            return
+
+        def decide() -> None:
+            for m, ids in decode.advance(
+                {m: rows[engine][name] for m, (engine, name) in heard.items()}
+            ).items():
+                engine, name = heard[m]
+                forced[engine][name] = ids
+
+        self._guarded(decode, decide)
+
+    def _guarded(self, decode: PlainDecode | FusedDecode, act: Callable[[], None]) -> None:
+        """Run `act`; what it raises fails this request and no other."""
+        try:
+            act()
+        except ChorusError as error:
+            decode.done = True
+            decode.sink(Failure(error))
+        except Exception:
+            log.exception("request %s failed", decode.id)
+            decode.done = True
+            decode.sink(
+                Failure(
+                    InternalError(f"The request failed inside the engine host; see its log for {decode.id}.")
+                )
+            )
+
+    def _drop(self, decode: PlainDecode | FusedDecode | None) -> None:
+        """Forget a request and free what it holds in its engines."""
+        if decode is None:
+            return
+        self._live.pop(decode.id, None)
+        for engine, name in decode.requests():
+            engine.abort([name])
+
+    def _fail_all(self) -> None:
+        gone: Event = Failure(UpstreamUnavailable("The engine host stopped while it was answering."))
+        waiting = list(self._live.values())
+        self._live.clear()
+        for decode in waiting:
+            decode.sink(gone)
+        while not self._inbox.empty():
+            item = self._inbox.get()
+            if isinstance(item, tuple):
+                item[1](gone)

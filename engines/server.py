@@ -1,0 +1,329 @@
+"""The engine host as an OpenAI-compatible HTTP server on a loopback port or a Unix socket.
+
+    POST /v1/chat/completions   POST /v1/completions   GET /v1/models   GET /health   GET /stats
+
+Plain engine models and fusions are models alike. To a gateway worker this is one more backend.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from engines.answer import Answer, Shape
+from engines.generation import Generation, Sampling
+from engines.host import Host
+from engines.templates import Prompting
+from protocol.chat import ChatRequest, check_model, check_sampling, parse_object
+from protocol.errors import (
+    BadRequest,
+    ChorusError,
+    ContextLengthExceeded,
+    InternalError,
+    MethodNotAllowed,
+    ModelNotFound,
+    NotFound,
+    PayloadTooLarge,
+    UpstreamUnavailable,
+)
+from protocol.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import uvicorn
+
+__all__ = ["Service", "application", "run"]
+
+log = logging.getLogger("chorus.engines")
+
+VLLM_SAMPLING = (
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+)
+"""Fields that vLLM's sampler understands; a fusion has no sampler of that kind."""
+NEUTRAL: Mapping[str, Any] = {
+    "top_k": (0, -1),
+    "min_p": (0,),
+    "repetition_penalty": (1,),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "logit_bias": ({},),
+}
+UNSUPPORTED = ("tools", "functions", "audio", "prediction", "web_search_options")
+MAX_BODY_BYTES = 32 * 1024 * 1024
+
+
+class Service:
+    """Turns parsed requests into generations. It holds the host and how each engine is prompted."""
+
+    def __init__(self, host: Host, prompts: Mapping[str, Prompting]) -> None:
+        self.host = host
+        self._prompts = prompts
+        self.started = int(time.time())
+
+    @property
+    def names(self) -> list[str]:
+        """Every model served: engines, then fusions."""
+        return [*self.host.engine_specs, *self.host.fusion_specs]
+
+    def chat(self, raw: bytes, request_id: str) -> Answer:
+        """A chat completion. Raises `ChorusError`."""
+        request = ChatRequest.parse(raw)
+        members = self._members(request.model)
+        _refuse_unsupported(request.body)
+        rendered = [self._prompts[member].render(request.messages) for member in members]
+        stops = tuple(stop for one in rendered for stop in one.stops)
+        before = next((one.before for one in rendered if one.before), b"")
+        prompts = [
+            self.host.vocabs[m].encode_prompt(one.text) for m, one in zip(members, rendered, strict=True)
+        ]
+        wants = bool(request.body.get("logprobs"))
+        top = (request.body.get("top_logprobs") or 0) if wants else None
+        return self._answer(
+            request.body, members, prompts, stops, before, request.max_tokens, top, True, request_id
+        )
+
+    def complete(self, raw: bytes, request_id: str) -> Answer:
+        """A text completion of a raw prompt. Raises `ChorusError`."""
+        body = parse_object(raw)
+        check_model(body)
+        top = body.get("logprobs")
+        if top is not None and (isinstance(top, bool) or not isinstance(top, int) or not 0 <= top <= 20):
+            raise BadRequest("'logprobs' must be an integer between 0 and 20.", param="logprobs")
+        check_sampling(body)
+        members = self._members(body["model"])
+        _refuse_unsupported(body)
+        prompt = body.get("prompt")
+        if isinstance(prompt, list) and len(prompt) == 1:
+            prompt = prompt[0]
+        if not isinstance(prompt, str) or not prompt:
+            raise BadRequest("'prompt' is required and must be a non-empty string.", param="prompt")
+        prompts = [self.host.vocabs[m].encode_prompt(prompt) for m in members]
+        return self._answer(
+            body, members, prompts, (), b"", body.get("max_tokens") or 16, top, False, request_id
+        )
+
+    def _members(self, model: str) -> tuple[str, ...]:
+        if model not in self.names:
+            raise ModelNotFound(model, self.names)
+        if not self.host.alive:
+            raise UpstreamUnavailable("The engine host is loading or has stopped.")
+        return self.host.members_of(model)
+
+    def _answer(
+        self,
+        body: Mapping[str, Any],
+        members: Sequence[str],
+        prompts: Sequence[Sequence[int]],
+        stops: tuple[bytes, ...],
+        before: bytes,
+        max_tokens: int | None,
+        top_logprobs: int | None,
+        chat: bool,
+        request_id: str,
+    ) -> Answer:
+        model = body["model"]
+        fused = model in self.host.fusion_specs
+        for member, prompt in zip(members, prompts, strict=True):
+            limit = self.host.engine_specs[member].max_model_len
+            if len(prompt) >= limit:
+                raise ContextLengthExceeded(limit=limit, prompt_tokens=len(prompt))
+        extra = {
+            key: body[key]
+            for key in VLLM_SAMPLING
+            if body.get(key) is not None and body[key] not in NEUTRAL[key]
+        }
+        if fused and extra:
+            name = next(iter(extra))
+            raise BadRequest(f"'{name}' is not supported by the fused model {model!r}.", param=name)
+        stop = body.get("stop") or ()
+        asked = tuple(text.encode() for text in ([stop] if isinstance(stop, str) else stop) if text)
+        seed = body.get("seed")
+
+        def sampling(choice: int) -> Sampling:
+            return Sampling(
+                max_tokens=max_tokens,
+                temperature=float(body["temperature"]) if body.get("temperature") is not None else 1.0,
+                top_p=float(body["top_p"]) if body.get("top_p") is not None else 1.0,
+                seed=None if seed is None else seed + choice,
+                stops=(*asked, *stops),
+                before=before,
+                top_logprobs=top_logprobs,
+                extra=extra,
+            )
+
+        id = f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(12)}"
+        tokens = tuple(tuple(prompt) for prompt in prompts)
+        n = body.get("n") or 1
+        generations = [Generation(f"{id}-{choice}", model, tokens, sampling(choice)) for choice in range(n)]
+        usage = bool((body.get("stream_options") or {}).get("include_usage"))
+        shape = Shape(
+            id=id,
+            model=model,
+            chat=chat,
+            fused=fused,
+            usage_in_stream=usage,
+            logprobs=top_logprobs is not None,
+        )
+        return Answer(self.host, generations, shape, stream=bool(body.get("stream")), request_id=request_id)
+
+    def stats(self) -> dict[str, Any]:
+        """Running and waiting requests, in all and per engine; a fused request counts once in each of its
+        engines."""
+        usage = self.host.kv_usage()
+        engines = {
+            name: {"running": running, "waiting": waiting, "kv_cache_usage": usage[name]}
+            for name, (running, waiting) in self.host.counts().items()
+        }
+        total = {key: sum(engine[key] for engine in engines.values()) for key in ("running", "waiting")}
+        return {**total, "engines": engines}
+
+
+def application(service: Service) -> Starlette:
+    """The routes over a service whose host runs already."""
+
+    async def chat(request: Request) -> Any:
+        return service.chat(await _body(request), _request_id(request))
+
+    async def complete(request: Request) -> Any:
+        return service.complete(await _body(request), _request_id(request))
+
+    async def models(request: Request) -> Response:
+        data = [
+            {"id": name, "object": "model", "created": service.started, "owned_by": "chorus"}
+            for name in service.names
+        ]
+        return JSONResponse({"object": "list", "data": data})
+
+    async def health(request: Request) -> Response:
+        alive = service.host.alive
+        return JSONResponse({"status": "ok" if alive else "unavailable"}, 200 if alive else 503)
+
+    async def stats(request: Request) -> Response:
+        return JSONResponse(service.stats())
+
+    async def chorus_error(request: Request, error: Exception) -> Response:
+        shown = (
+            error if isinstance(error, ChorusError) else InternalError("The engine host failed; see its log.")
+        )
+        headers = {**shown.headers(), "x-request-id": _request_id(request)}
+        return JSONResponse(shown.body(), shown.status, headers)
+
+    async def http_error(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        path = request.url.path[:200]
+        known: ChorusError = NotFound(f"No route {path!r} here.")
+        if status == 405:
+            known = MethodNotAllowed(f"{request.method} is not allowed on {path!r}.")
+        return await chorus_error(request, known if status in (404, 405) else BadRequest(str(error)))
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+
+    return Starlette(
+        routes=[
+            Route("/v1/chat/completions", chat, methods=["POST"]),
+            Route("/v1/completions", complete, methods=["POST"]),
+            Route("/v1/models", models, methods=["GET"]),
+            Route("/health", health, methods=["GET"]),
+            Route("/stats", stats, methods=["GET"]),
+        ],
+        exception_handlers={ChorusError: chorus_error, HTTPException: http_error, Exception: chorus_error},
+        lifespan=lifespan,
+    )
+
+
+def run(
+    settings: Settings, *, uds: Path | None = None, host: str = "127.0.0.1", port: int | None = None
+) -> int:
+    """Load the engines of `settings` and serve until a signal. Returns the exit code: 0, or 1 when the step
+    loop broke."""
+    import uvicorn
+
+    from engines.assemble import assemble
+
+    server: uvicorn.Server | None = None
+    crashed: list[BaseException] = []
+
+    def on_crash(error: BaseException) -> None:
+        crashed.append(error)
+        if server is not None:
+            server.should_exit = True
+
+    engines, prompts = assemble(settings, on_crash=on_crash)
+    engines.start()
+    app = application(Service(engines, prompts))
+    where = {"uds": str(uds)} if uds is not None else {"host": host, "port": port or 8090}
+    config = uvicorn.Config(
+        app,
+        **where,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=5,
+        backlog=2048,
+    )
+    server = uvicorn.Server(config)
+    if not crashed:
+        log.info("engine host ready on %s", uds or f"{host}:{port}")
+        server.run()
+    if not crashed:
+        engines.stop()
+    return 1 if crashed else 0
+
+
+async def _body(request: Request) -> bytes:
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > MAX_BODY_BYTES:
+            raise PayloadTooLarge(f"The request body is larger than {MAX_BODY_BYTES} bytes.")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _request_id(request: Request) -> str:
+    given = request.headers.get("x-request-id", "")
+    return (
+        given
+        if given.isascii() and given.isprintable() and 0 < len(given) <= 128
+        else f"req-{secrets.token_hex(12)}"
+    )
+
+
+def _refuse_unsupported(body: Mapping[str, Any]) -> None:
+    for key in UNSUPPORTED:
+        if body.get(key):
+            raise BadRequest(
+                f"'{key}' is not supported by models of the engine host.",
+                param=key,
+                code="unsupported_parameter",
+            )
+    kind = (
+        (body.get("response_format") or {}).get("type", "text")
+        if isinstance(body.get("response_format"), Mapping)
+        else "text"
+    )
+    if kind != "text":
+        raise BadRequest(
+            f"'response_format' {str(kind)[:64]!r} is not supported by models of the engine host.",
+            param="response_format",
+            code="unsupported_parameter",
+        )

@@ -1,0 +1,100 @@
+"""GaC: token generation as classification, ensembled over the union of the vocabularies.
+
+"Breaking the Ceiling of the LLM Community by Treating Token Generation as a Classification for Ensembling",
+Yu et al., 2024, arXiv 2406.12585.
+
+    q = Σ_m w_m p_m A_m
+
+p_m is the softmax of member m's logits over its own vocabulary V_m, A_m the 0/1 map from V_m to the union U
+of all vocabularies (`Alphabet.project`), w_m the members' weights. The next token is argmax q. In threshold
+mode a primary member speaks alone while it is sure, max p_primary > τ, and the others run only where it is
+not.
+
+*Needs* full logits of every member at the sync point. *Returns* q, shape (|U|,).
+
+*Differs from the paper.* Tokens are the same symbol when their *bytes* are equal; the authors compare token
+strings after replacing `Ġ` and `▁`, which mangles non-ASCII byte-level tokens (their README warns of it). The
+ends of all models are one symbol, where the authors let each model's end compete as an ordinary string. q may
+also be sampled, not only maximised. In threshold mode members left out catch up on their KV cache, where the
+authors recompute it. τ = 0.5 is from memory.
+
+*Laws.* Σq = 1; one-hot weights, and copies of one model, give that model; on a shared vocabulary q is the
+plain average; τ = 0 gives the primary alone, τ = 1 every step of all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ensembles.tokens.base import Ask, Decision, Mixture, Step
+from protocol.errors import SettingsError
+from protocol.methods import Evidence, Method
+
+__all__ = ["METHOD", "GaC"]
+
+_TESTS = "tests/ensembles/tokens/test_gac.py"
+
+METHOD = Method(
+    id="gac",
+    title="GaC: token generation as classification",
+    year=2024,
+    paper="arXiv:2406.12585",
+    taxonomy="b1",
+    contract="fusion",
+    implementation="GaC",
+    needs=frozenset({"full-logits"}),
+    evidence=(
+        Evidence(
+            "exact equivalence", "members that are one model give its greedy text, byte for byte", _TESTS
+        ),
+        Evidence(
+            "exact equivalence", "weights (1, 0) give the first model's greedy text, byte for byte", _TESTS
+        ),
+        Evidence(
+            "exact equivalence", "on a shared vocabulary q is the plain average of the probabilities", _TESTS
+        ),
+        Evidence(
+            "exact equivalence", "q equals an independent transformers computation on two real models", _TESTS
+        ),
+        Evidence("invariant", "the projection keeps all probability mass", _TESTS),
+    ),
+    unverified="τ = 0.5 of the threshold mode is recalled, not read; the paper's scores were not reproduced.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GaC:
+    """`threshold` τ in [0, 1] switches threshold mode on; `primary` is the member that may then speak
+    alone."""
+
+    threshold: float | None = None
+    primary: int = 0
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not (
+            isinstance(self.threshold, int | float) and 0 <= self.threshold <= 1
+        ):
+            raise SettingsError(f"gac: threshold must be between 0 and 1, got {self.threshold!r}.")
+        if not isinstance(self.primary, int) or self.primary < 0:
+            raise SettingsError(f"gac: primary must be the index of a member, got {self.primary!r}.")
+
+    def decide(self, step: Step) -> Decision:
+        """Q of the step, or the members still wanted: all of them, or first the primary."""
+        if self.threshold is not None:
+            if self.primary not in step.logits:
+                return Ask(frozenset({self.primary}))
+            p = step.alphabet.project(self.primary, step.logits[self.primary])
+            if float(p.max()) > self.threshold:
+                return Mixture(p)
+        members = frozenset(range(len(step.weights)))
+        if missing := members - step.logits.keys():
+            return Ask(missing)
+        return Mixture(_mix(step))
+
+
+def _mix(step: Step):  # type: ignore[no-untyped-def]  # a Tensor, whose type is not imported here
+    """Q = Σ_m w_m p_m A_m."""
+    first, *others = range(len(step.weights))
+    q = step.alphabet.project(first, step.logits[first]) * step.weights[first]
+    for m in others:
+        q += step.alphabet.project(m, step.logits[m]) * step.weights[m]
+    return q

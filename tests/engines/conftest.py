@@ -1,0 +1,160 @@
+"""One float32 host with the real pair, loaded once for every test that asks for it, and a way to ask it."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from engines.engine import EngineSpec, prepare_environment
+from engines.generation import End, Event, Failure, Generation, Piece, Sampling, TokenLogprob
+from engines.host import FusionSpec, Host
+from engines.templates import Prompting, prompting
+from ensembles.tokens.base import Ask, Decision, Mixture, Step
+from ensembles.tokens.gac import GaC
+
+prepare_environment()  # before any test imports torch: OpenMP looks only once
+
+SMOL, GEMMA = "smollm2-135m", "gemma3-270m"
+FOLDERS = {SMOL: "smollm2-135m-instruct", GEMMA: "gemma3-270m"}
+PAIR = (SMOL, GEMMA)
+
+PROMPTS = (
+    "What is the capital of France?",
+    "Write one sentence about the sea.",
+    "Translate 'good morning' into French and Japanese.",
+)
+
+
+class Dictation:
+    """A fusion that makes every member write `symbols`, and then listens to one member alone."""
+
+    def __init__(self, symbols: tuple[bytes, ...], then: int) -> None:
+        self.symbols, self.then, self._next = symbols, then, 0
+
+    def decide(self, step: Step) -> Decision:
+        import torch
+
+        if self._next < len(self.symbols):
+            if missing := set(range(len(step.weights))) - step.logits.keys():
+                return Ask(frozenset(missing))
+            q = torch.zeros(step.alphabet.size)
+            q[step.alphabet.symbols.index(self.symbols[self._next])] = 1  # type: ignore[attr-defined]
+            self._next += 1
+            return Mixture(q)
+        if self.then not in step.logits:
+            return Ask(frozenset({self.then}))
+        return Mixture(step.alphabet.project(self.then, step.logits[self.then]))
+
+
+class Broken:
+    """A fusion with a bug."""
+
+    def decide(self, step: Step) -> Decision:
+        raise RuntimeError("a bug in a method")
+
+
+DICTATED = tuple(
+    text.encode() for text in (" Zürich", " and", "\n\n\n\n", "こんにちは", " responsibilities", "\r\n", "7")
+)
+"""Symbols that one of the two vocabularies has as one token and the other as up to eight."""
+
+
+@dataclass
+class Reply:
+    """Everything a sink heard."""
+
+    text: str = ""
+    tokens: list[TokenLogprob] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)
+    end: End | None = None
+    failure: Failure | None = None
+
+
+@dataclass
+class Ticket:
+    """A generation under way."""
+
+    id: str
+    events: queue.SimpleQueue[Event]
+
+    def result(self, timeout: float = 300) -> Reply:
+        """Wait for the end."""
+        reply = Reply()
+        while True:
+            event = self.events.get(timeout=timeout)
+            if isinstance(event, Piece):
+                reply.text += event.text
+                reply.pieces.append(event.text)
+                reply.tokens += event.tokens
+            elif isinstance(event, End):
+                reply.end = event
+                return reply
+            else:
+                reply.failure = event
+                return reply
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Sends chat questions to a host and waits for the answers."""
+
+    host: Host
+    prompts: dict[str, Prompting]
+    _ids: Iterator[int] = field(default_factory=itertools.count)
+
+    def prompt_ids(self, model: str, question: str) -> tuple[tuple[int, ...], ...]:
+        """The prompt of every member."""
+        messages = [{"role": "user", "content": question}]
+        return tuple(
+            tuple(self.host.vocabs[m].encode_prompt(self.prompts[m].render(messages).text))
+            for m in self.host.members_of(model)
+        )
+
+    def send(self, model: str, question: str, **sampling: object) -> Ticket:
+        """Submit; greedy unless told otherwise."""
+        return self.send_ids(model, self.prompt_ids(model, question), **sampling)
+
+    def send_ids(self, model: str, prompts: tuple[tuple[int, ...], ...], **sampling: object) -> Ticket:
+        """Submit token ids."""
+        asked = Sampling(**{"temperature": 0.0, "max_tokens": 20, **sampling})  # type: ignore[arg-type]
+        ticket = Ticket(f"test-{next(self._ids)}", queue.SimpleQueue())
+        self.host.submit(Generation(ticket.id, model, prompts, asked), ticket.events.put)
+        return ticket
+
+    def all(self, *asked: tuple[str, str], **sampling: object) -> list[Reply]:
+        """The answers to many (model, question) pairs that decode side by side."""
+        return [ticket.result() for ticket in [self.send(*pair, **sampling) for pair in asked]]
+
+    def __call__(self, model: str, question: str, **sampling: object) -> Reply:
+        return self.send(model, question, **sampling).result()
+
+
+@pytest.fixture(scope="session")
+def ask(weights: Callable[[str], Path]) -> Iterator[Asker]:
+    """The real pair in float32, plain and in every fusion the tests need; an engine may be two members of
+    one."""
+    specs = [EngineSpec(name, weights(FOLDERS[name]), "float32", 512, 0.25) for name in PAIR]
+    fusions = [
+        FusionSpec("duet", PAIR, (0.5, 0.5), GaC()),
+        FusionSpec("first-only", PAIR, (1.0, 0.0), GaC()),
+        FusionSpec("second-only", PAIR, (0.0, 1.0), GaC(), main=1),
+        FusionSpec("smol-twice", (SMOL, SMOL), (0.5, 0.5), GaC()),
+        FusionSpec("gemma-thrice", (GEMMA,) * 3, (1, 1, 1), GaC()),
+        FusionSpec("gate-open", PAIR, (0.5, 0.5), GaC(threshold=0.0)),
+        FusionSpec("gate-shut", PAIR, (0.5, 0.5), GaC(threshold=1.0)),
+        FusionSpec("dictation-smol", PAIR, (0.5, 0.5), Dictation(DICTATED, 0)),
+        FusionSpec("dictation-gemma", PAIR, (0.5, 0.5), Dictation(DICTATED, 1), main=1),
+        FusionSpec("broken", PAIR, (0.5, 0.5), Broken()),
+    ]
+    host = Host(specs, fusions)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # vLLM and its dependencies warn while they are imported
+        host.start()
+    yield Asker(host, {spec.name: prompting(spec.folder) for spec in specs})
+    host.stop()

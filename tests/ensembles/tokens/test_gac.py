@@ -1,0 +1,71 @@
+"""GaC on small vocabularies, without an engine; on the real pair see tests/engines/test_fused_decode.py."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from ensembles.tokens.base import Ask, Mixture, Step
+from ensembles.tokens.gac import METHOD, GaC
+from protocol.errors import SettingsError
+from protocol.methods import find_method
+from tests.contracts.fusion_checks import DIFFERENT, SHARED, decide, step
+
+
+def test_shared_vocabulary_is_plain_averaging() -> None:
+    """On one vocabulary q is the weighted mean of the members' softmaxes."""
+    weights = (0.5, 0.3, 0.2)
+    full = step(SHARED, weights)
+    plain = sum(w * full.logits[m].softmax(-1) for m, w in enumerate(weights))
+    assert isinstance(plain, torch.Tensor)
+    assert torch.allclose(decide(GaC(), full), plain, atol=1e-7)
+
+
+def test_golden_numbers() -> None:
+    """Worked by hand: p₁ = (½, ½) on {a, b}, p₂ = (¼, ¾) on {b, c}, weights ½: q = (¼, ⅜, ⅜)."""
+    from tests.contracts.fusion_checks import SmallAlphabet
+
+    alphabet = SmallAlphabet(((0, 1), (1, 2)), 3)
+    logits = {0: torch.tensor([0.0, 0.0]), 1: torch.tensor([1.0, 3.0]).log()}
+    q = decide(GaC(), Step(alphabet, (0.5, 0.5), logits))
+    assert q.tolist() == pytest.approx([0.25, 0.375, 0.375])
+
+
+def test_the_sure_primary_speaks_alone() -> None:
+    """Above τ the primary's own distribution is the answer, without asking the others."""
+    full = step(DIFFERENT, (0.2, 0.4, 0.4))
+    full.logits[1][2] = 20.0
+    decision = GaC(threshold=0.9, primary=1).decide(Step(DIFFERENT, full.weights, {1: full.logits[1]}))
+    assert isinstance(decision, Mixture)
+    assert torch.allclose(decision.q, DIFFERENT.project(1, full.logits[1]))
+
+
+def test_the_unsure_primary_asks_the_others() -> None:
+    """At or below τ all members are heard and q is that of every step."""
+    full = step(DIFFERENT, (0.2, 0.4, 0.4))
+    full.logits[1].zero_()
+    gated = GaC(threshold=0.9, primary=1)
+    assert gated.decide(Step(DIFFERENT, full.weights, {})) == Ask(frozenset({1}))
+    assert gated.decide(Step(DIFFERENT, full.weights, {1: full.logits[1]})) == Ask(frozenset({0, 2}))
+    assert torch.equal(decide(gated, full), decide(GaC(), full))
+
+
+@pytest.mark.parametrize("options", [{"threshold": 1.5}, {"threshold": "high"}, {"primary": -1}])
+def test_bad_options_stop_the_start(options: dict[str, object]) -> None:
+    """Options out of range are refused with their name."""
+    with pytest.raises(SettingsError, match=next(iter(options))):
+        GaC(**options)  # type: ignore[arg-type]
+
+
+def test_it_is_registered() -> None:
+    """The registry finds the method by its id."""
+    assert find_method("gac", "fusion") is METHOD
+
+
+def test_importing_it_loads_no_torch() -> None:
+    """Listing methods must not load torch."""
+    code = "import sys, ensembles.tokens.gac; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

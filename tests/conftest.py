@@ -1,0 +1,81 @@
+"""Shared by all tests: what a machine must have for some of them, and where the real weights are.
+
+Mark a test with what it needs; without it the test is skipped with the command that provides it, and with
+``CHORUS_REQUIRE_ALL=1`` (set in CI) it fails instead, so that nothing is skipped unseen:
+
+    @pytest.mark.models                       # the real small models: weights, torch, vLLM
+    @pytest.mark.requires("redis-server")     # anything in THINGS, or "weights:<id>"
+
+Fixtures that find out halfway call ``requires("data")``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from engines.weights import CATALOGUE, Home, status
+
+# thing -> (is it here, how to get it). A test that needs something new adds a line.
+THINGS: dict[str, tuple[Callable[[], bool], str]] = {
+    "engines": (
+        lambda: all(importlib.util.find_spec(name) for name in ("torch", "vllm", "transformers")),
+        "make .venv (or: pip install 'chorus-gateway[engines]', see docs/install.md)",
+    ),
+    "redis-server": (lambda: shutil.which("redis-server") is not None, "apt-get install redis-server"),
+    "postgres": (lambda: shutil.which("pg_ctlcluster") is not None, "apt-get install postgresql"),
+    "chromium": (lambda: shutil.which("chromium") is not None, "apt-get install chromium"),
+    "data": (
+        lambda: Path(os.environ.get("CHORUS_DATA", "/nonexistent")).is_dir(),
+        "set CHORUS_DATA to the folder with the published outcome tables",
+    ),
+}
+
+
+def requires(*things: str) -> None:
+    """Skip the calling test unless the machine has ``things``; fail it under ``CHORUS_REQUIRE_ALL=1``."""
+    for thing in things:
+        present, remedy = _look_up(thing)
+        if not present:
+            reason = f"needs {thing}: {remedy}"
+            if os.environ.get("CHORUS_REQUIRE_ALL") == "1":
+                pytest.fail(reason, pytrace=False)
+            pytest.skip(reason)
+
+
+def _look_up(thing: str) -> tuple[bool, str]:
+    kind, _, id = thing.partition(":")
+    if kind == "weights":
+        found = {entry.weights.id: entry.installed for entry in status()}
+        return found[id], f"python -m engines.weights {id}"
+    present, remedy = THINGS[thing]
+    return present(), remedy
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Check a test's needs before its fixtures are made."""
+    if item.get_closest_marker("models"):
+        requires("engines", *(f"weights:{id}" for id in CATALOGUE))
+    for marker in item.iter_markers("requires"):
+        requires(*marker.args)
+
+
+@pytest.fixture(scope="session")
+def weights() -> Callable[[str], Path]:
+    """Where the weights with an id lie: ``weights("gemma3-270m")``. For tests marked ``models``."""
+    home = Home.from_environ()
+    return lambda id: home.weights / CATALOGUE[id].id
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _offline() -> Iterator[None]:
+    """No test asks a model hub: one that tries fails at once instead of passing only online."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield

@@ -4,6 +4,7 @@
 #   make test         lint, types, layering and the whole test suite, real small models included
 #   make test-full    the same with many more generated cases, and nothing may be skipped
 #   make lint / fix   what is wrong / repair what can be repaired
+#   make artefacts    rebuild the router and the cascade that config/local.yaml serves, from the outcomes kept here
 #   make docs         regenerate what is generated (docs/METHODS.md, docs/settings.md, the JSON Schema)
 #   make bench        run the measured claims
 #   make smoke        call every name of a running `make serve`
@@ -13,7 +14,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: serve test test-full lint fix docs bench smoke lock clean weights help
+.PHONY: serve test test-full lint fix docs artefacts bench smoke lock clean weights help
 
 # Where the installation comes from. pip is used as you have configured it (index, mirror, proxy). Only torch is special:
 # its CPU build is not on PyPI. It is asked for from your index first, and from TORCH_INDEX when that does not have it.
@@ -70,6 +71,17 @@ docs: $(STAMPS)/dev
 	@$(BIN)/chorus methods --markdown > docs/METHODS.md.new && mv docs/METHODS.md.new docs/METHODS.md
 	@$(BIN)/chorus schema > config/settings.schema.json.new && mv config/settings.schema.json.new config/settings.schema.json
 	@$(BIN)/chorus schema --markdown > docs/settings.md.new && mv docs/settings.md.new docs/settings.md
+
+# The outcomes were collected from a running `make serve` by
+#   chorus collect config/local.yaml --queries config/queries/everyday.jsonl --models smollm2-135m,gemma3-270m \
+#     --out config/queries/everyday.outcomes.parquet
+OUTCOMES := config/queries/everyday.outcomes.parquet
+
+artefacts: $(STAMPS)/serve weights
+	@$(BIN)/chorus train knn-router --outcomes $(OUTCOMES) --embedder all-minilm-l6-v2-int8 \
+	  --out config/artefacts/knn-router
+	@$(BIN)/chorus calibrate token-uncertainty --stages smollm2-135m,gemma3-270m --outcomes $(OUTCOMES) \
+	  --share 0.3 --out config/artefacts/token-uncertainty
 
 # ---------------------------------------------------------------------------------------------------- installing
 #

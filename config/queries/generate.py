@@ -1,11 +1,16 @@
-"""Writes `everyday.jsonl`, the query set that the local models are compared on: `python
-config/queries/generate.py`.
+"""Writes `everyday.jsonl`, the query set that the local models are compared on.
 
-728 short questions in 13 categories, 56 each, that a program can grade. The categories were chosen in
-advance to ask for different things of a small model (facts, following an instruction, copying, continuing,
-counting), so that neither a chat-tuned model nor a base model has all of them to itself; no question was
-added or dropped for how a model answered it. Facts and word lists were written for this file; a seed draws
-the wording and the items.
+    python config/queries/generate.py
+
+896 short questions in 16 categories, 56 each, that a program can grade. The categories are meant to ask for
+different things of a small model (facts, following an instruction, copying, continuing, counting), so that
+neither a chat-tuned model nor a base model has all of them to itself. After a trial on 130 of them letters,
+counting, translation and sentiment were changed, each as a whole, from instructions to worked examples
+(both local models still fail nearly all of these, and they stay), sayings and patterns lost the wordings
+that end in an ellipsis, and extraction lost a kind of question whose answer an echo contained; cities,
+languages and currencies were added because the trial had little that the local models could do, before any
+answer to them was seen. No single question was added or dropped for how a model answered it. Facts and word
+lists were written for this file; a seed draws the wording and the items.
 """
 
 from __future__ import annotations
@@ -59,6 +64,39 @@ def capitals(rng: random.Random) -> Iterable[Question]:
     )
     for country, city in shuffled(rng, CAPITALS):
         yield question(rng.choice(wordings).format(country), "contains", alternatives(city), 24)
+
+
+def cities(rng: random.Random) -> Iterable[Question]:
+    """Which country a city lies in."""
+    wordings = (
+        "In which country is {}?",
+        "Which country is the city of {} in?",
+        "{} is a city in which country?",
+    )
+    for city, country in shuffled(rng, CITIES):
+        yield question(rng.choice(wordings).format(city), "contains", alternatives(country), 24)
+
+
+def languages(rng: random.Random) -> Iterable[Question]:
+    """What most people of a country speak."""
+    wordings = (
+        "What is the main language of {}?",
+        "Which language do most people in {} speak?",
+        "What language is spoken in {}?",
+    )
+    for country, language in shuffled(rng, LANGUAGES):
+        yield question(rng.choice(wordings).format(country), "contains", alternatives(language), 24)
+
+
+def currencies(rng: random.Random) -> Iterable[Question]:
+    """What one pays with in a country."""
+    wordings = (
+        "What is the currency of {}?",
+        "Which currency is used in {}?",
+        "What money do people use in {}?",
+    )
+    for country, money in shuffled(rng, CURRENCIES):
+        yield question(rng.choice(wordings).format(country), "contains", alternatives(money), 24)
 
 
 def facts(rng: random.Random) -> Iterable[Question]:
@@ -459,6 +497,47 @@ polite=rude|impolite; generous=stingy|selfish|mean|greedy; ancient=modern|new; g
 increase=decrease|reduce; accept=reject|refuse
 """
 
+CITIES = """
+Munich=Germany; Lyon=France; Barcelona=Spain; Milan=Italy; Porto=Portugal; Kyoto=Japan; Shanghai=China
+Mumbai=India; Karachi=Pakistan; Istanbul=Turkey|Türkiye; Alexandria=Egypt; Casablanca=Morocco; Lagos=Nigeria
+Mombasa=Kenya; Cape Town=South Africa; São Paulo=Brazil; Rosario=Argentina; Valparaíso=Chile; Medellín=Colombia
+Guayaquil=Ecuador; Cusco=Peru; Cancún=Mexico; Toronto=Canada; Vancouver=Canada; Sydney=Australia
+Melbourne=Australia; Auckland=New Zealand; Manchester=England|United Kingdom|UK; Glasgow=Scotland|United Kingdom
+Cork=Ireland; Antwerp=Belgium; Rotterdam=Netherlands; Zurich=Switzerland; Salzburg=Austria; Gothenburg=Sweden
+Bergen=Norway; Aarhus=Denmark; Tampere=Finland; Kraków=Poland; Brno=Czech; Thessaloniki=Greece; Odesa=Ukraine
+Saint Petersburg=Russia; Haifa=Israel; Jeddah=Saudi Arabia; Dubai=Emirates|UAE; Basra=Iraq; Isfahan=Iran
+Busan=Korea; Osaka=Japan; Chiang Mai=Thailand; Da Nang=Vietnam; Cebu=Philippines; Surabaya=Indonesia
+Penang=Malaysia; Mandalay=Myanmar|Burma; Chittagong=Bangladesh; Kandy=Sri Lanka; Houston=United States|USA|Texas
+Chicago=United States|USA|Illinois; Santa Cruz de la Sierra=Bolivia; Kumasi=Ghana; Split=Croatia
+"""
+
+LANGUAGES = """
+Brazil=Portuguese; Mexico=Spanish; Argentina=Spanish; Chile=Spanish; Cuba=Spanish; Austria=German; Egypt=Arabic
+Iraq=Arabic; Morocco=Arabic; Saudi Arabia=Arabic; Jordan=Arabic; Algeria=Arabic; Iran=Persian|Farsi
+Israel=Hebrew; Turkey=Turkish; Greece=Greek; Italy=Italian; Portugal=Portuguese; Spain=Spanish; France=French
+Germany=German; the Netherlands=Dutch; Poland=Polish; Hungary=Hungarian; Romania=Romanian; Bulgaria=Bulgarian
+Russia=Russian; Ukraine=Ukrainian; Sweden=Swedish; Norway=Norwegian; Denmark=Danish; Finland=Finnish
+Iceland=Icelandic; Estonia=Estonian; Latvia=Latvian; Lithuania=Lithuanian; Croatia=Croatian; Serbia=Serbian
+Slovakia=Slovak; Slovenia=Slovene|Slovenian; Albania=Albanian; Georgia (the country)=Georgian
+Armenia=Armenian; Japan=Japanese; South Korea=Korean; China=Chinese|Mandarin; Taiwan=Chinese|Mandarin
+Vietnam=Vietnamese; Thailand=Thai; Cambodia=Khmer; Laos=Lao; Indonesia=Indonesian; Malaysia=Malay
+Bangladesh=Bengali|Bangla; Nepal=Nepali; Mongolia=Mongolian; Australia=English; New Zealand=English
+Jamaica=English; Angola=Portuguese; Senegal=French|Wolof; Ethiopia=Amharic; Peru=Spanish; Venezuela=Spanish
+"""
+
+CURRENCIES = """
+Japan=yen; China=yuan|renminbi; India=rupee; Pakistan=rupee; Nepal=rupee; Sri Lanka=rupee; Russia=ruble|rouble
+Ukraine=hryvnia; Poland=zloty|złoty; the Czech Republic=koruna|crown; Hungary=forint; Romania=leu
+Bulgaria=lev|euro; Sweden=krona; Norway=krone; Denmark=krone; Iceland=krona|króna; Switzerland=franc
+Germany=euro; France=euro; Italy=euro; Spain=euro; Greece=euro; Ireland=euro; the United Kingdom=pound|sterling
+Turkey=lira; Israel=shekel; Egypt=pound; Saudi Arabia=riyal; Iran=rial; Iraq=dinar; Kuwait=dinar; Jordan=dinar
+the United Arab Emirates=dirham; Morocco=dirham; South Africa=rand; Nigeria=naira; Kenya=shilling; Ghana=cedi
+Ethiopia=birr; Tanzania=shilling; Brazil=real; Argentina=peso; Chile=peso; Mexico=peso; Colombia=peso
+Peru=sol; Canada=dollar; Australia=dollar; New Zealand=dollar; Singapore=dollar; Thailand=baht; Vietnam=dong
+Malaysia=ringgit; Indonesia=rupiah; the Philippines=peso; South Korea=won; Bangladesh=taka; Mongolia=tugrik|tögrög
+Georgia (the country)=lari; Armenia=dram; Zambia=kwacha; Cambodia=riel
+"""
+
 CYCLES = """
 Monday Tuesday Wednesday Thursday Friday Saturday Sunday
 January February March April May June July August September October November December
@@ -475,6 +554,9 @@ DAYS = "Monday; Tuesday; Wednesday; Thursday; Friday; Saturday; Sunday"
 
 CATEGORIES: dict[str, Callable[[random.Random], Iterable[Question]]] = {
     "capitals": capitals,
+    "cities": cities,
+    "languages": languages,
+    "currencies": currencies,
     "facts": facts,
     "arithmetic": arithmetic,
     "letters": letters,

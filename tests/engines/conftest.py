@@ -139,7 +139,11 @@ class Asker:
 def ask(weights: Callable[[str], Path]) -> Iterator[Asker]:
     """The real pair in float32, plain and in every fusion the tests need; an engine may be two members of
     one."""
-    specs = [EngineSpec(name, weights(FOLDERS[name]), "float32", 512, 0.25) for name in PAIR]
+    # Different small steps, so that prompts are read in pieces and members come to the first sync point apart.
+    pieces = {SMOL: 24, GEMMA: 64}
+    specs = [
+        EngineSpec(name, weights(FOLDERS[name]), "float32", 512, 0.25, 16, pieces[name]) for name in PAIR
+    ]
     fusions = [
         FusionSpec("duet", PAIR, (0.5, 0.5), GaC()),
         FusionSpec("first-only", PAIR, (1.0, 0.0), GaC()),

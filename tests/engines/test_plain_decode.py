@@ -61,3 +61,13 @@ def test_logprobs_cover_the_visible_text_and_no_more(ask: Asker) -> None:
         reply = ask(model, PROMPTS[0], max_tokens=24, top_logprobs=0)
         assert b"".join(token.token for token in reply.tokens).decode() == reply.text
         assert all(token.logprob <= 0 and not token.top for token in reply.tokens)
+
+
+def test_a_seed_with_a_prompt_read_in_pieces(ask: Asker) -> None:
+    """A seeded request whose long prompt takes several steps draws the same text again, in company too."""
+    question = "Go on with this: " + "one two three " * 30
+    alone = ask(SMOL, question, temperature=1.0, seed=4, max_tokens=8).text
+    pairs = [(SMOL, question), (GEMMA, question), ("duet", question)]
+    together = [ask.send(*pair, temperature=1.0, seed=4, max_tokens=8) for pair in pairs]
+    assert together[0].result().text == alone
+    assert all(ticket.result().end is not None for ticket in together[1:])

@@ -52,8 +52,8 @@ METHOD = Method(
             "tests/ensembles/answers/test_agent_forest.py::test_equality_is_plurality",
         ),
         Evidence(
-            "reproduced figure",
-            "accuracy climbs with N on recorded samples and reaches the recorded full vote",
+            "invariant",
+            "accuracy climbs with N on recorded samples of real models and reaches the recorded full vote",
             "tests/ensembles/answers/test_agent_forest.py::test_accuracy_climbs_with_samples",
         ),
     ),

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gateway.cli.parameters import Config
 from protocol.errors import MethodError, SettingsError
+
+if TYPE_CHECKING:
+    from engines.price import Measured
+    from protocol.settings import Settings
 
 __all__ = ["group"]
 
@@ -91,19 +97,35 @@ def price(
 ) -> None:
     """Measure what a token of each engine model costs: CPU-seconds a token × the price of a core-hour.
 
-    Run it on the machine that will serve, with nothing else running.
+    Run it on the machine that will serve. CPU-seconds of the whole process are counted, so that a busy machine disturbs
+    the figures little and the number of cores not at all.
 
     Example:
         chorus models price config/local.yaml --core-hour-usd 0.04 --write
     """
-    from engines.price import measure, write_prices
-
+    from engines import price as pricing
     from protocol.settings import load_settings
 
-    prices = measure(load_settings(config), core_hour_usd=core_hour_usd)
-    for name, price in prices.items():
-        usd = f"input_usd_per_token: {price.input_usd:.3g}, output_usd_per_token: {price.output_usd:.3g}"
-        typer.echo(f"{name}: {{{usd}}}")
+    settings = load_settings(config)
+    measured = [*pricing.measure_all(settings, say=typer.echo), *_measure_embedders(settings)]
+    typer.echo(pricing.table(measured, core_hour_usd))
     if write:
-        write_prices(config, prices)
-        typer.echo(f"written to {config}")
+        written = pricing.write(config, measured, core_hour_usd)
+        typer.echo(f"written to {config}: {', '.join(written)}")
+
+
+def _measure_embedders(settings: Settings) -> Iterator[Measured]:
+    """CPU seconds per token of every embedding model, on sentences of everyday length."""
+    from engines.price import Measured
+    from gateway.local_weights import weights_folder
+    from outcomes.embedder import Embedder
+
+    texts = [f"Sentence {i}: how would you describe the weather in town number {i * 7}?" for i in range(256)]
+    for name, model in settings.models.items():
+        if model.embedder:
+            folder = weights_folder(model.embedder.weights)
+            embedder = Embedder.load(folder, threads=model.embedder.threads)
+            embedder.embed(texts[:32])  # first use allocates
+            before = time.process_time()
+            _, tokens = embedder.embed_counted(texts)
+            yield Measured(name, (time.process_time() - before) / int(tokens.sum()), 0.0)

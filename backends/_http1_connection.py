@@ -187,8 +187,8 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._deadline = self.since = 0.0
 
-    # ---------------------------------------------------------------------------------------------------- what
-    # the pool does
+    # ----------------------------------------------------------------------------------------------------
+    # what the pool does
 
     async def ask(self, head: bytes, body: bytes) -> Response:
         """Send a request and wait for the head of its answer. Raises `Http1Error`; `Raced` when it may be
@@ -251,8 +251,8 @@ class Connection(asyncio.Protocol):
             self._paused = False
             self._transport.resume_reading()
 
-    # ------------------------------------------------------------------------------------------------ what the
-    # event loop does
+    # ------------------------------------------------------------ what
+    # the event loop does
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -296,8 +296,8 @@ class Connection(asyncio.Protocol):
         self._closed_by_peer(error)
         self._lost(self)
 
-    # ---------------------------------------------------------------------------------------------------- what
-    # the parser does
+    # ----------------------------------------------------------------------------------------------------
+    # what the parser does
 
     def on_message_begin(self) -> None:
         if self._ended:

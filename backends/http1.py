@@ -151,8 +151,8 @@ class Http1:
     async def get(
         self, path: str, headers: HeaderBlock = _NO_HEADERS, *, from_root: bool = False
     ) -> Response:
-        """Ask for `path`, below the base URL or `from_root` of the server, and wait for the head of the answer.
-        Raises `Http1Error`; `ValueError` for a bad path."""
+        """Ask for `path`, below the base URL or `from_root` of the server, and wait for the head of the
+        answer. Raises `Http1Error`; `ValueError` for a bad path."""
         return await self._exchange("GET", path, headers, b"", self._root if from_root else self._prefix)
 
     async def close(self) -> None:

@@ -8,8 +8,12 @@ import sys
 from pathlib import Path
 
 from engines.server import run
+from engines.weights import WeightsError
 from protocol.errors import SettingsError
 from protocol.settings import load_settings
+
+CONFIG_IS_WRONG = 2
+"""Exit code that tells a supervisor not to try again."""
 
 
 def main() -> int:
@@ -27,7 +31,10 @@ def main() -> int:
         return run(load_settings(asked.config), uds=asked.uds, port=asked.port)
     except SettingsError as error:
         print(error.message, file=sys.stderr)
-        return 2
+        return CONFIG_IS_WRONG
+    except WeightsError as error:
+        print(error, file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -104,7 +104,8 @@ class Shape:
 
 
 class Answer:
-    """An ASGI response. `submit` has not been called before the client is being watched."""
+    """An ASGI response that submits its generations when it is called, and cancels them when the client has
+    left."""
 
     def __init__(
         self, host: Host, generations: Sequence[Generation], shape: Shape, *, stream: bool, request_id: str
@@ -118,9 +119,8 @@ class Answer:
 
         def sink_of(index: int) -> Callable[[Event], None]:
             def put(event: Event) -> None:
-                with suppress(
-                    RuntimeError
-                ):  # the loop is closed: the server has shut down and nobody listens
+                # RuntimeError: the loop is closed, the server has shut down and nobody listens.
+                with suppress(RuntimeError):
                     loop.call_soon_threadsafe(events.put_nowait, (index, event))
 
             return put

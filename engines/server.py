@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -24,6 +26,7 @@ from starlette.routing import Route
 from engines.answer import Answer, Shape
 from engines.generation import Generation, Sampling
 from engines.host import Host
+from engines.sampler_options import sampler_options
 from engines.templates import Prompting
 from protocol.chat import ChatRequest, check_model, check_sampling, parse_object
 from protocol.errors import (
@@ -48,24 +51,9 @@ __all__ = ["Service", "application", "run"]
 
 log = logging.getLogger("chorus.engines")
 
-VLLM_SAMPLING = (
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "logit_bias",
-)
-"""Fields that vLLM's sampler understands; a fusion has no sampler of that kind."""
-NEUTRAL: Mapping[str, Any] = {
-    "top_k": (0, -1),
-    "min_p": (0,),
-    "repetition_penalty": (1,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
-}
 UNSUPPORTED = ("tools", "functions", "audio", "prediction", "web_search_options")
+LOWEST_TEMPERATURE = 1e-3
+"""Below it a draw is the most likely token anyway, and dividing by it overflows."""
 MAX_BODY_BYTES = 32 * 1024 * 1024
 
 
@@ -144,24 +132,23 @@ class Service:
             limit = self.host.engine_specs[member].max_model_len
             if len(prompt) >= limit:
                 raise ContextLengthExceeded(limit=limit, prompt_tokens=len(prompt))
-        extra = {
-            key: body[key]
-            for key in VLLM_SAMPLING
-            if body.get(key) is not None and body[key] not in NEUTRAL[key]
-        }
+        extra = sampler_options(body, min(len(self.host.vocabs[member]) for member in members))
         if fused and extra:
             name = next(iter(extra))
             raise BadRequest(f"'{name}' is not supported by the fused model {model!r}.", param=name)
         stop = body.get("stop") or ()
         asked = tuple(text.encode() for text in ([stop] if isinstance(stop, str) else stop) if text)
         seed = body.get("seed")
+        temperature = 1.0 if body.get("temperature") is None else float(body["temperature"])
+        if temperature < LOWEST_TEMPERATURE:
+            temperature = 0.0
 
         def sampling(choice: int) -> Sampling:
             return Sampling(
                 max_tokens=max_tokens,
-                temperature=float(body["temperature"]) if body.get("temperature") is not None else 1.0,
+                temperature=temperature,
                 top_p=float(body["top_p"]) if body.get("top_p") is not None else 1.0,
-                seed=None if seed is None else seed + choice,
+                seed=None if seed is None else (seed + choice) % 2**63,
                 stops=(*asked, *stops),
                 before=before,
                 top_logprobs=top_logprobs,
@@ -199,10 +186,11 @@ def application(service: Service) -> Starlette:
     """The routes over a service whose host runs already."""
 
     async def chat(request: Request) -> Any:
-        return service.chat(await _body(request), _request_id(request))
+        # In a thread: the tokenizer may take a second over a very long prompt, and streams must go on.
+        return await run_in_threadpool(service.chat, await _body(request), _request_id(request))
 
     async def complete(request: Request) -> Any:
-        return service.complete(await _body(request), _request_id(request))
+        return await run_in_threadpool(service.complete, await _body(request), _request_id(request))
 
     async def models(request: Request) -> Response:
         data = [
@@ -270,10 +258,13 @@ def run(
     engines, prompts = assemble(settings, on_crash=on_crash)
     engines.start()
     app = application(Service(engines, prompts))
-    where = {"uds": str(uds)} if uds is not None else {"host": host, "port": port or 8090}
+    if uds is not None:
+        _reserve(uds)
     config = uvicorn.Config(
         app,
-        **where,
+        uds=None if uds is None else str(uds),
+        host=host,
+        port=8090 if port is None else port,
         log_level="warning",
         access_log=False,
         lifespan="off",
@@ -287,6 +278,15 @@ def run(
     if not crashed:
         engines.stop()
     return 1 if crashed else 0
+
+
+def _reserve(uds: Path) -> None:
+    """Leave a socket file that only its owner may open: there are no keys behind it, and uvicorn takes over
+    the mode of the file it replaces."""
+    uds.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as place:
+        place.bind(str(uds))
+    uds.chmod(0o600)
 
 
 async def _body(request: Request) -> bytes:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.gateway.load import Server
-from benchmarks.gateway.measure import Latency, Plan, Row, measure
+from benchmarks.gateway.measure import Latency, Plan, Row, measure, warm_up
 from benchmarks.gateway.processes import Cores, Process, free_port, wait_for
 from benchmarks.gateway.targets import DEFAULT, ROOT, TARGETS, Bench, Chorus, Unavailable, started
 from benchmarks.gateway.workload import WORKLOADS
@@ -28,7 +28,7 @@ QUICK = Plan(connections=32, warm_s=0.5, closed_s=2.0, open_s=2.0)
 
 
 def main() -> int:
-    """Exit status 1 when a row failed."""
+    """Exit status 1 when a row of Chorus failed; a peer's failure is told and shown."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gateway", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="2 s per load instead of 5")
     parser.add_argument("--targets", default=",".join(DEFAULT), help=f"of {', '.join(TARGETS)}")
@@ -58,6 +58,7 @@ def main() -> int:
             for name in names:
                 try:
                     with started(targets[name], bench) as running:
+                        warm_up(running.server, plan)
                         for workload in workloads:
                             console.print(f"[dim]{name}: {workload.name} …[/]")
                             rows.append(measure(name, running, workload, plan, Server(port)))
@@ -69,14 +70,15 @@ def main() -> int:
         console.print(f"[yellow]{name} did not run:[/] {reason[-400:]}", highlight=False, markup=True)
     for row in rows:
         for fault in row.faults:
-            console.print(f"[red]{row.target}, {row.workload}:[/]", fault, highlight=False)
+            console.print(f"[red]{row.target}, {row.workload}:[/]", fault[:200], highlight=False)
     console.print(
         " · ".join(f"{key}: {value}" for key, value in machine.items()), style="dim", highlight=False
     )
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     told = {"machine": machine, "plan": asdict(plan), "rows": [asdict(row) for row in rows], "absent": absent}
     arguments.out.write_text(json.dumps(told, indent=1) + "\n")
-    return 0 if all(row.passed for row in rows) else 1
+    ours = (row for row in rows if row.target.startswith(("direct", "chorus", "other")))
+    return 0 if all(row.passed for row in ours) else 1
 
 
 def _table(rows: list[Row]) -> Table:

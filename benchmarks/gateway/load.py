@@ -1,7 +1,8 @@
-"""The load generator: closed loop (as fast as the answers come) and open loop (at a constant rate, whatever comes).
+"""The load generator: closed loop (as fast as the answers come) and open loop (at a constant rate, whatever
+comes).
 
-Latencies of the open loop count from the moment a request was due, not from when a connection was free for it, so that a
-gateway that stalls is charged for everybody it kept waiting.
+Latencies of the open loop count from the moment a request was due, not from when a connection was free for
+it, so that a gateway that stalls is charged for everybody it kept waiting.
 """
 
 from __future__ import annotations
@@ -47,8 +48,9 @@ class Server:
 
 @dataclass(slots=True)
 class Result:
-    """`completed` and `failed` count every request, warm-up included; the rest is of the measured window: requests
-    completed in it, its length in seconds, and, sorted, seconds to the last and to the first byte of each."""
+    """`completed` and `failed` count every request, warm-up included; the rest is of the measured window:
+    requests completed in it, its length in seconds, and, sorted, seconds to the last and to the first byte
+    of each."""
 
     completed: int = 0
     failed: int = 0
@@ -150,7 +152,7 @@ class _Run:
         gc.enable()
         gc.unfreeze()
         give_up = time.perf_counter() + GIVE_UP_S
-        while self.in_flight and time.perf_counter() < give_up:
+        while self.in_flight and time.perf_counter() < give_up:  # noqa: ASYNC110 - nothing to wait on is cheaper
             await asyncio.sleep(0.02)
         if self.in_flight:
             self.result.faults.append(f"{self.in_flight} requests never came back")
@@ -192,7 +194,8 @@ async def closed_loop(
 async def open_loop(
     server: Server, workload: Workload, mark: Callable[[], None], *, rate: float, warm_s: float, run_s: float
 ) -> Result:
-    """`rate` requests a second fall due, evenly spaced. Each takes a free connection, or opens one, or waits."""
+    """`rate` requests a second fall due, evenly spaced. Each takes a free connection, or opens one, or
+    waits."""
     run = _Run(server, workload, mark)
     loop = asyncio.get_running_loop()
     free: list[_Client] = []
@@ -253,7 +256,8 @@ async def open_loop(
 
 
 def _timer(interval_s: float) -> int:
-    """A file descriptor that becomes readable every `interval_s`: the event loop's own timers know milliseconds only."""
+    """A file descriptor that becomes readable every `interval_s`: the event loop's own timers know
+    milliseconds only."""
     libc = ctypes.CDLL(None, use_errno=True)
     descriptor = int(libc.timerfd_create(1, os.O_NONBLOCK))  # CLOCK_MONOTONIC
     seconds, nanoseconds = divmod(round(interval_s * 1e9), 10**9)

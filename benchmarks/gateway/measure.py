@@ -1,4 +1,5 @@
-"""One target under all workloads: throughput, latency added, processor time, memory, and whether its books are right."""
+"""One target under all workloads: throughput, latency added, processor time, memory, and whether its books
+are right."""
 
 from __future__ import annotations
 
@@ -14,10 +15,11 @@ import uvloop
 from benchmarks.gateway.load import Result, Server, closed_loop, open_loop
 from benchmarks.gateway.processes import cpu_s, rss_mb
 from benchmarks.gateway.targets import INPUT_USD, OUTPUT_USD, Running
-from benchmarks.gateway.workload import CHUNKS, PROMPT_TOKENS, Workload
+from benchmarks.gateway.workload import CHUNKS, PROMPT_TOKENS, WORKLOADS, Workload
 
-__all__ = ["Latency", "Plan", "Row", "measure", "percentile"]
+__all__ = ["Latency", "Plan", "Row", "measure", "percentile", "warm_up"]
 
+WARM_UP_S = 3.0
 SETTLE_S = 0.5
 """How long after the last answer the books may take to be complete."""
 
@@ -51,7 +53,8 @@ class Latency:
 
 @dataclass(slots=True)
 class Row:
-    """What was found for one target and workload. `cpu_us` is microseconds per request, `rate` requests per second."""
+    """What was found for one target and workload. `cpu_us` is microseconds per request, `rate` requests per
+    second."""
 
     target: str
     version: str
@@ -77,6 +80,15 @@ def percentile(samples: Sequence[float], share: float) -> float:
     return samples[max(0, math.ceil(len(samples) * share / 100) - 1)] if samples else math.nan
 
 
+def warm_up(server: Server, plan: Plan) -> None:
+    """Let a gateway that has just started compile, import and open what it will need."""
+    loop = closed_loop(
+        server, WORKLOADS[0], lambda: None, connections=plan.connections, warm_s=WARM_UP_S, run_s=0.1
+    )
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(loop)
+
+
 def measure(name: str, running: Running, workload: Workload, plan: Plan, direct: Server) -> Row:
     """Closed loop, then open loop at half the peak, then the same rate straight to the upstream."""
     row = Row(name, running.version, workload.name)
@@ -94,10 +106,10 @@ def measure(name: str, running: Running, workload: Workload, plan: Plan, direct:
         ),
     )
     row.peak_rate = closed.measured / closed.window_s
-    row.cpu_us = 1e6 * cpu / max(1, closed.measured)
+    row.cpu_us = 1e6 * cpu / closed.measured if closed.measured else math.nan
     row.rate = max(1.0, row.peak_rate / 2)
     paced, cpu = _at_rate(running.server, workload, plan, row.rate, pids)
-    row.open_cpu_us = 1e6 * cpu / max(1, paced.measured)
+    row.open_cpu_us = 1e6 * cpu / paced.measured if paced.measured else math.nan
     row.latency = Latency.of(paced.latencies)
     row.rss_mb = rss_mb(pids)
     row.requests = closed.completed + paced.completed

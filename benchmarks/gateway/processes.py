@@ -19,7 +19,8 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class Cores:
-    """One core for the gateway, another for upstream and load generator; the same one, with a note, where there is none."""
+    """One core for the gateway, another for upstream and load generator; the same one, with a note, where
+    there is none."""
 
     def __init__(self) -> None:
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
@@ -40,7 +41,8 @@ class Cores:
 
 
 class Process:
-    """A child in a process group of its own. Use as a context manager: leaving ends it and its descendants."""
+    """A child in a process group of its own. Use as a context manager: leaving ends it and its
+    descendants."""
 
     def __init__(
         self,
@@ -134,7 +136,8 @@ def free_port() -> int:
 
 
 def wait_for(url: str, process: Process, within_s: float) -> None:
-    """Return when `url` answers 200. Raises `RuntimeError` with the process's output when it ends or takes too long."""
+    """Return when `url` answers 200. Raises `RuntimeError` with the process's output when it ends or takes
+    too long."""
     ends = time.monotonic() + within_s
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while time.monotonic() < ends and process.running:

@@ -1,4 +1,5 @@
-"""What is measured: each target installs itself where it must, starts, and says where it answers and what it counted."""
+"""What is measured: each target installs itself where it must, starts, and says where it answers and what
+it counted."""
 
 from __future__ import annotations
 
@@ -17,20 +18,34 @@ from benchmarks.gateway.load import Server
 from benchmarks.gateway.processes import Process, free_port, wait_for
 from benchmarks.gateway.workload import KEY, MODEL
 
-__all__ = ["DEFAULT", "INPUT_USD", "OUTPUT_USD", "ROOT", "TARGETS", "Bench", "Books", "Chorus", "Running", "Target", "Unavailable", "started"]
+__all__ = [
+    "DEFAULT",
+    "INPUT_USD",
+    "OUTPUT_USD",
+    "ROOT",
+    "TARGETS",
+    "Bench",
+    "Books",
+    "Chorus",
+    "Running",
+    "Target",
+    "Unavailable",
+    "started",
+]
 
 ROOT = Path(__file__).parents[2]
 INPUT_USD, OUTPUT_USD = 2e-6, 8e-6
 AUTHORIZED = {"authorization": f"Bearer {KEY}"}
 
-# Pinned, so that a number can be had again. LiteLLM: the newest that installs and is not known to have been tampered with.
+# Pinned, so that a number can be had again. LiteLLM: the newest that installs and is not known to have been
+# tampered with.
 LITELLM = "1.106.2"
 VLLM_ROUTER = "0.1.17"
 PORTKEY = "1.15.2"
 
 
 class Unavailable(Exception):
-    """This machine cannot run the target; the message says why."""
+    """The machine cannot run the target; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +60,8 @@ class Books:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A target that answers. `process` None: the upstream itself; `metrics` where it keeps books, if it does."""
+    """A target that answers. `process` None: the upstream itself; `metrics` where it keeps books, if it
+    does."""
 
     server: Server
     process: Process | None
@@ -70,7 +86,8 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What a target needs to start: the upstream's port, the gateway's cores, a scratch folder, a cache of peers."""
+    """What a target needs to start: the upstream's port, the gateway's cores, a scratch folder, a cache of
+    peers."""
 
     upstream: int
     cores: set[int]
@@ -103,7 +120,8 @@ class Direct:
 
 
 class Chorus:
-    """This repository, with all that a deployment has switched on: key, prices, accounting, metrics, decision headers."""
+    """Chorus itself, with all that a deployment has switched on: key, prices, accounting, metrics,
+    decision headers."""
 
     def __init__(self, name: str, workers: int = 1, root: Path = ROOT) -> None:
         self.name, self._workers, self._root = name, workers, root
@@ -183,7 +201,8 @@ class LiteLLM:
 
 
 class VllmRouter:
-    """vLLM's router, written in Rust: round robin over one worker, no key, no bookkeeping of tokens or cost."""
+    """vLLM's router, written in Rust: round robin over one worker, no key, no bookkeeping of tokens or
+    cost."""
 
     name = "vllm-router"
 
@@ -236,7 +255,8 @@ class Portkey:
 
 
 class Floor:
-    """The least a gateway on uvicorn can cost: raw ASGI in front of an HTTP client, no key, no bookkeeping."""
+    """The least a gateway on uvicorn can cost: raw ASGI in front of an HTTP client, no key, no
+    bookkeeping."""
 
     def __init__(self, client: str) -> None:
         self.name = f"asgi+{client}"

@@ -2,8 +2,8 @@
 
 python -m benchmarks.gateway.upstream --port 9000
 
-A request's `user` field says how large an answer it gets, and how fast. A stream goes out one event per turn of the event
-loop, which a busy gateway meets several at a time, or, paced, one event every few milliseconds.
+A request's message says how large an answer it gets, and how fast. A stream goes out one event per turn of
+the event loop, which a busy gateway meets several at a time, or, paced, one event every few milliseconds.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ STREAM_HEAD = (
 JSON_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 STREAM = re.compile(rb'"stream"\s*:\s*true')
 USAGE = re.compile(rb'"include_usage"\s*:\s*true')
-SIZE = re.compile(rb'"user"\s*:\s*"size-(\d+)-')
-PACED = b'-paced"'
+SIZE = re.compile(rb"size-(\d+)-")
+PACED = b"-paced "
 PAGES = {
     b"/v1/models": b'{"object":"list","data":[{"id":"mock","object":"model","created":1,"owned_by":"mock"}]}',
     b"/health": b'{"status":"ok"}',

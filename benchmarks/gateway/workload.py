@@ -20,8 +20,9 @@ PACE_S = 0.005
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """`size` is of the request's body and, not streamed, of the answer's, in bytes. A `paced` stream's events come
-    `PACE_S` apart, as a model's do, so that no two can be relayed in one piece; any other comes as fast as it can."""
+    """`size` is of the request's body and, not streamed, of the answer's, in bytes. A `paced` stream's
+    events come `PACE_S` apart, as a model's do, so that no two can be relayed in one piece; any other comes
+    as fast as it can."""
 
     name: str
     size: int
@@ -39,11 +40,12 @@ class Workload:
             ],
             "temperature": 0.7,
             "max_tokens": 512,
-            "user": f"size-{self.size}-{'paced' if self.paced else 'fast'}",
         }
         if self.stream:
             fields["stream"] = True
-        fields["messages"][1]["content"] = "x" * (self.size - len(orjson.dumps(fields)))  # type: ignore[index]
+        asked = f"size-{self.size}-{'paced' if self.paced else 'fast'} "
+        filling = "x" * (self.size - len(orjson.dumps(fields)) - len(asked))
+        fields["messages"][1]["content"] = asked + filling  # type: ignore[index]
         return orjson.dumps(fields)
 
     def complete(self, body: bytes) -> bool:

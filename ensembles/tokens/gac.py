@@ -24,14 +24,19 @@ plain average; τ = 0 gives the primary alone, τ = 1 every step of all."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ensembles.tokens.base import Ask, Decision, Mixture, Step
 from protocol.errors import SettingsError
 from protocol.methods import Evidence, Method
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 __all__ = ["METHOD", "GaC"]
 
-_TESTS = "tests/ensembles/tokens/test_gac.py"
+_SMALL = "tests/ensembles/tokens/test_gac.py"
+_REAL = "tests/engines/test_fused_decode.py"
 
 METHOD = Method(
     id="gac",
@@ -44,18 +49,35 @@ METHOD = Method(
     needs=frozenset({"full-logits"}),
     evidence=(
         Evidence(
-            "exact equivalence", "members that are one model give its greedy text, byte for byte", _TESTS
+            "exact equivalence",
+            "members that are one model give its greedy text, byte for byte",
+            f"{_REAL}::test_members_that_are_one_model_write_its_text",
         ),
         Evidence(
-            "exact equivalence", "weights (1, 0) give the first model's greedy text, byte for byte", _TESTS
+            "exact equivalence",
+            "one-hot weights give that model's greedy text, byte for byte",
+            f"{_REAL}::test_degenerate_weights_give_one_member",
         ),
         Evidence(
-            "exact equivalence", "on a shared vocabulary q is the plain average of the probabilities", _TESTS
+            "exact equivalence",
+            "on a shared vocabulary q is the plain average of the probabilities",
+            f"{_SMALL}::test_shared_vocabulary_is_plain_averaging",
         ),
         Evidence(
-            "exact equivalence", "q equals an independent transformers computation on two real models", _TESTS
+            "exact equivalence",
+            "q equals an independent computation with transformers on two real models",
+            f"{_REAL}::test_fused_distribution_equals_an_independent_computation",
         ),
-        Evidence("invariant", "the projection keeps all probability mass", _TESTS),
+        Evidence(
+            "exact equivalence",
+            "τ = 0 gives the primary alone, τ = 1 the ensemble of every step",
+            f"{_REAL}::test_a_shut_gate_is_the_whole_ensemble",
+        ),
+        Evidence(
+            "invariant",
+            "the projection keeps all probability mass",
+            "tests/engines/test_union.py::test_projection_keeps_all_mass_and_masks_controls",
+        ),
     ),
     unverified="τ = 0.5 of the threshold mode is recalled, not read; the paper's scores were not reproduced.",
 )
@@ -78,7 +100,7 @@ class GaC:
             raise SettingsError(f"gac: primary must be the index of a member, got {self.primary!r}.")
 
     def decide(self, step: Step) -> Decision:
-        """Q of the step, or the members still wanted: all of them, or first the primary."""
+        """The q of the step, or the members still wanted: all of them, or first the primary."""
         if self.threshold is not None:
             if self.primary not in step.logits:
                 return Ask(frozenset({self.primary}))
@@ -91,8 +113,8 @@ class GaC:
         return Mixture(_mix(step))
 
 
-def _mix(step: Step):  # type: ignore[no-untyped-def]  # a Tensor, whose type is not imported here
-    """Q = Σ_m w_m p_m A_m."""
+def _mix(step: Step) -> Tensor:
+    """The mixture q = Σ_m w_m p_m A_m."""
     first, *others = range(len(step.weights))
     q = step.alphabet.project(first, step.logits[first]) * step.weights[first]
     for m in others:

@@ -52,7 +52,13 @@ def engine_specs(settings: Settings, progress: Progress | None = None) -> list[E
             )
         specs.append(
             EngineSpec(
-                name, folder, engine.dtype, engine.max_model_len, engine.kv_cache_gib, engine.max_running
+                name,
+                folder,
+                engine.dtype,
+                engine.max_model_len,
+                engine.kv_cache_gib,
+                engine.max_running,
+                temperature=engine.temperature,
             )
         )
     return specs

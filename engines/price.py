@@ -100,7 +100,7 @@ def write(path: Path, measured: Sequence[Measured], core_hour_usd: float) -> lis
     text, written = path.read_text(encoding="utf-8"), []
     for one in measured:
         price = priced(one, core_hour_usd)
-        prices = f"input_usd_per_token: {price.input_usd:.3e}, output_usd_per_token: {price.output_usd:.3e}"
+        prices = f"input_usd_per_token: {price.input_usd:.4g}, output_usd_per_token: {price.output_usd:.4g}"
         name = re.escape(one.model)
         block = re.compile(rf"^(  {name}:\n(?:(?:    .*)?\n)*?    price: )\{{.*\}}", re.MULTILINE)
         text, count = block.subn(rf"\g<1>{{{prices}}}", text, count=1)

@@ -139,14 +139,17 @@ class Service:
         stop = body.get("stop") or ()
         asked = tuple(text.encode() for text in ([stop] if isinstance(stop, str) else stop) if text)
         seed = body.get("seed")
-        temperature = 1.0 if body.get("temperature") is None else float(body["temperature"])
+        temperature = body.get("temperature")
+        if temperature is None:
+            main = self.host.fusion_specs[model].main if fused else 0
+            temperature = self.host.engine_specs[members[main]].temperature
         if temperature < LOWEST_TEMPERATURE:
             temperature = 0.0
 
         def sampling(choice: int) -> Sampling:
             return Sampling(
                 max_tokens=max_tokens,
-                temperature=temperature,
+                temperature=float(temperature),
                 top_p=float(body["top_p"]) if body.get("top_p") is not None else 1.0,
                 seed=None if seed is None else (seed + choice) % 2**63,
                 stops=(*asked, *stops),

@@ -77,6 +77,9 @@ class EngineModel(_Frozen):
     max_model_len: int = Field(2048, ge=64, description="context length, in tokens")
     kv_cache_gib: float = Field(0.5, gt=0, description="memory for the KV cache, in GiB")
     max_running: int = Field(16, ge=1, description="sequences decoded at once")
+    temperature: float = Field(
+        1.0, ge=0, le=2, description="where a request names none; a fusion takes its main member's"
+    )
     chat: Literal["auto", "template", "transcript"] = Field(
         "auto", description="how messages become a prompt: the model's own template, or a plain transcript"
     )

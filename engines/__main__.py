@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import warnings
 from pathlib import Path
 
 from engines.server import run
@@ -27,6 +28,10 @@ def main() -> int:
     where.add_argument("--port", type=int, default=8090, help="loopback port to listen on (default 8090)")
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # vLLM's and torch's remarks on themselves: an operator can do nothing about them.
+    logging.getLogger("vllm").setLevel(logging.ERROR)
+    logging.getLogger("torch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         return run(load_settings(asked.config), uds=asked.uds, port=asked.port)
     except SettingsError as error:

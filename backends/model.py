@@ -8,9 +8,10 @@ from itertools import count
 from typing import Any, TypeVar
 
 from backends.openai_http import Deployment, UpstreamStream
+from backends.passing import Outgoing, Passed
 from backends.pricing import Share, estimate_usd, shares
 from backends.upstream_errors import NotConnected
-from protocol.usage import Price
+from protocol.usage import Price, Usage
 
 __all__ = ["Completed", "Model", "ModelStream"]
 
@@ -82,6 +83,19 @@ class Model:
         """Ask for a streamed answer; returns once it has begun. Raises `UpstreamError`."""
         upstream = await self._in_turn(lambda deployment: deployment.stream(path, body))
         return ModelStream(upstream, self.name, self._prices)
+
+    @property
+    def endpoints(self) -> frozenset[str]:
+        """What every deployment of it has."""
+        return frozenset.intersection(*(deployment.endpoints for deployment in self.deployments))
+
+    async def forward(self, outgoing: Callable[[str], Outgoing]) -> Passed:
+        """Ask for what is passed on as it is; `outgoing` is given the model's name there. Raises `UpstreamError`."""
+        return await self._in_turn(lambda deployment: deployment.forward(outgoing(deployment.model)))
+
+    def shares(self, usage: Usage) -> tuple[Share, ...]:
+        """Who spent what in a call that reported `usage`."""
+        return shares({"usage": usage.wire()}, self.name, self._prices)
 
     def estimate_usd(self, body: Mapping[str, Any]) -> float:
         """What a call with `body` may cost, in US dollars; 0 where nothing is known."""

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import orjson
 
+from backends.passing import Outgoing, Passed
 from backends.stream_tap import StreamTap
 from backends.upstream_errors import refusal, translate
 from protocol.errors import UpstreamBroken
@@ -27,6 +28,9 @@ __all__ = ["Deployment", "UpstreamStream"]
 KEEP_ALIVE_S = 4.0
 """Shorter than the 5 s after which uvicorn-based upstreams close an idle connection, so that we never write
 into one."""
+
+ANTHROPIC_VERSION = "2023-06-01"
+"""Of the protocol that `messages` endpoints speak."""
 
 DRAIN_S = 0.1
 """How long a finished stream may take to end properly, which is what lets its connection be used again."""
@@ -62,8 +66,7 @@ class Deployment:
             "accept-encoding": "identity",
             "user-agent": "chorus",
         }
-        if key:
-            self._headers["authorization"] = f"Bearer {key}"
+        self._key = {"authorization": f"Bearer {key}"} if key else {}
         self._session: aiohttp.ClientSession | None = None
 
     async def call(self, path: str, body: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
@@ -98,7 +101,41 @@ class Deployment:
                 raise
         except _FAILURES as error:
             raise translate(error, self._name) from error
-        return UpstreamStream(response, self._name, self._secrets)
+        asked = bool((body.get("stream_options") or {}).get("include_usage"))
+        return UpstreamStream(response, self._name, self._secrets, bare=not asked)
+
+    @property
+    def model(self) -> str:
+        """The model's name there."""
+        return self._settings.model
+
+    @property
+    def endpoints(self) -> frozenset[str]:
+        """What the server has, as the settings say."""
+        return self._settings.endpoints
+
+    async def forward(self, outgoing: Outgoing) -> Passed:
+        """Send what is to be passed on; returns once the answer has begun with 2xx. Raises `UpstreamError`."""
+        headers = {**self._key, "content-type": outgoing.content_type}
+        if outgoing.messages:
+            headers["anthropic-version"] = ANTHROPIC_VERSION
+            if self._settings.messages_auth == "x-api-key" and "authorization" in headers:
+                del headers["authorization"]
+                headers["x-api-key"] = self._secrets[0]
+        url = self._address.url + outgoing.path
+        try:
+            response = await self._open().request(
+                outgoing.method, url, data=outgoing.body, headers=headers, allow_redirects=False
+            )
+            try:
+                if not 200 <= response.status < 300:
+                    raise self._refusal(response, await response.read())
+            except BaseException:
+                response.close()
+                raise
+        except _FAILURES as error:
+            raise translate(error, self._name) from error
+        return Passed(response, self._name, self._secrets)
 
     async def healthy(self) -> bool:
         """Whether the server's own `/health` answers 200 within a second. Asked of our own processes only."""
@@ -115,7 +152,9 @@ class Deployment:
             await self._session.close()
 
     def _post(self, path: str, body: Mapping[str, Any]) -> Any:
-        return self._open().post(self._address.url + path, data=orjson.dumps(body), allow_redirects=False)
+        return self._open().post(
+            self._address.url + path, data=orjson.dumps(body), headers=self._key, allow_redirects=False
+        )
 
     def _open(self) -> aiohttp.ClientSession:
         """The session, made on first use because it belongs to the running event loop."""
@@ -155,9 +194,11 @@ class UpstreamStream:
     Iterate it to its end, or `abort` it. Raises `UpstreamError` while iterating.
     """
 
-    def __init__(self, response: aiohttp.ClientResponse, name: str, secrets: Sequence[str]) -> None:
+    def __init__(
+        self, response: aiohttp.ClientResponse, name: str, secrets: Sequence[str], *, bare: bool
+    ) -> None:
         self._response, self._name = response, name
-        self._tap = StreamTap(name, secrets)
+        self._tap = StreamTap(name, secrets, bare=bare)
 
     @property
     def usage_event(self) -> Mapping[str, Any] | None:

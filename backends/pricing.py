@@ -6,13 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from protocol.chat import message_text
 from protocol.usage import Price, Usage
 
-__all__ = ["BYTES_PER_TOKEN", "Share", "estimate_usd", "shares"]
+__all__ = ["BYTES_PER_TOKEN", "Share", "estimate_usd", "estimated_tokens", "shares"]
 
 BYTES_PER_TOKEN = 4.0
 """Rule of thumb for English text, used only to judge a call before it is made."""
+
+TOKENS_PER_MESSAGE = 4
+"""What chat templates put around a message, about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,15 @@ def shares(reported: Mapping[str, Any], name: str, prices: Mapping[str, Price]) 
     if not members:
         return (_share(name, Usage.parse(reported.get("usage")), prices),)
     return tuple(_share(str(member["model"]), Usage.parse(member), prices) for member in members)
+
+
+def estimated_tokens(body: Mapping[str, Any]) -> int:
+    """About how many tokens the prompt of a chat request has: by the length of its texts and tools; images count
+    nothing."""
+    said = sum(len(message_text(message).encode()) for message in body["messages"])
+    beside = [message.get("tool_calls") for message in body["messages"]]
+    tools = len(orjson.dumps([*filter(None, beside), *(body.get("tools") or ())])) - 2
+    return max(1, round((said + tools) / BYTES_PER_TOKEN)) + TOKENS_PER_MESSAGE * len(body["messages"])
 
 
 def estimate_usd(body: Mapping[str, Any], models: Sequence[str], prices: Mapping[str, Price]) -> float:

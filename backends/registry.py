@@ -7,9 +7,15 @@ from pathlib import Path
 
 from backends.model import Model
 from backends.openai_http import Deployment
-from protocol.settings import ModelSettings, OpenAIModel, Settings
+from protocol.settings import Endpoint, ModelSettings, OpenAIModel, Settings
 
 __all__ = ["Sockets", "make_models"]
+
+SERVED: Mapping[str, frozenset[Endpoint]] = {
+    "engines": frozenset({"chat", "completions"}),
+    "embedder": frozenset({"embeddings"}),
+}
+"""What our own processes serve."""
 
 Sockets = Mapping[str, Path]
 """Our own processes ("engines", "embedder") → the Unix socket each serves on."""
@@ -25,7 +31,10 @@ def make_models(settings: Settings, sockets: Sockets) -> dict[str, Model]:
 
     def local(name: str, process: str, members: tuple[str, ...] = ()) -> Model:
         upstream = OpenAIModel(
-            base_url=f"unix://{sockets[process]}", model=name, timeout_s=settings.server.deadline_s + 1
+            base_url=f"unix://{sockets[process]}",
+            model=name,
+            timeout_s=settings.server.deadline_s + 1,
+            endpoints=SERVED[process],
         )
         return Model(name, [Deployment(name, upstream)], members=members, prices=prices, local=process)
 

@@ -3,11 +3,14 @@ no clock.
 
 Every event passes untouched but three: the closing usage event (`choices` empty), which is kept for
 accounting; `[DONE]`, which the gateway writes itself when the whole answer is told; and an error, which is
-raised. To keep this cheap an event is parsed only when its bytes show that it may hold usage or an error.
+raised. Where the caller did not ask for usage (`bare`), the `"usage":null` that backends put into every event
+of those who do is cut out too, so that the caller sees what it would have seen without a gateway. To keep
+this cheap an event is parsed only when its bytes show that it may hold usage or an error.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +23,8 @@ from protocol.sse import EventSplitter, event_data
 __all__ = ["StreamTap"]
 
 _NO_USAGE = (b'"usage":null', b'"usage": null')
+_USAGE_FIELD = re.compile(rb', ?"usage": ?null(?=[,}])')
+"""The field as a whole. These bytes cannot stand inside a JSON string, where the quotes would be escaped."""
 
 
 class StreamTap:
@@ -28,10 +33,10 @@ class StreamTap:
     `usage_event` is the event that held usage, parsed, once it has come; `done` whether `[DONE]` has.
     """
 
-    def __init__(self, name: str, secrets: Sequence[str] = ()) -> None:
+    def __init__(self, name: str, secrets: Sequence[str] = (), *, bare: bool = False) -> None:
         self.usage_event: Mapping[str, Any] | None = None
         self.done = False
-        self._name, self._secrets = name, secrets
+        self._name, self._secrets, self._bare = name, secrets, bare
         self._splitter = EventSplitter()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
@@ -43,7 +48,8 @@ class StreamTap:
             if payload.startswith(b"[DONE]"):
                 self.done = True
             elif not payload or self._passes(payload):
-                yield event
+                bare = self._bare and any(mark in event for mark in _NO_USAGE)
+                yield _USAGE_FIELD.sub(b"", event, 1) if bare else event
 
     def end(self) -> None:
         """The upstream has closed. Raises `UpstreamBroken` unless its answer was whole."""

@@ -24,6 +24,8 @@ class Admission:
         if self._expected is None:
             return
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        if not given and b"x-api-key" in headers:  # where Anthropic's SDKs send it
+            scheme, given = b"bearer", headers[b"x-api-key"]
         if not given:
             raise Unauthenticated("No API key was given. Send it as 'Authorization: Bearer <key>'.")
         if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._expected):

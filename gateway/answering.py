@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,36 +12,23 @@ import orjson
 
 from gateway import explanation
 from gateway.admission import Admission
-from gateway.catalogue import Catalogue, Target
+from gateway.catalogue import DIRECT, Catalogue, Target
 from gateway.exchange import ClientLeft, Exchange, Receive, Scope, Send
+from gateway.passing import Relay, pass_surface, relayed
 from gateway.run import Limits, LiveRun, open_run
-from gateway.surfaces import parse_completion, parse_embedding
+from gateway.surfaces import Surface
 from gateway.telemetry import Telemetry
+from gateway.told import Told, count
 from protocol import sse
-from protocol.chat import ChatRequest
+from protocol.chat import ChatRequest, Options
 from protocol.errors import ChorusError, InternalError, MethodError
 from protocol.run import Answer, Chunk, Event, Reply, Trace
 from protocol.settings import ServerSettings
 from protocol.wire import replay
 
-__all__ = ["SURFACES", "Answering", "Surface"]
+__all__ = ["Answering"]
 
 log = logging.getLogger("chorus.gateway")
-
-
-@dataclass(frozen=True, slots=True)
-class Surface:
-    """A route that models answer: its path below `/v1`, here and upstream, and how its body is checked."""
-
-    path: str
-    parse: Callable[[bytes], ChatRequest]
-
-
-SURFACES: Mapping[tuple[str, str], Surface] = {
-    ("POST", "/v1/chat/completions"): Surface("/chat/completions", ChatRequest.parse),
-    ("POST", "/v1/completions"): Surface("/completions", parse_completion),
-    ("POST", "/v1/embeddings"): Surface("/embeddings", parse_embedding),
-}
 
 
 class Answering:
@@ -54,17 +41,75 @@ class Answering:
         self._telemetry, self._server = telemetry, server
 
     async def __call__(self, surface: Surface, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request of a `surface`."""
+        exchange = Exchange(scope, receive, send, surface.wording)
+
+        async def answer(record: _Record) -> None:
+            server = self._server
+            asked = surface.parse(await exchange.body(server.max_body_bytes, server.body_timeout_s))
+            record.requested = asked.model
+            if surface.tongue is not None:
+                await self._other_words(surface, asked, record, exchange)
+                return
+            target = self._catalogue.resolve(asked.model, surface.endpoint, surface.path)
+            record.label = target.label
+            async with self._run(asked.options, record, exchange, surface.path) as run:
+                await _answer(asked, target, run, exchange)
+
+        await self._settled(answer, exchange)
+
+    async def relay(self, relay: Relay, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request of a `relay`."""
         exchange = Exchange(scope, receive, send)
+
+        async def answer(record: _Record) -> None:
+            server = self._server
+            raw = await exchange.body(server.max_body_bytes, server.body_timeout_s)
+            content_type = exchange.headers.get(b"content-type", b"").decode("latin-1")
+            asked = relayed(relay, scope, content_type, raw, self._catalogue)
+            record.requested, record.label = asked.model, DIRECT
+            async with self._run(Options(), record, exchange) as run:
+                await asked.answer(run, exchange)
+
+        await self._settled(answer, exchange)
+
+    async def _other_words(
+        self, surface: Surface, asked: ChatRequest, record: _Record, exchange: Exchange
+    ) -> None:
+        """A surface that is not chat: passed on where the backend has it, else translated."""
+        if self._catalogue.has(asked.model, surface.endpoint):
+            record.label = DIRECT
+            async with self._run(asked.options, record, exchange, surface.path) as run:
+                await pass_surface(asked, surface, run, exchange)
+            return
+        assert surface.telling is not None
+        target = self._catalogue.resolve(asked.model, "chat", surface.path)
+        record.label = target.label
+        telling = surface.telling(asked)
+        if surface.counts:
+            await count(telling, exchange)
+            return
+        exchange.wording = telling
+        async with self._run(asked.options, record, exchange) as run:
+            await _answer(telling.request, target, run, exchange, Told(telling))
+
+    @asynccontextmanager
+    async def _run(
+        self, options: Options, record: _Record, exchange: Exchange, path: str = "/chat/completions"
+    ) -> AsyncIterator[LiveRun]:
+        """The run of one request; a client that leaves ends it."""
+        async with open_run(self._catalogue, self._limits(options), path=path) as run:
+            record.trace = run.trace
+            async with exchange.leaving_cancels():
+                yield run
+
+    async def _settled(self, answer: Callable[[_Record], Awaitable[None]], exchange: Exchange) -> None:
+        """Admit, `answer`, and settle, whatever becomes of it."""
         record = _Record()
         self._telemetry.started()
         try:
             self._admission.admit(exchange.headers)
-            record.request = request = surface.parse(await exchange.body(self._server.max_body_bytes))
-            record.target = target = self._catalogue.resolve(request.model, surface.path)
-            async with open_run(self._catalogue, self._limits(request), path=surface.path) as run:
-                record.trace = run.trace
-                async with exchange.leaving_cancels():
-                    await _answer(request, target, run, exchange)
+            await answer(record)
             record.outcome = "ok"
         except ClientLeft:
             log.info("%s: the client left", exchange.request_id)
@@ -80,9 +125,9 @@ class Answering:
         finally:
             self._settle(record, exchange)
 
-    def _limits(self, request: ChatRequest) -> Limits:
+    def _limits(self, options: Options) -> Limits:
         """The caller's bounds, within the server's."""
-        server, options = self._server, request.options
+        server = self._server
         deadline_s = server.deadline_s if options.deadline_ms is None else options.deadline_ms / 1000
         return Limits(
             min(deadline_s, server.deadline_s), options.max_cost_usd, server.max_calls, server.max_depth
@@ -90,8 +135,8 @@ class Answering:
 
     def _settle(self, record: _Record, exchange: Exchange) -> None:
         self._telemetry.finished(
-            record.request.model if record.request else "unknown",
-            record.target.label if record.target else "none",
+            record.requested,
+            record.label,
             record.outcome,
             record.trace,
             began_s=exchange.began_s,
@@ -103,24 +148,29 @@ class Answering:
 class _Record:
     """What became of a request, as far as it came."""
 
-    request: ChatRequest | None = None
-    target: Target | None = None
+    requested: str = "unknown"
+    label: str = "none"
     trace: Trace | None = None
     outcome: str = "cancelled"
 
 
-async def _answer(request: ChatRequest, target: Target, run: LiveRun, exchange: Exchange) -> None:
+async def _answer(
+    request: ChatRequest, target: Target, run: LiveRun, exchange: Exchange, told: Told | None = None
+) -> None:
     """Ask the strategy. Nothing is sent before its first event, so that an error until then gets a status of
-    its own."""
+    its own. `told`: the surface's own words, where they are not chat's."""
+    whole, replayed, relay = (
+        (_send_whole, _replay, _relay) if told is None else (told.whole, told.replay, told.relay)
+    )
     async with aclosing(cast(Any, target.strategy.answer(request, run))) as events:
         first: Event | None = await anext(events, None)
         if first is None:
             raise MethodError(f"The strategy {target.label!r} gave no answer.")
         if isinstance(first, Answer):
-            relay = _replay if request.stream else _send_whole
-            await relay(request, first.reply, target, run, exchange)
+            send = replayed if request.stream else whole
+            await send(request, first.reply, target, run, exchange)
         elif request.stream:
-            await _relay(request, first, events, target, run, exchange)
+            await relay(request, first, events, target, run, exchange)
         else:
             raise MethodError(f"The strategy {target.label!r} streamed to a caller who did not ask for it.")
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from backends.model import Model, ModelStream
+from backends.passing import Outgoing, Passed
 from backends.pricing import Share
 from gateway.catalogue import Catalogue
 from protocol.chat import ChatRequest
@@ -184,6 +185,22 @@ class LiveRun:
         vectors = np.stack(rows).astype(np.float32, copy=False)
         unit: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return unit
+
+    @asynccontextmanager
+    async def passing(
+        self, name: str, body: Mapping[str, Any], outgoing: Callable[[str], Outgoing]
+    ) -> AsyncIterator[Passed]:
+        """A call whose answer is passed on in the backend's own words. `body` is what its cost is judged by before
+        it is made; what it spent is settled on leaving, from the answer's `usage`."""
+        model = self._model(name)
+        with self._accounted(model, body) as paid:
+            async with self._in_time():
+                passed = await model.forward(outgoing)
+            try:
+                yield passed
+            finally:
+                passed.abort()
+                paid.settle(model.shares(passed.usage))
 
     async def _chunks(self, model: Model, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
         """The events of `model`'s stream; what it spent is settled when it ends, however it ends."""

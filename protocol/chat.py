@@ -10,11 +10,15 @@ import orjson
 
 from protocol.errors import BadRequest
 
-__all__ = ["ChatRequest", "Options", "human_ask", "message_text"]
+__all__ = ["MAX_MESSAGES", "MAX_TOOLS", "ChatRequest", "Options", "check_chat", "human_ask", "message_text"]
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 MAX_CHOICES = 128
 MAX_STOPS = 16
+MAX_MESSAGES = 10_000
+MAX_TOOLS = 1_024
+MAX_SEED = 2**63 - 1
+"""Seeds are 64-bit integers with a sign, in backends and in JSON parsers alike."""
 MAX_DEPTH = 64
 """How deep a body may nest; JSON schemas of real tools stay far below it."""
 
@@ -69,9 +73,7 @@ class ChatRequest:
         """Parse and check a request body. Raises `BadRequest`; `param` names the offending field."""
         body = parse_object(raw)
         options = Options.parse(body.pop("chorus", None))
-        check_model(body)
-        _check_messages(body.get("messages"))
-        check_sampling(body)
+        check_chat(body)
         return cls(body, options)
 
     @property
@@ -155,6 +157,15 @@ def check_model(body: Mapping[str, Any]) -> None:
         raise BadRequest("'model' is required and must be a string.", param="model")
 
 
+def check_chat(body: Mapping[str, Any]) -> None:
+    """Check every field of a chat request that Chorus reads; the others are the backend's to judge. Raises
+    `BadRequest`."""
+    check_model(body)
+    _check_messages(body.get("messages"))
+    check_sampling(body)
+    _check_tools(body.get("tools"))
+
+
 def check_sampling(body: Mapping[str, Any]) -> None:
     """Check the sampling fields that chat and text completions share. Raises `BadRequest`."""
     _number(body, "temperature", 0.0, 2.0)
@@ -164,7 +175,7 @@ def check_sampling(body: Mapping[str, Any]) -> None:
     _integer(body, "max_tokens", 1, None)
     _integer(body, "max_completion_tokens", 1, None)
     _integer(body, "n", 1, MAX_CHOICES)
-    _integer(body, "seed", None, None)
+    _integer(body, "seed", -MAX_SEED - 1, MAX_SEED)
     _integer(body, "top_logprobs", 0, 20)
     if not isinstance(body.get("stream", False), (bool, type(None))):
         raise BadRequest("'stream' must be true or false.", param="stream")
@@ -187,6 +198,10 @@ def check_sampling(body: Mapping[str, Any]) -> None:
 def _check_messages(messages: Any) -> None:
     if not isinstance(messages, list) or not messages:
         raise BadRequest("'messages' is required and must be a non-empty list.", param="messages")
+    if len(messages) > MAX_MESSAGES:
+        raise BadRequest(
+            f"'messages' has {len(messages)} entries; at most {MAX_MESSAGES} are accepted.", param="messages"
+        )
     for i, message in enumerate(messages):
         where = f"messages[{i}]"
         if not isinstance(message, Mapping):
@@ -208,6 +223,17 @@ def _check_messages(messages: Any) -> None:
             raise BadRequest(
                 f"'{where}.content' parts must be objects with a 'type'.", param=f"{where}.content"
             )
+
+
+def _check_tools(tools: Any) -> None:
+    if tools is None:
+        return
+    if (
+        not isinstance(tools, list)
+        or len(tools) > MAX_TOOLS
+        or not all(isinstance(t, Mapping) for t in tools)
+    ):
+        raise BadRequest(f"'tools' must be a list of at most {MAX_TOOLS} objects.", param="tools")
 
 
 def _number(

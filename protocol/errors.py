@@ -9,6 +9,7 @@
     │   ├── NotFound              404  invalid_request_error
     │   │   └── ModelNotFound     404  invalid_request_error   model_not_found
     │   ├── MethodNotAllowed      405  invalid_request_error   method_not_allowed
+    │   ├── RequestTimeout        408  timeout_error           request_timeout
     │   ├── PayloadTooLarge       413  invalid_request_error   payload_too_large
     │   ├── BudgetExceeded        429  insufficient_quota      budget_exceeded
     │   └── DeadlineExceeded      504  timeout_error           deadline_exceeded
@@ -45,6 +46,7 @@ __all__ = [
     "ModelNotFound",
     "NotFound",
     "PayloadTooLarge",
+    "RequestTimeout",
     "SettingsError",
     "Unauthenticated",
     "UpstreamBroken",
@@ -139,6 +141,12 @@ class MethodNotAllowed(CallerError):
     """The route exists, but not with this HTTP method."""
 
     status, code = 405, "method_not_allowed"
+
+
+class RequestTimeout(CallerError):
+    """The body did not arrive within `server.body_timeout_s`."""
+
+    status, type, code = 408, "timeout_error", "request_timeout"
 
 
 class PayloadTooLarge(CallerError):

@@ -21,6 +21,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    field_serializer,
     model_validator,
 )
 
@@ -32,6 +33,7 @@ __all__ = [
     "Aggregate",
     "Cascade",
     "EmbedderModel",
+    "Endpoint",
     "EngineModel",
     "Fusion",
     "ModelSettings",
@@ -85,6 +87,11 @@ class EngineModel(_Frozen):
     )
 
 
+Endpoint = Literal[
+    "chat", "completions", "embeddings", "messages", "responses", "images", "audio", "moderations", "files", "batches"
+]  # fmt: skip
+
+
 class OpenAIModel(_Frozen):
     """A model behind an OpenAI-compatible HTTP endpoint."""
 
@@ -97,6 +104,18 @@ class OpenAIModel(_Frozen):
     timeout_s: Positive = Field(600.0, description="whole call, in seconds")
     connect_timeout_s: Positive = 5.0
     max_connections: int = Field(1024, ge=1, description="open connections per worker")
+    endpoints: frozenset[Endpoint] = Field(
+        frozenset({"chat", "completions", "embeddings"}),
+        description="what the server has; `messages` (Anthropic's) and `responses` are passed through where listed, "
+        "else translated to chat; the others are 404 where not listed",
+    )
+    messages_auth: Literal["bearer", "x-api-key"] = Field(
+        "bearer", description="how the key is sent with `messages`; Anthropic itself wants x-api-key"
+    )
+
+    @field_serializer("endpoints")
+    def _in_order(self, endpoints: frozenset[str]) -> list[str]:
+        return sorted(endpoints)
 
 
 def _one_or_many(value: Any) -> Any:
@@ -201,6 +220,7 @@ class ServerSettings(_Frozen):
         None, description="os.environ/NAME; when set, every /v1 request must carry it"
     )
     max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024)
+    body_timeout_s: Positive = Field(60.0, description="for a request's body to arrive, in seconds; else 408")
     deadline_s: Positive = Field(600.0, description="whole call tree of one request, in seconds")
     max_calls: int = Field(64, ge=1, description="calls one request may make, all levels together")
     max_depth: int = Field(4, ge=1, description="how deep strategies may call strategies")

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from gateway.catalogue import Catalogue
+from gateway.openapi import document
 from gateway.telemetry import CONTENT_TYPE, Telemetry
 from protocol.errors import BadRequest, ChorusError, InternalError, MethodNotAllowed, ModelNotFound, NotFound
 
@@ -27,7 +28,7 @@ READY = ("/readyz", "/health/readiness")
 
 def make_pages(catalogue: Catalogue, telemetry: Telemetry, *, created: int, lifespan: Lifespan) -> FastAPI:
     """`created`: seconds since the epoch, told as every model's time of creation."""
-    # The hot routes are not FastAPI's: a generated document would miss the very routes one looks for.
+    # The hot routes are not FastAPI's: its own document would miss the very routes one looks for.
     pages = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
 
     def card(name: str) -> dict[str, Any]:
@@ -42,6 +43,10 @@ def make_pages(catalogue: Catalogue, telemetry: Telemetry, *, created: int, life
         if name not in catalogue.names:
             raise ModelNotFound(name, catalogue.names)
         return card(name)
+
+    @pages.get("/openapi.json")
+    async def openapi() -> dict[str, Any]:
+        return document()
 
     async def live() -> dict[str, str]:
         return {"status": "alive"}

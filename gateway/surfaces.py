@@ -70,7 +70,7 @@ def parse_embedding(raw: bytes) -> ChatRequest:
         raise BadRequest(f"'input' has {len(texts)} texts; at most {MAX_INPUTS} are accepted.", param="input")
     if body.get("encoding_format") not in (None, "float", "base64"):
         raise BadRequest("'encoding_format' must be 'float' or 'base64'.", param="encoding_format")
-    if body.get("stream"):
+    if body.get("stream") is not None and body["stream"] is not False:
         raise BadRequest("Embeddings cannot be streamed.", param="stream")
     return ChatRequest(body, options)
 

@@ -10,7 +10,19 @@ import orjson
 
 from protocol.errors import BadRequest
 
-__all__ = ["MAX_MESSAGES", "MAX_TOOLS", "ChatRequest", "Options", "check_chat", "human_ask", "message_text"]
+__all__ = [
+    "INTEGERS",
+    "MAX_MESSAGES",
+    "MAX_STOPS",
+    "MAX_TOOLS",
+    "NUMBERS",
+    "ROLES",
+    "ChatRequest",
+    "Options",
+    "check_chat",
+    "human_ask",
+    "message_text",
+]
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 MAX_CHOICES = 128
@@ -19,6 +31,20 @@ MAX_MESSAGES = 10_000
 MAX_TOOLS = 1_024
 MAX_SEED = 2**63 - 1
 """Seeds are 64-bit integers with a sign, in backends and in JSON parsers alike."""
+NUMBERS: Mapping[str, tuple[float, float, bool]] = {
+    "temperature": (0.0, 2.0, False),
+    "top_p": (0.0, 1.0, True),
+    "presence_penalty": (-2.0, 2.0, False),
+    "frequency_penalty": (-2.0, 2.0, False),
+}
+"""Sampling field → its least and greatest value, and whether the least is itself too low."""
+INTEGERS: Mapping[str, tuple[int, int | None]] = {
+    "max_tokens": (1, None),
+    "max_completion_tokens": (1, None),
+    "n": (1, MAX_CHOICES),
+    "seed": (-MAX_SEED - 1, MAX_SEED),
+    "top_logprobs": (0, 20),
+}
 MAX_DEPTH = 64
 """How deep a body may nest; JSON schemas of real tools stay far below it."""
 
@@ -168,15 +194,10 @@ def check_chat(body: Mapping[str, Any]) -> None:
 
 def check_sampling(body: Mapping[str, Any]) -> None:
     """Check the sampling fields that chat and text completions share. Raises `BadRequest`."""
-    _number(body, "temperature", 0.0, 2.0)
-    _number(body, "top_p", 0.0, 1.0, exclusive_low=True)
-    _number(body, "presence_penalty", -2.0, 2.0)
-    _number(body, "frequency_penalty", -2.0, 2.0)
-    _integer(body, "max_tokens", 1, None)
-    _integer(body, "max_completion_tokens", 1, None)
-    _integer(body, "n", 1, MAX_CHOICES)
-    _integer(body, "seed", -MAX_SEED - 1, MAX_SEED)
-    _integer(body, "top_logprobs", 0, 20)
+    for key, (low, high, exclusive_low) in NUMBERS.items():
+        _number(body, key, low, high, exclusive_low=exclusive_low)
+    for key, (least, greatest) in INTEGERS.items():
+        _integer(body, key, least, greatest)
     if not isinstance(body.get("stream", False), (bool, type(None))):
         raise BadRequest("'stream' must be true or false.", param="stream")
     options = body.get("stream_options")

@@ -96,7 +96,7 @@ class PassingTap:
         if not isinstance(event, dict):
             return
         kind = event.get("type")
-        if kind in self._tongue.failing:
+        if kind in self._tongue.failing or event.get("error"):
             told = event.get("error") or (event.get("response") or {}).get("error") or event
             raise stream_error(told, name=self._name, secrets=self._secrets)
         if kind in self._tongue.telling and (usage := self._tongue.usage_of(event)) is not None:

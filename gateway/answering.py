@@ -114,7 +114,7 @@ class Answering:
         except ClientLeft:
             log.info("%s: the client left", exchange.request_id)
         except ChorusError as error:
-            record.outcome = error.code or error.type
+            record.outcome = error.outcome
             await exchange.fail(error)
         except Exception:
             record.outcome = "internal_error"

@@ -1,8 +1,8 @@
 """The request bodies of every route as JSON Schema: what the hot routes' own checks accept, no more and no less.
 
 Ranges and limits are read off the tables the checks use. A property without a type is passed on as it is: its backend
-judges it. That these schemas and the checks agree is tested over generated bodies. Two things they cannot say: how deep
-a body may nest, and that 1.0 is not an integer.
+judges it. That these schemas and the checks agree is tested over generated bodies. What they cannot say: how deep
+a body may nest, and that an integer above 2**53 must be written without a point.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.surfaces import MAX_INPUTS
-from protocol.chat import INTEGERS, MAX_MESSAGES, MAX_STOPS, MAX_TOOLS, NUMBERS, ROLES
+from protocol.chat import INTEGERS, MAX_INTEGER, MAX_MESSAGES, MAX_STOPS, MAX_TOOLS, NUMBERS, ROLES
 
 __all__ = ["RELAY_SCHEMAS", "SURFACE_SCHEMAS"]
 
@@ -58,8 +58,8 @@ def _number(low: float, high: float, exclusive_low: bool) -> Schema:
     }
 
 
-def _integer(low: int, high: int | None) -> Schema:
-    return {"type": ["integer", "null"], "minimum": low, **({} if high is None else {"maximum": high})}
+def _integer(low: int, high: int) -> Schema:
+    return {"type": ["integer", "null"], "minimum": low, "maximum": high}
 
 
 SAMPLING: Schema = {
@@ -124,7 +124,7 @@ SURFACE_SCHEMAS: Mapping[str, Schema] = {
         {
             "model": NAME,
             "messages": {"type": "array", "minItems": 1},
-            "max_tokens": {"type": "integer", "minimum": 1},
+            "max_tokens": {"type": "integer", "minimum": 1, "maximum": MAX_INTEGER},
             "stream": FLAG,
         },
         _MESSAGES_FIELDS,

@@ -252,7 +252,7 @@ class LiveRun:
             yield payment
             outcome = "ok"
         except ChorusError as error:
-            outcome = error.code or error.type
+            outcome = error.outcome
             raise
         finally:
             tree.reserved_usd -= estimate_usd

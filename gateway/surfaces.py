@@ -100,7 +100,7 @@ def _response_telling(request: ChatRequest) -> Telling:
     return ResponseTelling(request, int(time.time()))
 
 
-def _common(raw: bytes) -> tuple[Mapping[str, Any], Options]:
+def _common(raw: bytes) -> tuple[dict[str, Any], Options]:
     body = parse_object(raw)
     options = Options.parse(body.pop("chorus", None))
     check_model(body)

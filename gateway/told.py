@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +35,8 @@ class Told:
     ) -> None:
         """A complete answer to a caller who does not stream."""
         summed = {"usage": run.trace.usage.wire()} if len(run.trace.calls) > 1 else {}
-        body = self.telling.whole({**reply.body, **summed})
+        with _blamed_on_the_backend():
+            body = self.telling.whole({**reply.body, **summed})
         body |= self._explained(request, reply.members, target, run)
         await exchange.send_bytes(
             orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY),
@@ -45,7 +47,8 @@ class Told:
         self, request: ChatRequest, reply: Reply, target: Target, run: LiveRun, exchange: Exchange
     ) -> None:
         """A complete answer to a caller who streams."""
-        told = [self.telling.chunk(chunk) for chunk in replay(reply.body)]
+        with _blamed_on_the_backend():
+            told = [self.telling.chunk(chunk) for chunk in replay(reply.body)]
         last = self.telling.end(run.trace.usage, self._explained(request, reply.members, target, run))
         await exchange.start_stream(explanation.headers(target.label, reply.members))
         await exchange.end_stream(*told, last)
@@ -75,10 +78,8 @@ class Told:
         payload = sse.event_data(event.data)
         if not payload:
             return sse.KEEP_ALIVE  # a comment: the connection's affair, not the answer's
-        try:
+        with _blamed_on_the_backend():
             return self.telling.chunk(orjson.loads(payload))
-        except (orjson.JSONDecodeError, AttributeError, TypeError):
-            raise UpstreamBroken("The backend sent a malformed event.") from None
 
     def _explained(
         self, request: ChatRequest, members: tuple[str, ...], target: Target, run: LiveRun
@@ -86,6 +87,15 @@ class Told:
         if not request.options.explain:
             return {}
         return {"chorus": explanation.explain(target.label, members, run.trace)}
+
+
+@contextmanager
+def _blamed_on_the_backend() -> Iterator[None]:
+    """What cannot be translated is not in the shape of chat completions."""
+    try:
+        yield
+    except (orjson.JSONDecodeError, AttributeError, KeyError, IndexError, TypeError, ValueError):
+        raise UpstreamBroken("The backend sent what is no chat completion.") from None
 
 
 async def count(telling: Telling, exchange: Exchange) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from protocol.chat import MAX_MESSAGES, MAX_TOOLS, ChatRequest, check_chat
+from protocol.chat import MAX_INTEGER, MAX_MESSAGES, MAX_TOOLS, ChatRequest, check_chat, check_integer
 from protocol.errors import BadRequest, ChorusError, UpstreamBroken
 from protocol.telling import fresh_id, object_at, refuse_fields, renamed, sized_list, string_at, thought_of
 from protocol.usage import Usage
@@ -223,12 +223,13 @@ def message_usage(usage: Mapping[str, Any] | None) -> Usage:
     return Usage(fresh + cached, int(usage.get("output_tokens") or 0), cached)
 
 
-def check_message(body: Mapping[str, Any], *, counting: bool = False) -> None:
+def check_message(body: dict[str, Any], *, counting: bool = False) -> None:
     """Check what Messages requires whoever answers. `counting`: the body is only to be counted. Raises
     `BadRequest`."""
-    limit = body.get("max_tokens")
-    if not counting and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise BadRequest("'max_tokens' is required and must be an integer of at least 1.", param="max_tokens")
+    if not counting:
+        check_integer(body, "max_tokens", 1, MAX_INTEGER)
+        if body.get("max_tokens") is None:
+            raise BadRequest("'max_tokens' is required.", param="max_tokens")
     if not isinstance(body.get("messages"), list) or not body["messages"]:
         raise BadRequest("'messages' is required and must be a non-empty list.", param="messages")
     if not isinstance(body.get("stream", False), (bool, type(None))):

@@ -12,6 +12,7 @@ from protocol.errors import BadRequest
 
 __all__ = [
     "INTEGERS",
+    "MAX_INTEGER",
     "MAX_MESSAGES",
     "MAX_STOPS",
     "MAX_TOOLS",
@@ -20,6 +21,7 @@ __all__ = [
     "ChatRequest",
     "Options",
     "check_chat",
+    "check_integer",
     "human_ask",
     "message_text",
 ]
@@ -29,8 +31,8 @@ MAX_CHOICES = 128
 MAX_STOPS = 16
 MAX_MESSAGES = 10_000
 MAX_TOOLS = 1_024
-MAX_SEED = 2**63 - 1
-"""Seeds are 64-bit integers with a sign, in backends and in JSON parsers alike."""
+MAX_INTEGER = 2**63 - 1
+"""Integers have 64 bits and a sign, in backends and in JSON parsers alike."""
 NUMBERS: Mapping[str, tuple[float, float, bool]] = {
     "temperature": (0.0, 2.0, False),
     "top_p": (0.0, 1.0, True),
@@ -38,11 +40,11 @@ NUMBERS: Mapping[str, tuple[float, float, bool]] = {
     "frequency_penalty": (-2.0, 2.0, False),
 }
 """Sampling field → its least and greatest value, and whether the least is itself too low."""
-INTEGERS: Mapping[str, tuple[int, int | None]] = {
-    "max_tokens": (1, None),
-    "max_completion_tokens": (1, None),
+INTEGERS: Mapping[str, tuple[int, int]] = {
+    "max_tokens": (1, MAX_INTEGER),
+    "max_completion_tokens": (1, MAX_INTEGER),
     "n": (1, MAX_CHOICES),
-    "seed": (-MAX_SEED - 1, MAX_SEED),
+    "seed": (-MAX_INTEGER - 1, MAX_INTEGER),
     "top_logprobs": (0, 20),
 }
 MAX_DEPTH = 64
@@ -183,7 +185,7 @@ def check_model(body: Mapping[str, Any]) -> None:
         raise BadRequest("'model' is required and must be a string.", param="model")
 
 
-def check_chat(body: Mapping[str, Any]) -> None:
+def check_chat(body: dict[str, Any]) -> None:
     """Check every field of a chat request that Chorus reads; the others are the backend's to judge. Raises
     `BadRequest`."""
     check_model(body)
@@ -192,12 +194,12 @@ def check_chat(body: Mapping[str, Any]) -> None:
     _check_tools(body.get("tools"))
 
 
-def check_sampling(body: Mapping[str, Any]) -> None:
+def check_sampling(body: dict[str, Any]) -> None:
     """Check the sampling fields that chat and text completions share. Raises `BadRequest`."""
     for key, (low, high, exclusive_low) in NUMBERS.items():
         _number(body, key, low, high, exclusive_low=exclusive_low)
     for key, (least, greatest) in INTEGERS.items():
-        _integer(body, key, least, greatest)
+        check_integer(body, key, least, greatest)
     if not isinstance(body.get("stream", False), (bool, type(None))):
         raise BadRequest("'stream' must be true or false.", param="stream")
     options = body.get("stream_options")
@@ -280,12 +282,19 @@ def _number(
     return float(value)
 
 
-def _integer(body: Mapping[str, Any], key: str, low: int | None, high: int | None) -> None:
+def check_integer(body: dict[str, Any], key: str, low: int, high: int) -> None:
+    """Check an integer that may be absent or null. JSON has no integers: one written as 5.0 becomes 5 in `body`. Raises
+    `BadRequest`."""
     value = body.get(key)
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int) or not _within(value, low, high):
-        raise BadRequest(f"'{key}' must be an integer{_range(low, high)}; got {str(value)[:64]}.", param=key)
+    # Above 2**53 a float may be the rounding of an integer that is too long for the parser.
+    if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        bounds = f" of at least {low}" if high == MAX_INTEGER else f" between {low} and {high}"
+        raise BadRequest(f"'{key}' must be an integer{bounds}; got {str(body[key])[:64]}.", param=key)
+    body[key] = value
 
 
 def _within(value: float, low: float | None, high: float | None, exclusive_low: bool = False) -> bool:

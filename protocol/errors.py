@@ -76,6 +76,11 @@ class ChorusError(Exception):
         """The error in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
+    @property
+    def outcome(self) -> str:
+        """What the error is called in metrics and traces: one of few words, all of them ours."""
+        return self.code or self.type
+
     def headers(self) -> dict[str, str]:
         """Response headers that tell an SDK whether and when to try again."""
         return {}
@@ -195,6 +200,10 @@ class UpstreamRefused(UpstreamError):
     ) -> None:
         super().__init__(message, param=param, code=code)
         self.status, self.type, self.retry_after_s = status, type, retry_after_s
+
+    @property
+    def outcome(self) -> str:
+        return f"refused_{self.status}"
 
     def headers(self) -> dict[str, str]:
         return {} if self.retry_after_s is None else retry_after(self.retry_after_s)

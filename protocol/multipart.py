@@ -81,8 +81,8 @@ def _parts(body: bytes, boundary: bytes) -> Iterator[tuple[int, int, int]]:
             raise BadRequest("The form has a malformed boundary line.")
         head_end = body.find(b"\r\n\r\n", at, at + MAX_PART_HEAD_BYTES)
         end = body.find(b"\r\n" + mark, at)
-        if head_end < 0 or end < 0 or end < head_end + 2:
+        if head_end < 0 or end < head_end + 4:
             raise BadRequest("The form has a part without headers or without an end.")
-        yield at, min(head_end + 4, end), end
+        yield at, head_end + 4, end
         at = end + 2 + len(mark)
     raise BadRequest(f"The form has more than {MAX_PARTS} parts.")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Mapping
 from typing import Any
 
 TEXTS = ("", "x", "grüße ✓ 🦜", "\x00\r\n\t", 'quote " and \\', "data: [DONE]\n\n", "a" * 300)
 ODD: tuple[Any, ...] = (
-    None, True, False, 0, 1, -1, 2, 0.5, -0.0, 1e300, 20, 21, 128, 129, 2**31, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1,
+    None, True, False, 0, 1, -1, 2, 0.5, -0.0, 1.0, 5.0, 1e300, 20, 21, 128, 129, 2**31, 2**63 - 1, 2**63,
+    -(2**63), -(2**63) - 1,
     "", "x", "user", "float", [], {}, [None], [{}], ["x"], [["x"]], [1, 2], ["x"] * 17, {"x": 1}, {"type": "text"},
 )  # fmt: skip
 
@@ -19,7 +21,7 @@ def body(path: str, rng: random.Random) -> dict[str, Any]:
     """A body for the surface `path`: usually sound, then up to three fields changed, added or taken away."""
     made: dict[str, Any] = {"model": "m", **_required(path, rng)}
     for key in rng.sample(sorted(SOUND), rng.randrange(4)):
-        made[key] = rng.choice(SOUND[key])
+        made[key] = copy.deepcopy(rng.choice(SOUND[key]))
     for _ in range(rng.choice((0, 0, 1, 1, 2, 3))):
         key = rng.choice(
             (*made, *SOUND, "chorus", "input", "prompt", "tools", "encoding_format", "novel", "api_base")
@@ -37,7 +39,7 @@ def value(rng: random.Random, depth: int = 0) -> Any:
         if rng.random() < 0.5:
             return [value(rng, depth + 1) for _ in range(rng.randrange(4))]
         return {rng.choice(("type", "role", "content", "x", "name")): value(rng, depth + 1) for _ in range(3)}
-    return rng.choice(ODD)
+    return copy.deepcopy(rng.choice(ODD))
 
 
 def chorus(rng: random.Random) -> Any:

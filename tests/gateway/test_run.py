@@ -268,7 +268,7 @@ async def test_failed_calls_raise(catalogue: Make, upstream: ScriptedUpstream) -
     async with open_run(catalogue(), limits()) as run:
         with pytest.raises(ChorusError):
             await run.call("one", REQUEST)
-    assert run.trace.calls[0].outcome == "rate_limit_exceeded"
+    assert run.trace.calls[0].outcome == "refused_429"
 
 
 async def test_strategies_that_stream_unasked(catalogue: Make) -> None:

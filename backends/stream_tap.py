@@ -23,7 +23,7 @@ from protocol.sse import EventSplitter, event_data
 __all__ = ["StreamTap"]
 
 _NO_USAGE = (b'"usage":null', b'"usage": null')
-_USAGE_FIELD = re.compile(rb', ?"usage": ?null(?=[,}])')
+_USAGE_FIELD = re.compile(rb',\s*"usage"\s*:\s*null(?=\s*[,}])')
 """The field as a whole. These bytes cannot stand inside a JSON string, where the quotes would be escaped."""
 
 

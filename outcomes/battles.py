@@ -77,23 +77,37 @@ def bradley_terry(
 
 
 def elo(ratings: Floats, score: Floats, k: float) -> Floats:
-    """Elo ratings after the battles on some queries: every pair (i < j) of models with known scores, query by
-    query. `ratings`: start, shape (…, n_models), one player table a leading index; `score`: shape (…, n_queries,
-    n_models). Returns new ratings; their total is that of the start."""
+    """Elo ratings after the battles on some queries, query by query, all pairs of models with known scores.
+
+    `ratings`: start, shape (…, n_models), one table a leading index; `score`: shape (…, n_queries, n_models).
+    Pairs fight in the rounds of a round-robin tournament: within a round they are disjoint, so their order does not
+    matter. Returns new ratings; their total is that of the start.
+    """
     found = np.array(ratings, dtype=np.float64)
-    m = score.shape[-1]
-    pairs = [(i, j) for i in range(m) for j in range(i + 1, m)]
+    rounds = _rounds(score.shape[-1])
     for q in range(score.shape[-2]):
         row = score[..., q, :]
-        for i, j in pairs:
+        for i, j in rounds:
             a, b = row[..., i], row[..., j]
-            fought = ~(np.isnan(a) | np.isnan(b))
             result = np.where(a > b, 1.0, np.where(a == b, 0.5, 0.0))
             expected = sigmoid((found[..., i] - found[..., j]) / ELO_SCALE)
-            change = np.where(fought, k * (result - expected), 0.0)
+            change = np.where(np.isnan(a) | np.isnan(b), 0.0, k * (result - expected))
             found[..., i] += change
             found[..., j] -= change
     return found
+
+
+def _rounds(players: int) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Every pair once, in rounds of disjoint pairs (circle method): the first stays, the others turn."""
+    seats = list(range(players + players % 2))
+    rounds = []
+    for _ in range(len(seats) - 1):
+        half = len(seats) // 2
+        pairs = [sorted(pair) for pair in zip(seats[:half], reversed(seats[half:]), strict=True)]
+        kept = np.array([pair for pair in pairs if pair[1] < players], dtype=np.intp).reshape(-1, 2)
+        rounds.append((kept[:, 0], kept[:, 1]))
+        seats = [seats[0], seats[-1], *seats[1:-1]]
+    return rounds
 
 
 def win_share(strength: Floats) -> Floats:

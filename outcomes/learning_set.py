@@ -6,6 +6,7 @@ Seeded methods (k-means, networks, replays of feedback) see queries sorted by te
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,15 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["LearningSet", "constant_costs", "known_means", "learning_set", "query_vectors"]
+__all__ = [
+    "LearningSet",
+    "constant_costs",
+    "known_means",
+    "learning_set",
+    "query_vectors",
+    "replay_order",
+    "require_fitted",
+]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,6 +90,12 @@ def learning_set(outcomes: Outcomes, method: str, *, embedded: bool = True) -> L
     )
 
 
+def require_fitted(router: object, method: str) -> None:
+    """Raises `MethodError` for a router that has not learnt anything: `fit` sets `models_`."""
+    if not hasattr(router, "models_"):
+        raise MethodError(f"This {method} is not fitted; call fit or load an artefact.")
+
+
 def query_vectors(queries: Queries, dimensions: int, method: str) -> Floats:
     """The embeddings of `queries`, float64. Raises `MethodError` when they are missing or of another size."""
     vectors = queries.embeddings
@@ -88,6 +103,13 @@ def query_vectors(queries: Queries, dimensions: int, method: str) -> Floats:
         found = "none" if vectors is None else f"shape {vectors.shape}"
         raise MethodError(f"{method} needs embeddings of {dimensions} dimensions; got {found}.")
     return np.asarray(vectors, dtype=np.float64)
+
+
+def replay_order(texts: Sequence[str]) -> NDArray[np.intp]:
+    """An order to replay feedback in that no table decides: by hash of the text, so that neither topics nor time of
+    collection come in blocks."""
+    marks = [hashlib.sha256(text.encode()).digest() for text in texts]
+    return np.array(sorted(range(len(marks)), key=marks.__getitem__), dtype=np.intp)
 
 
 def known_means(values: Floats, axis: int = 0) -> Floats:

@@ -16,7 +16,8 @@ __all__ = ["Estimate", "Feedback", "OnlineRouter", "Outcomes", "Policy", "Querie
 
 @dataclass(frozen=True, slots=True)
 class Queries:
-    """Texts to route, with their unit-length embeddings, shape (n_queries, dimensions), for methods that need them."""
+    """Texts to route, with their unit-length embeddings, shape (n_queries, dimensions), for methods that need
+    them."""
 
     texts: Sequence[str]
     embeddings: NDArray[np.float32] | None = None

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
-import aiohttp
-
+from backends.http1 import Http1Error, Response
 from backends.upstream_errors import translate
 from protocol.errors import UpstreamBroken
 from protocol.usage import Usage
@@ -25,7 +24,6 @@ MAX_WHOLE_BYTES = 64 * 1024 * 1024
 DRAIN_S = 0.1
 
 _CONTENT_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+/;=\" -]{1,200}")
-_FAILURES = (aiohttp.ClientError, TimeoutError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +41,27 @@ class Outgoing:
 class Passed:
     """A backend's answer of status 2xx, to be read once; `usage` is filled in by who can read it."""
 
-    def __init__(self, response: aiohttp.ClientResponse, name: str, secrets: Sequence[str]) -> None:
+    def __init__(self, response: Response, name: str, secrets: Sequence[str]) -> None:
         self._response, self._name = response, name
         self.secrets = secrets
         self.status = response.status
+        self.headers = response.headers
         self.usage = Usage()
+        self.failed = False
+        """Whether the answer broke off."""
+        self.ended: Callable[[Passed], None] = _nothing
+        """Called once, when the answer has ended or was given up."""
 
     @property
     def content_type(self) -> str:
         """The answer's type, where it is one that may be repeated in a header."""
-        told = self._response.headers.get("content-type", "")
+        told = self.headers.get("content-type", "")
         return told if _CONTENT_TYPE.fullmatch(told) else "application/octet-stream"
 
     @property
     def streams(self) -> bool:
         """Whether the answer is a stream of events."""
-        return self._response.content_type == "text/event-stream"
+        return self.content_type.lower().startswith("text/event-stream")
 
     async def read(self) -> bytes:
         """The whole answer. Raises `UpstreamError`."""
@@ -72,19 +75,27 @@ class Passed:
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
-            async for data in self._response.content.iter_any():
+            while data := await self._response.piece():
                 yield data
-        except _FAILURES as error:
+        except Http1Error as error:
+            self.failed = True
             raise translate(error, self._name) from error
 
     async def drain(self) -> None:
         """Read the end of a stream whose last event has come; a server that does not end it loses the connection."""
         try:
             async with asyncio.timeout(DRAIN_S):
-                await self._response.content.read()
-        except _FAILURES:
+                while await self._response.piece():
+                    pass
+        except (Http1Error, TimeoutError):
             self._response.close()
 
     def abort(self) -> None:
         """Close the connection unless the answer has ended by itself; safe to repeat."""
         self._response.close()
+        ended, self.ended = self.ended, _nothing
+        ended(self)
+
+
+def _nothing(passed: Passed) -> None:
+    """Nobody waits for the end."""

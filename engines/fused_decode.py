@@ -95,9 +95,7 @@ class FusedDecode:
         goes on with, none where it has to wait. The rows are views that die with the step, so those kept are
         copied."""
         for m, row in rows.items():
-            if (
-                m in self._computing
-            ):  # a preempted member recomputes a row that was used already; it is not news
+            if m in self._computing:  # else a preempted member recomputed a row used already: no news
                 self._computing.discard(m)
                 self._rows[m] = row
         if self._rows and not self._computing:

@@ -53,7 +53,7 @@ class Answering:
                 return
             target = self._catalogue.resolve(asked.model, surface.endpoint, surface.path)
             record.label = target.label
-            async with self._run(asked.options, record, exchange, surface.path) as run:
+            async with self._run(asked, record, exchange, surface.path) as run:
                 await _answer(asked, target, run, exchange)
 
         await self._settled(answer, exchange)
@@ -68,7 +68,7 @@ class Answering:
             content_type = exchange.headers.get(b"content-type", b"").decode("latin-1")
             asked = relayed(relay, scope, content_type, raw, self._catalogue)
             record.requested, record.label = asked.model, DIRECT
-            async with self._run(Options(), record, exchange) as run:
+            async with self._run(ChatRequest({}), record, exchange) as run:
                 await asked.answer(run, exchange)
 
         await self._settled(answer, exchange)
@@ -79,7 +79,7 @@ class Answering:
         """A surface that is not chat: passed on where the backend has it, else translated."""
         if self._catalogue.has(asked.model, surface.endpoint):
             record.label = DIRECT
-            async with self._run(asked.options, record, exchange, surface.path) as run:
+            async with self._run(asked, record, exchange, surface.path) as run:
                 await pass_surface(asked, surface, run, exchange)
             return
         assert surface.telling is not None
@@ -90,15 +90,16 @@ class Answering:
             await count(telling, exchange)
             return
         exchange.wording = telling
-        async with self._run(asked.options, record, exchange) as run:
+        async with self._run(asked, record, exchange) as run:
             await _answer(telling.request, target, run, exchange, Told(telling))
 
     @asynccontextmanager
     async def _run(
-        self, options: Options, record: _Record, exchange: Exchange, path: str = "/chat/completions"
+        self, asked: ChatRequest, record: _Record, exchange: Exchange, path: str = "/chat/completions"
     ) -> AsyncIterator[LiveRun]:
         """The run of one request; a client that leaves ends it."""
-        async with open_run(self._catalogue, self._limits(options), path=path) as run:
+        limits, session = self._limits(asked.options), _session(exchange, asked)
+        async with open_run(self._catalogue, limits, path=path, session=session) as run:
             record.trace = run.trace
             async with exchange.leaving_cancels():
                 yield run
@@ -142,6 +143,23 @@ class Answering:
             began_s=exchange.began_s,
             took_s=exchange.elapsed_s,
         )
+
+
+_SESSION_HEADERS = (
+    b"x-session-id",
+    b"x-conversation-id",
+    b"x-claude-code-session-id",
+    b"x-litellm-session-id",
+)
+
+
+def _session(exchange: Exchange, request: ChatRequest) -> str | None:
+    """What names the conversation: a header that clients are known to send, or OpenAI's `prompt_cache_key`."""
+    for name in _SESSION_HEADERS:
+        if given := exchange.headers.get(name):
+            return given.decode("latin-1")
+    key = request.body.get("prompt_cache_key")
+    return key if isinstance(key, str) else None
 
 
 @dataclass(slots=True)

@@ -158,7 +158,7 @@ async def pass_surface(request: ChatRequest, surface: Surface, run: LiveRun, exc
         body = orjson.dumps({**request.body, "model": there})
         return Outgoing("POST", surface.path, body, messages=surface.endpoint == "messages")
 
-    async with run.passing(name, request.body, outgoing) as passed:
+    async with run.passing(name, _judged(request), outgoing) as passed:
         if request.stream:
             await _stream(passed, PassingTap(surface.tongue, name, passed.secrets), told, exchange)
             return
@@ -167,6 +167,16 @@ async def pass_surface(request: ChatRequest, surface: Surface, run: LiveRun, exc
     await exchange.send_bytes(
         raw, status=passed.status, headers=explanation.headers(DIRECT, (name,), run.trace)
     )
+
+
+def _judged(request: ChatRequest) -> Mapping[str, Any]:
+    """By what the call's cost is judged beforehand, in the words of chat and completions."""
+    body = request.body
+    if "messages" in body:
+        return {"messages": body["messages"], "max_tokens": body.get("max_tokens")}
+    bound = body.get("max_output_tokens")
+    known = isinstance(bound, int) and not isinstance(bound, bool) and bound > 0
+    return {"prompt": orjson.dumps(body.get("input")).decode(), "max_tokens": bound if known else None}
 
 
 async def _stream(passed: Passed, tap: PassingTap, headers: Mapping[str, str], exchange: Exchange) -> None:

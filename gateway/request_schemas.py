@@ -21,6 +21,8 @@ NAME: Schema = {"type": "string", "minLength": 1, "description": "a name that /v
 OPTIONAL_NAME: Schema = {"anyOf": [NAME, {"type": "null"}]}
 FLAG: Schema = {"type": ["boolean", "null"]}
 
+OBJECTS: Schema = {"type": "array", "minItems": 1, "maxItems": MAX_MESSAGES, "items": {"type": "object"}}
+
 CHORUS: Schema = {
     "type": ["object", "null"],
     "description": "Chorus's own knobs",
@@ -123,7 +125,7 @@ SURFACE_SCHEMAS: Mapping[str, Schema] = {
         "model messages max_tokens",
         {
             "model": NAME,
-            "messages": {"type": "array", "minItems": 1},
+            "messages": OBJECTS,
             "max_tokens": {"type": "integer", "minimum": 1, "maximum": MAX_INTEGER},
             "stream": FLAG,
         },
@@ -131,7 +133,7 @@ SURFACE_SCHEMAS: Mapping[str, Schema] = {
     ),
     "/messages/count_tokens": _body(
         "model messages",
-        {"model": NAME, "messages": {"type": "array", "minItems": 1}, "stream": FLAG},
+        {"model": NAME, "messages": OBJECTS, "stream": FLAG},
         _MESSAGES_FIELDS,
     ),
     "/responses": _body(

@@ -8,6 +8,7 @@ before using it.
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,7 +27,16 @@ if TYPE_CHECKING:
 
     Tensors = Mapping[str, NDArray[Any]]
 
-__all__ = ["Manifest", "annotate", "load_artefact", "load_router", "read_manifest", "save_artefact", "tensor"]
+__all__ = [
+    "Manifest",
+    "annotate",
+    "arguments",
+    "load_artefact",
+    "load_router",
+    "read_manifest",
+    "save_artefact",
+    "tensor",
+]
 
 FORMAT = 1
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
@@ -163,6 +173,18 @@ def tensor(
     if finite and not np.isfinite(value).all():
         raise MethodError(f"The artefact's tensor {name!r} holds values that are not finite.")
     return value
+
+
+def arguments(kind: type, manifest: Manifest) -> dict[str, Any]:
+    """What `manifest.parameters` holds as keyword arguments for the constructor of `kind`. Raises `MethodError` for
+    parameters it does not take, and for values of another type than its defaults."""
+    known = inspect.signature(kind).parameters
+    for name, value in manifest.parameters.items():
+        default = known[name].default if name in known else None
+        number = isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool)
+        if name not in known or not (number or type(value) is type(default)):
+            raise MethodError(f"The {manifest.method} artefact has a parameter {name} of {value!r}.")
+    return dict(manifest.parameters)
 
 
 def load_router(

@@ -232,6 +232,7 @@ def check_message(body: dict[str, Any], *, counting: bool = False) -> None:
             raise BadRequest("'max_tokens' is required.", param="max_tokens")
     if not isinstance(body.get("messages"), list) or not body["messages"]:
         raise BadRequest("'messages' is required and must be a non-empty list.", param="messages")
+    sized_list(body["messages"], "messages", MAX_MESSAGES)
     if not isinstance(body.get("stream", False), (bool, type(None))):
         raise BadRequest("'stream' must be true or false.", param="stream")
 

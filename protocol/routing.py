@@ -11,12 +11,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Estimate", "Outcomes", "Policy", "Queries", "Router"]
+__all__ = ["Estimate", "Feedback", "OnlineRouter", "Outcomes", "Policy", "Queries", "Router"]
 
 
 @dataclass(frozen=True, slots=True)
 class Queries:
-    """Texts to route, with their unit-length embeddings, shape (n_queries, dimensions), for methods that need them."""
+    """Texts to route, with their unit-length embeddings, shape (n_queries, dimensions), for methods that need
+    them."""
 
     texts: Sequence[str]
     embeddings: NDArray[np.float32] | None = None
@@ -35,6 +36,18 @@ class Estimate:
     cost_usd: NDArray[np.float64]
 
 
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """What became of one routed query: `model` answered it, with `score` in [0, 1] at `cost_usd` US dollars in
+    `latency_s` seconds. `queries` holds that one query. Unknown cost or latency is NaN."""
+
+    queries: Queries
+    model: str
+    score: float
+    cost_usd: float = float("nan")
+    latency_s: float = float("nan")
+
+
 class Outcomes(Protocol):
     """What learning runs on: graded answers of models to queries, as matrices with NaN where nothing was measured."""
 
@@ -43,6 +56,11 @@ class Outcomes(Protocol):
 
     @property
     def queries(self) -> Queries: ...
+
+    @property
+    def categories(self) -> Sequence[str]:
+        """What each query belongs to (a benchmark, a task), '' where nobody said; one a query."""
+        ...
 
     @property
     def score(self) -> NDArray[np.float64]:
@@ -70,6 +88,12 @@ class Router(Protocol):
 
     @classmethod
     def load(cls, folder: Path) -> Self: ...
+
+
+class OnlineRouter(Router, Protocol):
+    """A router that goes on learning from what it caused. `observe` is the only thing that changes it after `fit`."""
+
+    def observe(self, feedback: Feedback) -> None: ...
 
 
 class Policy(Protocol):

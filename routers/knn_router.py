@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from outcomes.artefact import Manifest, load_artefact, save_artefact, tensor
+from outcomes.neighbours import BLOCK, TIE, KnownMeans, in_blocks, neighbour_weights
 from outcomes.table import split_mask
 from protocol.errors import MethodError
 from protocol.methods import Evidence, Method
@@ -83,11 +84,6 @@ METHOD = Method(
 
 CANDIDATES = (1, 5, 10, 20, 40, 70, 100, 150, 200)
 FOLDS = 5
-TIE = 1e-6
-"""Cosines closer than this are equal: float32 products of the same rows differ by this much between batch
-shapes."""
-BLOCK = 1024
-"""Queries compared at once, to bound memory at BLOCK × n_train floats."""
 
 
 class KnnRouter:
@@ -133,8 +129,7 @@ class KnnRouter:
             raise MethodError(
                 f"knn-router needs embeddings of {self.embeddings_.shape[1]} dimensions; got {found}."
             )
-        blocks = [self._means(vectors[i : i + BLOCK]) for i in range(0, len(vectors), BLOCK)]
-        means = np.concatenate(blocks) if blocks else np.empty((0, 2 * len(self.models_)))
+        means = in_blocks(self._means, vectors, 2 * len(self.models_))
         quality, cost = np.split(means, 2, axis=1)
         return Estimate(self.models_, quality, cost)
 
@@ -170,22 +165,12 @@ class KnnRouter:
         self, models: tuple[str, ...], vectors: NDArray[np.float32], value: Floats, cost: Floats
     ) -> None:
         self.models_, self.embeddings_, self.value_, self.cost_usd_ = models, vectors, value, cost
-        both = np.concatenate([value, cost], axis=1)
-        known = ~np.isnan(both)
-        # Weights times this gives the sums of all quantities and how many neighbours know each, in one
-        # product.
-        self._sums = np.concatenate([np.where(known, both, 0.0), known], axis=1)
-        counts = known.sum(axis=0)
-        with np.errstate(invalid="ignore"):
-            self._overall = self._sums[:, : both.shape[1]].sum(axis=0) / counts
+        self._known = KnownMeans(np.concatenate([value, cost], axis=1))
 
     def _means(self, vectors: NDArray[np.float32], k: int | None = None) -> Floats:
         """Neighbours' mean quality, then cost, of every model: shape (n, 2·n_models). Where no neighbour
         knows a quantity, its mean over all training queries."""
-        weights = _neighbour_weights(vectors @ self.embeddings_.T, self.k_ if k is None else k)
-        sums, counts = np.split(weights @ self._sums, 2, axis=1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(counts > TIE, sums / counts, self._overall)
+        return self._known.of(neighbour_weights(vectors @ self.embeddings_.T, self.k_ if k is None else k))
 
     def _tune(self, outcomes: Outcomes) -> int:
         """The candidate k whose choices score best on held-out folds of the training queries."""
@@ -209,20 +194,6 @@ class KnnRouter:
                     quality = part._means(self.embeddings_[block], k)[:, : len(self.models_)]
                     realised[k] += _expected_score(quality, score[block])
         return max(ks, key=lambda k: round(realised[k], 6))
-
-
-def _neighbour_weights(cosine: NDArray[np.float32], k: int) -> Floats:
-    """The weight of every training query as a neighbour, shape (n_queries, n_train), each row summing to k:
-    1 for those nearer than the k-th, an equal share of the places left for those tied with it."""
-    n = cosine.shape[1]
-    if k >= n:
-        return np.ones(cosine.shape)
-    boundary = np.partition(cosine, n - k, axis=1)[:, n - k, None]
-    weights = (cosine > boundary + TIE).astype(np.float64)
-    tied = np.abs(cosine - boundary) <= TIE
-    places = k - weights.sum(axis=1, keepdims=True)
-    weights += tied * (places / tied.sum(axis=1, keepdims=True))
-    return weights
 
 
 def _label_shares(score: Floats, cost: Floats, lam: float) -> Floats:

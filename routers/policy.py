@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from outcomes.assignment import utility_choice
+from outcomes.batch_assignment import integer_choice, margin_choice, threshold_choice, upgrade_choice
 from protocol.errors import MethodError
 from protocol.routing import Estimate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Threshold", "Utility"]
+__all__ = ["Budget", "CheapestAbove", "Margin", "Threshold", "Utility"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +56,38 @@ class Threshold:
             if name not in estimate.models:
                 raise MethodError(f"The router has no model {name!r}; it has {', '.join(estimate.models)}.")
         return estimate.models.index(self.strong), estimate.models.index(self.weak)
+
+
+@dataclass(frozen=True, slots=True)
+class Margin:
+    """The cheapest model whose quality is within `tolerance` of the best (HomoRouter's cost-saving rule)."""
+
+    tolerance: float
+
+    def choose(self, estimate: Estimate) -> NDArray[np.intp]:
+        return margin_choice(estimate, self.tolerance)
+
+
+@dataclass(frozen=True, slots=True)
+class CheapestAbove:
+    """The cheapest model whose quality is above `theta`, the dearest where none is (FORC's thresholding)."""
+
+    theta: float = 0.5
+
+    def choose(self, estimate: Estimate) -> NDArray[np.intp]:
+        return threshold_choice(estimate, self.theta)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The batch's most total quality for `usd_per_query` US dollars on average: exact by integer programming, or
+    greedy along each query's hull, which is faster and within one query's gain of it."""
+
+    usd_per_query: float
+    exact: bool = False
+
+    def choose(self, estimate: Estimate) -> NDArray[np.intp]:
+        total = self.usd_per_query * len(estimate.quality)
+        if self.exact:
+            return integer_choice(estimate, budget_usd=total)
+        return upgrade_choice(estimate, total)

@@ -39,7 +39,10 @@ def outcomes(n: int = 96, *, seed: int = 0) -> OutcomeTable:
     cost = rng.uniform(0.8, 1.2, (n, 3)) * np.array([2e-6, 1e-6, 9e-6])
     missing = rng.random((n, 3)) < 0.05
     score[missing], cost[missing] = np.nan, np.nan
-    return OutcomeTable.of_matrices(MODELS, texts, score, cost, embeddings=vectors.astype(np.float32))
+    topics = [TOPICS[t] for t in topic]
+    return OutcomeTable.of_matrices(
+        MODELS, texts, score, cost, embeddings=vectors.astype(np.float32), categories=topics
+    )
 
 
 TRAIN = outcomes()

@@ -56,7 +56,7 @@ class _RemembersEarlierFits(_Broken):
     def fit(self, outcomes: Outcomes) -> _Broken:
         super().fit(outcomes)
         self.fits = getattr(self, "fits", 0) + 1
-        self._sums[:, 0] /= self.fits
+        self._known.sums[:, 0] /= self.fits
         return self
 
 
@@ -75,7 +75,7 @@ class _NeedsAQuery(_Broken):
 class _LearnsFromQuestions(_Broken):
     def estimate(self, queries: Queries) -> Estimate:
         estimate = super().estimate(queries)
-        self._sums[:, :3] *= 0.99
+        self._known.sums[:, :3] *= 0.99
         return estimate
 
 
@@ -89,21 +89,21 @@ class _RanksWithinBatch(_Broken):
 class _FavoursEarlyRows(_Broken):
     def fit(self, outcomes: Outcomes) -> _Broken:
         super().fit(outcomes)
-        self._sums[:10] = 0
+        self._known.sums[:10] = 0
         return self
 
 
 class _FavoursFirstModel(_Broken):
     def fit(self, outcomes: Outcomes) -> _Broken:
         super().fit(outcomes)
-        self._sums[:, 0] *= 0.5
+        self._known.sums[:, 0] *= 0.5
         return self
 
 
 class _GlobalRandomness(_Broken):
     def fit(self, outcomes: Outcomes) -> _Broken:
         super().fit(outcomes)
-        self._sums[:, :3] *= np.random.uniform(0.5, 1.0)
+        self._known.sums[:, :3] *= np.random.uniform(0.5, 1.0)
         return self
 
 

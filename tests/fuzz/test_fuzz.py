@@ -88,7 +88,7 @@ def test_sse_parser() -> None:
 @pytest.mark.parametrize(
     ("tap", "module"),
     [
-        (lambda: StreamTap("m", bare=True), backends.stream_tap),
+        (lambda: StreamTap("m", usage_asked=False), backends.stream_tap),
         (lambda: PassingTap(MESSAGES, "m"), backends.passing_tap),
         (lambda: PassingTap(RESPONSES, "m"), backends.passing_tap),
     ],

@@ -175,7 +175,7 @@ async def test_query_is_an_allow_list(client: httpx.AsyncClient, upstream: RawUp
     """Only known fields of a query go on, encoded anew."""
     upstream.answer("/v1/files", {"data": []})
     await client.get("/v1/files", params={"limit": "1\r\nx: y", "api_base": "http://evil", "model": "native"})
-    assert upstream.seen[0].path == "/v1/files?limit=1%0D%0Ax:+y"
+    assert upstream.seen[0].path == "/v1/files?limit=1%0D%0Ax%3A+y"
 
 
 @pytest.mark.parametrize(

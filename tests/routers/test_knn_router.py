@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import itertools
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,33 +19,20 @@ from protocol.errors import ArtefactMismatch, MethodError
 from protocol.routing import Queries
 from routers.knn_router import KnnRouter
 from routers.policy import Utility
-from tests.conftest import requires
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-
-
-def _table(n: int = 200, m: int = 3, seed: int = 0) -> OutcomeTable:
-    """Random scores on random embeddings: laws must hold without any structure to lean on."""
-    rng = np.random.default_rng(seed)
-    vectors = _unit(rng.normal(size=(n, 8)))
-    texts = [f"question {i} of {seed}" for i in range(n)]
-    score, cost = (rng.random((n, m)) < 0.5).astype(float), rng.uniform(1, 9, (n, m)) * 1e-6
-    return OutcomeTable.of_matrices([f"m{j}" for j in range(m)], texts, score, cost, embeddings=vectors)
+from tests.routers.recorded import accuracies, random_table, unit
 
 
 def test_all_neighbours_is_best_single() -> None:
     """With k = n_train every query goes to the best single model on the training queries."""
-    table = _table()
-    estimate = KnnRouter(len(table)).fit(table).estimate(_table(seed=1).queries)
+    table = random_table()
+    estimate = KnnRouter(len(table)).fit(table).estimate(random_table(seed=1).queries)
     assert np.allclose(estimate.quality, table.score.mean(axis=0))
     assert set(Utility().choose(estimate)) == {best_single(table.score)}
 
 
 def test_one_neighbour_reproduces_its_label() -> None:
     """With k = 1 a training query gets its own scores and costs back."""
-    table = _table()
+    table = random_table()
     estimate = KnnRouter(1).fit(table).estimate(table.queries)
     assert np.array_equal(estimate.quality, table.score)
     assert np.allclose(estimate.cost_usd, table.cost_usd, rtol=1e-12)
@@ -55,7 +40,7 @@ def test_one_neighbour_reproduces_its_label() -> None:
 
 def test_estimate_equals_the_mean_over_sorted_neighbours() -> None:
     """The vectorised search gives what sorting all cosines and averaging the first k gives."""
-    table, asked = _table(), _table(n=20, seed=2).queries
+    table, asked = random_table(), random_table(n=20, seed=2).queries
     fast = KnnRouter(7).fit(table).estimate(asked)
     for i, vector in enumerate(asked.embeddings):
         nearest = np.argsort(-(table.queries.embeddings @ vector))[:7]
@@ -65,11 +50,11 @@ def test_estimate_equals_the_mean_over_sorted_neighbours() -> None:
 
 def test_copies_tied_at_the_boundary_share_the_places_left() -> None:
     """Of four copies of a query with one place left, each counts a quarter, whichever comes first."""
-    vectors = _unit(np.array([[1, 0], [0, 1], [0, 1], [0, 1], [0, 1]], dtype=float))
+    vectors = unit(np.array([[1, 0], [0, 1], [0, 1], [0, 1], [0, 1]], dtype=float))
     score = np.array([[1.0, 0], [1, 0], [0, 1], [0, 1], [0, 1]])
     texts = ["near", "copy 1", "copy 2", "copy 3", "copy 4"]
     table = OutcomeTable.of_matrices(["a", "b"], texts, score, embeddings=vectors)
-    asked = Queries(["?"], _unit(np.array([[2.0, 1.0]])))
+    asked = Queries(["?"], unit(np.array([[2.0, 1.0]])))
     for order in (np.arange(5), np.arange(5)[::-1]):
         estimate = KnnRouter(2).fit(table.take(order)).estimate(asked)
         assert np.allclose(estimate.quality, [[(1 + 0.25) / 2, 0.75 / 2]])
@@ -78,7 +63,7 @@ def test_copies_tied_at_the_boundary_share_the_places_left() -> None:
 def test_missing_outcomes_do_not_count() -> None:
     """A neighbour without an outcome for a model is left out of that model's mean; with none, the overall
     mean."""
-    vectors = _unit(np.array([[1, 0], [1, 0.1], [0, 1]], dtype=float))
+    vectors = unit(np.array([[1, 0], [1, 0.1], [0, 1]], dtype=float))
     score = np.array([[1.0, np.nan], [0.0, np.nan], [0.0, 0.5]])
     table = OutcomeTable.of_matrices(["a", "b"], ["x", "y", "z"], score, embeddings=vectors)
     estimate = KnnRouter(2).fit(table).estimate(Queries(["?"], vectors[:1]))
@@ -88,7 +73,7 @@ def test_missing_outcomes_do_not_count() -> None:
 
 def test_selection_policy_is_the_majority_label() -> None:
     """The selection protocol estimates each model's share of the neighbours' utility-best labels."""
-    vectors = _unit(np.ones((5, 4)))
+    vectors = unit(np.ones((5, 4)))
     score = np.array([[1.0, 0], [1, 0], [0, 1], [0, 1], [0, 1]])
     cost = np.array([[1.0, 2.0]] * 5)
     table = OutcomeTable.of_matrices(["a", "b"], list("vwxyz"), score, cost, embeddings=vectors)
@@ -101,7 +86,7 @@ def test_selection_policy_is_the_majority_label() -> None:
 
 def test_equally_good_labels_share_their_vote() -> None:
     """A query that all models get right votes for none of them in particular, wherever they are listed."""
-    table = OutcomeTable.of_matrices(["a", "b"], ["x"], np.ones((1, 2)), embeddings=_unit(np.ones((1, 4))))
+    table = OutcomeTable.of_matrices(["a", "b"], ["x"], np.ones((1, 2)), embeddings=unit(np.ones((1, 4))))
     estimate = KnnRouter(1, protocol="selection").fit(table).estimate(table.queries)
     assert np.allclose(estimate.quality, 0.5)
 
@@ -110,7 +95,7 @@ def test_k_is_tuned_to_the_structure() -> None:
     """With tight clusters of ten that agree inside, tuning takes a k near ten; with noise, all neighbours."""
     rng = np.random.default_rng(0)
     group = np.repeat(np.arange(24), 10)
-    vectors = _unit(rng.normal(size=(24, 16))[group] + 0.01 * rng.normal(size=(240, 16)))
+    vectors = unit(rng.normal(size=(24, 16))[group] + 0.01 * rng.normal(size=(240, 16)))
     score = np.stack([group % 2, 1 - group % 2], axis=1).astype(float)
     texts = [f"clustered {i}" for i in range(240)]
     tight = OutcomeTable.of_matrices(["a", "b"], texts, score, embeddings=vectors)
@@ -122,7 +107,7 @@ def test_k_is_tuned_to_the_structure() -> None:
 
 def test_costs_fall_as_lambda_rises() -> None:
     """Sweeping λ moves choices monotonically towards the cheaper models."""
-    table = _table()
+    table = random_table()
     estimate = KnnRouter(20).fit(table).estimate(table.queries)
     costs = [
         estimate.cost_usd[np.arange(len(table)), Utility(lam).choose(estimate)].mean()
@@ -133,7 +118,7 @@ def test_costs_fall_as_lambda_rises() -> None:
 
 def test_wrong_embeddings_are_refused() -> None:
     """Embeddings that are missing or of another size are a `MethodError` that names both sizes."""
-    router = KnnRouter(3).fit(_table())
+    router = KnnRouter(3).fit(random_table())
     for queries in (Queries(["?"]), Queries(["?"], np.ones((1, 5), dtype=np.float32))):
         with pytest.raises(MethodError, match="8 dimensions"):
             router.estimate(queries)
@@ -144,7 +129,7 @@ def test_wrong_embeddings_are_refused() -> None:
 )
 def test_malformed_artefacts_are_refused(tmp_path: Path, found: str, written: str) -> None:
     """A manifest that does not fit its tensors, or names an unknown protocol, does not load."""
-    KnnRouter(20).fit(_table()).save(tmp_path)
+    KnnRouter(20).fit(random_table()).save(tmp_path)
     manifest = orjson.dumps(orjson.loads((tmp_path / "manifest.json").read_bytes())).decode()
     assert found in manifest
     (tmp_path / "manifest.json").write_text(manifest.replace(found, written))
@@ -152,42 +137,7 @@ def test_malformed_artefacts_are_refused(tmp_path: Path, found: str, written: st
         KnnRouter.load(tmp_path)
 
 
-IN_DISTRIBUTION = ("mmlu", "gsm8k", "cmmlu", "arc_challenge", "humaneval")
 ENGLISH = ("mmlu", "gsm8k", "arc_challenge", "humaneval", "mbpp", "MATH_prealgebra")
-SAMPLED = ("gsm8k", "mbpp", "humaneval", "javascript")
-
-
-def _accuracies(table: OutcomeTable) -> OutcomeTable:
-    """Multiple choice is scored there by the probability of the right option where it was on top: above 0
-    is right."""
-    sampled = np.isin(table.categories, SAMPLED)[:, None]
-    return replace(table, score=np.where(sampled, table.score, table.score > 0))
-
-
-@pytest.fixture(scope="module")
-def routerdc() -> tuple[OutcomeTable, dict[str, OutcomeTable]]:
-    """RouterDC's seven models on character TF-IDF features: what routers learn from, and the five test
-    sets."""
-    requires("data")
-    from sklearn.decomposition import TruncatedSVD
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    folder = Path(os.environ["CHORUS_DATA"]) / "routerdc7"
-    with gzip.open(folder / "queries.jsonl.gz") as lines:
-        splits = {query["query_id"]: query["split"] for query in map(orjson.loads, lines)}
-    table = _accuracies(read_table(folder))
-    benchmark = np.array(table.categories)
-    is_train = np.array([splits[id] == "train" for id in table.query_ids])
-    first = [np.flatnonzero(is_train & (benchmark == name))[:1000] for name in IN_DISTRIBUTION]
-    train = table.take(np.concatenate(first))
-    features = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), max_features=60_000, sublinear_tf=True)
-    reduce = TruncatedSVD(128, random_state=0)
-    train = train.embedded(_unit(reduce.fit_transform(features.fit_transform(train.queries.texts))))
-    tests = {name: table.take(~is_train & (benchmark == name)) for name in IN_DISTRIBUTION}
-    return train, {
-        name: test.embedded(_unit(reduce.transform(features.transform(test.queries.texts))))
-        for name, test in tests.items()
-    }
 
 
 def test_routerdc_figure(routerdc: tuple[OutcomeTable, dict[str, OutcomeTable]]) -> None:
@@ -210,7 +160,7 @@ def test_scores_are_local() -> None:
     """The rank correlation of two queries' score vectors falls as their embeddings move apart, quarter by
     quarter: why neighbours inform. (Spearman 0.15 between cosine and rank correlation; noise at this sample
     is about 0.01.)"""
-    table = _accuracies(read_table(Path(os.environ["CHORUS_DATA"]) / "routerdc7"))
+    table = accuracies(read_table(Path(os.environ["CHORUS_DATA"]) / "routerdc7"))
     short = [
         len(text) < 600 and name in ENGLISH
         for text, name in zip(table.queries.texts, table.categories, strict=True)

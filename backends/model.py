@@ -1,20 +1,37 @@
-"""A model as the gateway asks it: its deployments in turn, its name in errors, its price."""
+"""A model as the gateway asks it: its deployments, its name in errors, its price."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
-from itertools import count
-from typing import Any, TypeVar
+from typing import Any
 
+from backends.attempts import Attempts, Calling
+from backends.balancer import Balancer, Rule, Seat, Turn
 from backends.openai_http import Deployment, UpstreamStream
-from backends.pricing import Share, estimate_usd, shares
-from backends.upstream_errors import NotConnected
-from protocol.usage import Price
+from backends.pricing import (
+    BYTES_PER_TOKEN,
+    Share,
+    estimate_usd,
+    seen_shares,
+    shares,
+    text_tokens,
+    usage_bound,
+)
+from backends.retrying import Retrying
+from protocol.errors import UpstreamError
+from protocol.settings import Hedge
+from protocol.usage import Price, Usage
 
-__all__ = ["Completed", "Model", "ModelStream"]
+__all__ = ["HELD_BYTES", "HELD_EVENTS", "Completed", "Model", "ModelStream"]
 
-T = TypeVar("T")
+HELD_EVENTS = 64
+HELD_BYTES = 256 * 1024
+HELD_S = 5.0
+"""How much of a stream is held back until its first words, so that one that fails before them can be asked
+again of somebody else, unseen: events, bytes, and seconds in which it sends events without words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,30 +44,75 @@ class Completed:
 
 
 class ModelStream:
-    """A streamed answer. Once iterated to its end, `shares` say who spent what and `usage_event` what was
-    reported."""
+    """A streamed answer that has begun. Once iterated to its end, or left, `shares` say who spent what;
+    `usage_event` is what was reported.
 
-    def __init__(self, upstream: UpstreamStream, name: str, prices: Mapping[str, Price]) -> None:
-        self._upstream, self._name, self._prices = upstream, name, prices
-        self.abort = upstream.abort
+    Iterate it to its end, or `abort` it. Raises `UpstreamError`.
+    """
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._upstream.__aiter__()
+    def __init__(self, model: Model, upstream: UpstreamStream, turn: Turn, body: Mapping[str, Any]) -> None:
+        self._model, self._upstream, self._turn, self._body = model, upstream, turn, body
+        self._events = upstream.__aiter__()
+        self._held: list[bytes] = []
+
+    async def hold(self) -> None:
+        """Read until the answer has begun, or as much as may be held. Raises `UpstreamError`."""
+        loop, size = asyncio.get_running_loop(), 0
+        began = None
+        async for event in self._events:
+            self._held.append(event)
+            size += len(event)
+            began = began or loop.time()
+            if self._upstream.tap.begun or len(self._held) >= HELD_EVENTS or size >= HELD_BYTES:
+                break
+            if loop.time() - began > HELD_S:
+                break
+        self._turn.began(loop.time())
+
+    async def __aiter__(self) -> AsyncGenerator[bytes, None]:
+        try:
+            async with aclosing(self._events) as events:
+                for event in self._held:
+                    yield event
+                self._held.clear()
+                async for event in events:
+                    yield event
+            self._turn.succeeded(
+                asyncio.get_running_loop().time(), sum(share.usage.completion_tokens for share in self.shares)
+            )
+        except UpstreamError as error:
+            self._turn.failed(asyncio.get_running_loop().time(), error.asked_s)
+            raise
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close the connection unless the answer has ended by itself; safe to repeat."""
+        self._upstream.abort()
+        self._turn.release()
+        self._model.left()
 
     @property
     def usage_event(self) -> Mapping[str, Any] | None:
         """The upstream's closing event, parsed; None when it reported no usage (yet)."""
-        event = self._upstream.usage_event
+        event = self._upstream.tap.usage_event
         return None if event is None else {key: value for key, value in event.items() if key != "chorus"}
 
     @property
     def shares(self) -> tuple[Share, ...]:
-        return shares(self._upstream.usage_event or {}, self._name, self._prices)
+        """What was reported; else an estimate by what was seen: a token an event, or more in larger ones."""
+        tap = self._upstream.tap
+        seen = max(tap.words, round(tap.seen_bytes / BYTES_PER_TOKEN))
+        return self._model.shares(tap.usage_event or {}, self._body, seen)
 
 
 class Model:
     """`name` with its `deployments`. `members` are the models whose words its answers hold: itself, or, for a
-    fusion, the engine models that decode together; `prices` holds a price for each member that has one."""
+    fusion, the engine models that decode together; `prices` holds a price for each member that has one.
+
+    `seats` are what the balancer knows of each deployment; `output_cap` tokens bound an answer whose caller
+    set no bound; `fallbacks` are the models to ask when this one fails.
+    """
 
     def __init__(
         self,
@@ -60,42 +122,101 @@ class Model:
         members: tuple[str, ...] = (),
         prices: Mapping[str, Price],
         local: str | None = None,
+        seats: Sequence[Seat] = (),
+        rule: Rule = "fastest",
+        retrying: Retrying | None = None,
+        hedge: Hedge | None = None,
+        fallbacks: tuple[str, ...] = (),
+        output_cap: int | None = None,
     ) -> None:
         self.name, self.deployments = name, tuple(deployments)
         self.members = members or (name,)
         self._fused = bool(members)
         self.local = local
         """Which of our own processes serves it ("engines", "embedder"), or None."""
-        self._prices = prices
-        self._turn = count()
+        self.fallbacks = fallbacks
+        self._prices, self._output_cap = prices, output_cap
+        self._hedge = hedge if len(self.deployments) > 1 else None
+        self.seats = tuple(seats) or tuple(Seat() for _ in self.deployments)
+        self._attempts = Attempts(
+            name,
+            Balancer(self.seats, rule),
+            retrying or Retrying(),
+            hedge_after_s=hedge.after_s if hedge else None,
+        )
 
-    async def call(self, path: str, body: Mapping[str, Any]) -> Completed:
+    async def call(self, path: str, body: Mapping[str, Any], calling: Calling | None = None) -> Completed:
         """Ask for a complete answer. Raises `UpstreamError`."""
-        parsed, raw = await self._in_turn(lambda deployment: deployment.call(path, body))
-        spent = shares(parsed, self.name, self._prices)
+
+        async def ask(turn: Turn) -> tuple[dict[str, Any], bytes]:
+            answer = await self.deployments[turn.index].call(path, body)
+            now = asyncio.get_running_loop().time()
+            turn.began(now)
+            turn.succeeded(now, Usage.parse(answer[0].get("usage")).completion_tokens)
+            self.left()
+            return answer
+
+        parsed, raw = await self._attempts.make(
+            ask, self._prepared(calling, body), drop=lambda _: None, hedge=self._may_hedge(body)
+        )
+        spent = self.shares(parsed, body, text_tokens(parsed))
         if self._fused:
             parsed.pop("chorus", None)
             return Completed(parsed, None, spent)
         return Completed(parsed, raw, spent)
 
-    async def stream(self, path: str, body: Mapping[str, Any]) -> ModelStream:
-        """Ask for a streamed answer; returns once it has begun. Raises `UpstreamError`."""
-        upstream = await self._in_turn(lambda deployment: deployment.stream(path, body))
-        return ModelStream(upstream, self.name, self._prices)
+    async def stream(self, path: str, body: Mapping[str, Any], calling: Calling | None = None) -> ModelStream:
+        """Ask for a streamed answer; returns once its first words have come. Raises `UpstreamError`."""
 
-    def estimate_usd(self, body: Mapping[str, Any]) -> float:
-        """What a call with `body` may cost, in US dollars; 0 where nothing is known."""
-        return estimate_usd(body, self.members, self._prices)
+        async def ask(turn: Turn) -> ModelStream:
+            upstream = await self.deployments[turn.index].stream(path, body)
+            stream = ModelStream(self, upstream, turn, body)
+            try:
+                await stream.hold()
+            except BaseException:
+                upstream.abort()
+                raise
+            return stream
+
+        return await self._attempts.make(
+            ask, self._prepared(calling, body), drop=ModelStream.abort, hedge=self._may_hedge(body)
+        )
+
+    def shares(
+        self, reported: Mapping[str, Any], body: Mapping[str, Any], seen_tokens: int
+    ) -> tuple[Share, ...]:
+        """Who spent what in a call with `body`: as `reported`, else by the `seen_tokens` of the answer."""
+        told = shares(reported, self.name, self._prices)
+        if any(share.usage != Usage() for share in told):
+            return told
+        return seen_shares(body, seen_tokens, self.members, self._prices)
+
+    def hedge_shares(self, body: Mapping[str, Any]) -> tuple[Share, ...]:
+        """What a call costs that was dropped because another one answered first: its prompt was read."""
+        return seen_shares(body, 0, self.members, self._prices)
+
+    def reserve_usd(self, body: Mapping[str, Any]) -> float:
+        """The most a call with `body` may cost, a hedged one included, in US dollars; see `usage_bound`."""
+        usd = estimate_usd(usage_bound(body, self._output_cap), self.members, self._prices)
+        return 2 * usd if self._may_hedge(body) else usd
+
+    def left(self) -> None:
+        """A call has ended, so that there may be room for one that waits."""
+        self._attempts.left()
 
     async def close(self) -> None:
         """Close the connections of every deployment."""
         for deployment in self.deployments:
             await deployment.close()
 
-    async def _in_turn(self, ask: Callable[[Deployment], Awaitable[T]]) -> T:
-        """Ask the next deployment, and one more when the first was not even reached."""
-        turn = next(self._turn)
-        try:
-            return await ask(self.deployments[turn % len(self.deployments)])
-        except NotConnected:
-            return await ask(self.deployments[(turn + 1) % len(self.deployments)])
+    def _may_hedge(self, body: Mapping[str, Any]) -> bool:
+        if self._hedge is None:
+            return False
+        usd = estimate_usd(usage_bound(body, self._output_cap), self.members, self._prices)
+        return usd <= self._hedge.max_cost_usd
+
+    def _prepared(self, calling: Calling | None, body: Mapping[str, Any]) -> Calling:
+        calling = calling or Calling()
+        if any(seat.tokens for seat in self.seats):
+            calling.tokens = usage_bound(body, None).prompt_tokens
+        return calling

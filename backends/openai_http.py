@@ -4,189 +4,209 @@ The body goes out as it came in but for the model's name there and, in a stream,
 `stream_options.include_usage`, without which nothing could be priced. Nothing of the caller's headers goes
 out. Closing or cancelling a call closes its connection at once, which is how an upstream learns that nobody
 listens any more.
+
+Four clocks bound an attempt: until connected, and in all (the HTTP client keeps both); in a stream also until
+the first words, and between words. Comments, role chunks and dripping bytes do not stop the latter two.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-import aiohttp
 import orjson
 
+from backends.http1 import Clocks, Http1, Http1Error, Limits, Response
 from backends.stream_tap import StreamTap
-from backends.upstream_errors import refusal, translate
-from protocol.errors import UpstreamBroken
+from backends.upstream_errors import broken, refusal, timed_out, translate
+from protocol.errors import SettingsError
 from protocol.settings import OpenAIModel
 
 __all__ = ["Deployment", "UpstreamStream"]
 
-KEEP_ALIVE_S = 4.0
-"""Shorter than the 5 s after which uvicorn-based upstreams close an idle connection, so that we never write
-into one."""
-
 DRAIN_S = 0.1
 """How long a finished stream may take to end properly, which is what lets its connection be used again."""
 
-_FAILURES = (aiohttp.ClientError, asyncio.TimeoutError)
-
-
-@dataclass(frozen=True, slots=True)
-class _Address:
-    """A base URL taken apart: `unix:///run/x.sock` is the server behind that socket, under `/v1`."""
-
-    url: str
-    socket: str | None
-
-    @classmethod
-    def parse(cls, base_url: str) -> _Address:
-        parts = urlsplit(base_url)
-        if parts.scheme == "unix":
-            return cls("http://localhost/v1", parts.path)
-        return cls(base_url.rstrip("/"), None)
+_ANSWERS: Mapping[str, tuple[str, str, tuple[type, ...]]] = {
+    "/chat/completions": ("choices", "message", (dict,)),
+    "/completions": ("choices", "text", (str,)),
+    "/embeddings": ("data", "embedding", (list, str)),
+}
+"""Path → the list that an answer on it has, what each of its items has, and of which types."""
 
 
 class Deployment:
-    """`name` is the public model name, for error messages; `settings` say where it is served and as what."""
+    """`name` is the public model name, for error messages; `settings` say where it is served and as what.
+
+    Raises `SettingsError` for a base URL that is none.
+    """
 
     def __init__(self, name: str, settings: OpenAIModel) -> None:
         self._name, self._settings = name, settings
-        self._address = _Address.parse(settings.base_url)
         key = settings.api_key.get_secret_value() if settings.api_key else ""
         self._secrets = (key, settings.base_url, urlsplit(settings.base_url).netloc)
-        self._headers = {
+        headers = {
             "content-type": "application/json",
             "accept-encoding": "identity",
             "user-agent": "chorus",
         }
         if key:
-            self._headers["authorization"] = f"Bearer {key}"
-        self._session: aiohttp.ClientSession | None = None
+            headers["authorization"] = f"Bearer {key}"
+        total_s = settings.timeout_s
+        try:
+            self.client = Http1(
+                settings.base_url,
+                headers=headers,
+                limits=Limits(max_connections=settings.max_connections),
+                clocks=Clocks(settings.connect_timeout_s, min(30.0, total_s), total_s, total_s, total_s),
+            )
+        except ValueError as error:
+            raise SettingsError(f"models.{name}.openai: {error}.") from None
 
     async def call(self, path: str, body: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
         """POST `body` to `path` (as "/chat/completions"): the answer parsed, and its bytes. Raises
         `UpstreamError`."""
         try:
-            async with self._post(path, {**body, "model": self._settings.model}) as response:
-                raw = await response.read()
-        except _FAILURES as error:
+            response = await self._post(path, body)
+            raw = await response.read()
+        except Http1Error as error:
             raise translate(error, self._name) from error
         if response.status != 200:
             raise self._refusal(response, raw)
+        return self._answer(path, raw), raw
+
+    async def stream(self, path: str, body: Mapping[str, Any]) -> UpstreamStream:
+        """POST `body` to `path`, asking for a stream; returns once the upstream has begun. Raises
+        `UpstreamError`."""
+        asked = body.get("stream_options") or {}
+        options = {**asked, "include_usage": True}
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self._settings.first_token_timeout_s
+        try:
+            async with asyncio.timeout_at(due):
+                response = await self._post(path, {**body, "stream": True, "stream_options": options})
+                try:
+                    await self._check_begun(response)
+                except BaseException:
+                    response.close()
+                    raise
+        except TimeoutError:
+            raise timed_out(self._name) from None
+        except Http1Error as error:
+            raise translate(error, self._name) from error
+        tap = StreamTap(self._name, self._secrets, usage_asked=bool(asked.get("include_usage")))
+        return UpstreamStream(response, self._name, tap, due=due, idle_s=self._settings.idle_timeout_s)
+
+    async def healthy(self) -> bool:
+        """Whether the server's own `/health` answers 200 within a second. Asked of our own processes only."""
+        try:
+            async with asyncio.timeout(1.0):
+                response = await self.client.get("/health", from_root=True)
+                await response.read()
+        except (Http1Error, TimeoutError):
+            return False
+        return response.status == 200
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.client.close()
+
+    async def _post(self, path: str, body: Mapping[str, Any]) -> Response:
+        return await self.client.post(path, orjson.dumps({**body, "model": self._settings.model}))
+
+    async def _check_begun(self, response: Response) -> None:
+        if response.status != 200:
+            raise self._refusal(response, await response.read())
+        if not response.headers.get("content-type", "").lower().startswith("text/event-stream"):
+            raise broken(self._name, "did not answer with a stream")
+
+    def _answer(self, path: str, raw: bytes) -> dict[str, Any]:
+        """A 200 is an answer when it has what answers on this path have."""
         try:
             parsed = orjson.loads(raw)
         except orjson.JSONDecodeError:
             parsed = None
         if not isinstance(parsed, dict):
-            raise UpstreamBroken(f"The backend of {self._name!r} did not answer with a JSON object.")
-        return parsed, raw
-
-    async def stream(self, path: str, body: Mapping[str, Any]) -> UpstreamStream:
-        """POST `body` to `path`, asking for a stream; returns once the upstream has begun. Raises
-        `UpstreamError`."""
-        options = {**(body.get("stream_options") or {}), "include_usage": True}
-        outgoing = {**body, "model": self._settings.model, "stream": True, "stream_options": options}
-        try:
-            response: aiohttp.ClientResponse = await self._post(path, outgoing)
-            try:
-                await self._check_begun(response)
-            except BaseException:
-                response.close()
-                raise
-        except _FAILURES as error:
-            raise translate(error, self._name) from error
-        return UpstreamStream(response, self._name, self._secrets)
-
-    async def healthy(self) -> bool:
-        """Whether the server's own `/health` answers 200 within a second. Asked of our own processes only."""
-        url = f"{self._address.url.removesuffix('/v1')}/health"
-        try:
-            async with self._open().get(url, timeout=aiohttp.ClientTimeout(total=1.0)) as response:
-                return response.status == 200
-        except _FAILURES:
-            return False
-
-    async def close(self) -> None:
-        """Close every connection."""
-        if self._session is not None:
-            await self._session.close()
-
-    def _post(self, path: str, body: Mapping[str, Any]) -> Any:
-        return self._open().post(self._address.url + path, data=orjson.dumps(body), allow_redirects=False)
-
-    def _open(self) -> aiohttp.ClientSession:
-        """The session, made on first use because it belongs to the running event loop."""
-        if self._session is None:
-            limit = self._settings.max_connections
-            connector = (
-                aiohttp.UnixConnector(self._address.socket, limit=limit, keepalive_timeout=KEEP_ALIVE_S)
-                if self._address.socket
-                else aiohttp.TCPConnector(limit=limit, keepalive_timeout=KEEP_ALIVE_S)
+            raise broken(self._name, "did not answer with a JSON object")
+        if path in _ANSWERS:
+            many, each, kinds = _ANSWERS[path]
+            items = parsed.get(many)
+            whole = isinstance(items, list) and all(
+                isinstance(item, dict) and isinstance(item.get(each), kinds) for item in items
             )
-            clocks = aiohttp.ClientTimeout(
-                total=self._settings.timeout_s,
-                connect=self._settings.timeout_s,
-                sock_connect=self._settings.connect_timeout_s,
-            )
-            self._session = aiohttp.ClientSession(
-                connector=connector,
-                timeout=clocks,
-                headers=self._headers,
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
-        return self._session
+            if not (items and whole):
+                raise broken(self._name, f"answered without {many}")
+        return parsed
 
-    async def _check_begun(self, response: aiohttp.ClientResponse) -> None:
-        if response.status != 200:
-            raise self._refusal(response, await response.read())
-        if response.content_type != "text/event-stream":
-            raise UpstreamBroken(f"The backend of {self._name!r} did not answer with a stream.")
-
-    def _refusal(self, response: aiohttp.ClientResponse, raw: bytes) -> Exception:
+    def _refusal(self, response: Response, raw: bytes) -> Exception:
         return refusal(response.status, raw, response.headers, name=self._name, secrets=self._secrets)
 
 
 class UpstreamStream:
     """The events of one streamed answer, in order, bytes untouched; see `StreamTap` for what is withheld.
 
-    Iterate it to its end, or `abort` it. Raises `UpstreamError` while iterating.
+    Iterate it to its end, or `abort` it. Raises `UpstreamError` while iterating. `due`: when its first words
+    must be there, on the loop's clock; `idle_s`: how long it may be silent after them, in seconds. Only
+    waiting for the upstream counts, not a reader who takes his time.
     """
 
-    def __init__(self, response: aiohttp.ClientResponse, name: str, secrets: Sequence[str]) -> None:
-        self._response, self._name = response, name
-        self._tap = StreamTap(name, secrets)
+    def __init__(self, response: Response, name: str, tap: StreamTap, *, due: float, idle_s: float) -> None:
+        self.tap = tap
+        self._response, self._name, self._idle_s = response, name, idle_s
+        self._loop = asyncio.get_running_loop()
+        self._due: float | None = due
+        self._late = False
+        self._timer = self._loop.call_at(due, self._ring)
 
-    @property
-    def usage_event(self) -> Mapping[str, Any] | None:
-        """The upstream's event that held usage, parsed, once it has come."""
-        return self._tap.usage_event
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    async def __aiter__(self) -> AsyncGenerator[bytes, None]:
+        tap, response, loop = self.tap, self._response, self._loop
+        heard = 0
         try:
-            async for data in self._response.content.iter_any():
-                for event in self._tap.feed(data):
+            while data := await response.piece():
+                due = self._due
+                for event in tap.feed(data):
+                    if tap.begun:
+                        self._due = None
                     yield event
-                if self._tap.done:
+                if tap.words > heard:
+                    due = loop.time() + self._idle_s
+                    if not heard:  # from the clock of the first words to the one between words
+                        self._timer.cancel()
+                        self._timer = loop.call_at(due, self._ring)
+                    heard = tap.words
+                self._due = due
+                if tap.done:
                     await self._drain()
                     break
-            self._tap.end()
-        except _FAILURES as error:
-            raise translate(error, self._name) from error
+            tap.end()
+        except Http1Error as error:
+            raise (timed_out(self._name) if self._late else translate(error, self._name)) from error
         finally:
             self.abort()
 
     def abort(self) -> None:
         """Close the connection unless the answer has ended by itself; safe to repeat."""
+        self._timer.cancel()
         self._response.close()
+
+    def _ring(self) -> None:
+        """The time may be up; if not, ring again when it is. So a chunk costs no timer of its own."""
+        now = self._loop.time()
+        due = now + self._idle_s if self._due is None else self._due
+        if due > now:
+            self._timer = self._loop.call_at(due, self._ring)
+        else:
+            self._late = True
+            self._response.close()
 
     async def _drain(self) -> None:
         """Read the end of a body whose `[DONE]` has come; a server that does not end it loses the
         connection."""
         try:
             async with asyncio.timeout(DRAIN_S):
-                await self._response.content.read()
-        except TimeoutError:
+                while await self._response.piece():
+                    pass
+        except (Http1Error, TimeoutError):
             self._response.close()

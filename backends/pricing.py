@@ -1,4 +1,9 @@
-"""Who spent what in one call, from the usage an upstream reported."""
+"""Who spent what in one call: from the usage an upstream reported, or, where it reported none, by what was seen.
+
+An upstream that answers, or is cut off while it does, has spent tokens whether it says so or not. What it did
+not report is estimated: the prompt by its length, the answer by the chunks and bytes that came. An attempt of
+which nothing came is charged nothing.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +14,19 @@ from typing import Any
 from protocol.chat import message_text
 from protocol.usage import Price, Usage
 
-__all__ = ["BYTES_PER_TOKEN", "Share", "estimate_usd", "shares"]
+__all__ = [
+    "BYTES_PER_TOKEN",
+    "Share",
+    "estimate_usd",
+    "prompt_tokens",
+    "seen_shares",
+    "shares",
+    "text_tokens",
+    "usage_bound",
+]
 
 BYTES_PER_TOKEN = 4.0
-"""Rule of thumb for English text, used only to judge a call before it is made."""
+"""Rule of thumb for English text, used to judge a call before it is made, and one that reports no usage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +36,7 @@ class Share:
     model: str
     usage: Usage
     cost_usd: float
+    estimated: bool = False
 
 
 def shares(reported: Mapping[str, Any], name: str, prices: Mapping[str, Price]) -> tuple[Share, ...]:
@@ -29,25 +44,58 @@ def shares(reported: Mapping[str, Any], name: str, prices: Mapping[str, Price]) 
 
     A fused answer lists its members' tokens in `chorus.members`, and each is priced for itself.
     """
-    members = (reported.get("chorus") or {}).get("members")
+    told = reported.get("chorus")
+    members = told.get("members") if isinstance(told, Mapping) else None
     if not members:
         return (_share(name, Usage.parse(reported.get("usage")), prices),)
     return tuple(_share(str(member["model"]), Usage.parse(member), prices) for member in members)
 
 
-def estimate_usd(body: Mapping[str, Any], models: Sequence[str], prices: Mapping[str, Price]) -> float:
-    """What a call with `body` may cost at `models` together, in US dollars, before it is made.
+def seen_shares(
+    body: Mapping[str, Any], completion_tokens: int, models: Sequence[str], prices: Mapping[str, Price]
+) -> tuple[Share, ...]:
+    """The shares of a call to `models` with `body` that reported no usage, of whose answer `completion_tokens`
+    were seen."""
+    usage = Usage(prompt_tokens(body), completion_tokens)
+    return tuple(_share(model, usage, prices, estimated=True) for model in models)
 
-    The prompt counts by its length; the answer by the caller's bound where there is one, else not at all.
-    """
+
+def prompt_tokens(body: Mapping[str, Any]) -> int:
+    """About how many tokens the prompt of `body` has, by its length."""
     text = "".join(message_text(message) for message in body.get("messages") or ())
     prompt = body.get("prompt") or body.get("input") or ""
-    length = len(text.encode()) + len(prompt if isinstance(prompt, str) else "".join(map(str, prompt)))
-    bound = body.get("max_completion_tokens") or body.get("max_tokens") or 0
-    usage = Usage(round(length / BYTES_PER_TOKEN), bound * (body.get("n") or 1))
+    return round(
+        (len(text.encode()) + len(prompt if isinstance(prompt, str) else "".join(map(str, prompt))))
+        / BYTES_PER_TOKEN
+    )
+
+
+def text_tokens(answer: Mapping[str, Any]) -> int:
+    """About how many tokens the texts of a complete answer have."""
+    choices = [choice for choice in answer.get("choices") or () if isinstance(choice, Mapping)]
+    texts = [
+        str((choice.get("message") or {}).get("content") or choice.get("text") or "") for choice in choices
+    ]
+    return round(sum(len(text.encode()) for text in texts) / BYTES_PER_TOKEN)
+
+
+def usage_bound(body: Mapping[str, Any], output_cap: int | None) -> Usage:
+    """The most a call with `body` may use, before it is made.
+
+    The prompt counts by its length; the answer by the caller's bound, else by `output_cap` tokens, else not at
+    all.
+    """
+    bound = body.get("max_completion_tokens") or body.get("max_tokens") or output_cap or 0
+    if "messages" not in body and "prompt" not in body:
+        bound = 0  # embeddings have no answer to pay
+    return Usage(prompt_tokens(body), bound * (body.get("n") or 1))
+
+
+def estimate_usd(usage: Usage, models: Sequence[str], prices: Mapping[str, Price]) -> float:
+    """What `usage` costs at `models` together, in US dollars."""
     return sum(prices[model].cost_usd(usage) for model in models if model in prices)
 
 
-def _share(model: str, usage: Usage, prices: Mapping[str, Price]) -> Share:
+def _share(model: str, usage: Usage, prices: Mapping[str, Price], *, estimated: bool = False) -> Share:
     price = prices.get(model)
-    return Share(model, usage, price.cost_usd(usage) if price else 0.0)
+    return Share(model, usage, price.cost_usd(usage) if price else 0.0, estimated)

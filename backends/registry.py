@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from backends.balancer import Seat
+from backends.breaker import Breaker
+from backends.bucket import Bucket
 from backends.model import Model
 from backends.openai_http import Deployment
+from backends.retrying import Retrying
 from protocol.settings import ModelSettings, OpenAIModel, Settings
 
 __all__ = ["Sockets", "make_models"]
@@ -19,25 +23,71 @@ def make_models(settings: Settings, sockets: Sockets) -> dict[str, Model]:
     """One `Model` for each configured model and fusion. Nothing is connected before it is asked.
 
     The engine host serves its engine models and fusions, and the embedder process its models, under their own
-    names.
+    names. Limits hold over all workers: each gets an equal share.
     """
+    resilience, workers = settings.resilience, settings.server.workers
     prices = {name: model.price.price for name, model in settings.models.items() if model.price}
 
-    def local(name: str, process: str, members: tuple[str, ...] = ()) -> Model:
-        upstream = OpenAIModel(
-            base_url=f"unix://{sockets[process]}", model=name, timeout_s=settings.server.deadline_s + 1
+    def retrying() -> Retrying:
+        return Retrying(resilience.retries, resilience.backoff_s, resilience.retry_budget)
+
+    def seat(upstream: OpenAIModel) -> Seat:
+        slots = upstream.max_concurrent
+        return Seat(
+            upstream.weight,
+            Breaker(resilience.breaker_failures, resilience.cooldown_s),
+            None if slots is None else max(1, slots // workers),
+            _per_minute(upstream.rpm, workers),
+            _per_minute(upstream.tpm, workers),
         )
-        return Model(name, [Deployment(name, upstream)], members=members, prices=prices, local=process)
+
+    def local(name: str, process: str, section: ModelSettings, members: tuple[str, ...] = ()) -> Model:
+        patience_s = settings.server.deadline_s + 1  # the caller's deadline decides, not a clock of ours
+        upstream = OpenAIModel(
+            base_url=f"unix://{sockets[process]}",
+            model=name,
+            timeout_s=patience_s,
+            first_token_timeout_s=patience_s,
+            idle_timeout_s=patience_s,
+        )
+        return Model(
+            name,
+            [Deployment(name, upstream)],
+            members=members,
+            prices=prices,
+            local=process,
+            seats=[seat(upstream)],
+            retrying=retrying(),
+            fallbacks=section.fallbacks,
+            output_cap=section.output_cap,
+        )
 
     def model(name: str, section: ModelSettings) -> Model:
         if section.engine:
-            return local(name, "engines")
+            return local(name, "engines", section)
         if section.embedder:
-            return local(name, "embedder")
-        return Model(name, [Deployment(name, upstream) for upstream in section.openai or ()], prices=prices)
+            return local(name, "embedder", section)
+        upstreams = section.openai or ()
+        return Model(
+            name,
+            [Deployment(name, upstream) for upstream in upstreams],
+            prices=prices,
+            seats=[seat(upstream) for upstream in upstreams],
+            rule=section.balance,
+            retrying=retrying(),
+            hedge=section.hedge,
+            fallbacks=section.fallbacks,
+            output_cap=section.output_cap,
+        )
 
     models = {name: model(name, section) for name, section in settings.models.items()}
     for name, strategy in settings.strategies.items():
         if strategy.fuse:
-            models[name] = local(name, "engines", tuple(strategy.fuse.members))
+            main = strategy.fuse.main or next(iter(strategy.fuse.members))
+            models[name] = local(name, "engines", settings.models[main], tuple(strategy.fuse.members))
     return models
+
+
+def _per_minute(limit: int | None, workers: int) -> Bucket | None:
+    """One worker's share of a limit per minute."""
+    return None if limit is None else Bucket(max(1.0, limit / workers), limit / workers / 60)

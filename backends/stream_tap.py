@@ -3,36 +3,51 @@ no clock.
 
 Every event passes untouched but three: the closing usage event (`choices` empty), which is kept for
 accounting; `[DONE]`, which the gateway writes itself when the whole answer is told; and an error, which is
-raised. To keep this cheap an event is parsed only when its bytes show that it may hold usage or an error.
+raised. For a caller who did not ask for usage, `"usage":null`, which backends put into every event because
+the gateway asked, is cut out, so that the caller sees what the backend would have sent without being asked.
+To keep this cheap an event is parsed only when its bytes show that it may hold usage or an error, and, until
+the answer has begun, to see whether it does.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
 
-from backends.upstream_errors import stream_error
-from protocol.errors import UpstreamBroken
+from backends.upstream_errors import broken, stream_error
 from protocol.sse import EventSplitter, event_data
 
 __all__ = ["StreamTap"]
 
 _NO_USAGE = (b'"usage":null', b'"usage": null')
+_LAST_FIELD = b',"usage":null}\n\n'
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+_NULL = re.compile(rb"\s*:\s*null\s*(,?)\s*")
 
 
 class StreamTap:
     """Feed it what the upstream of the model `name` sends; it yields what the caller may see.
 
-    `usage_event` is the event that held usage, parsed, once it has come; `done` whether `[DONE]` has.
+    `usage_event` is the event that held usage, parsed, once it has come; `done` whether `[DONE]` has; `begun`
+    whether the answer has begun: words, a tool call, or a reason to finish. `words` counts events with words
+    since, and `seen_bytes` their size beyond the smallest, for an estimate where no usage is reported.
     """
 
-    def __init__(self, name: str, secrets: Sequence[str] = ()) -> None:
+    def __init__(self, name: str, secrets: Sequence[str] = (), *, usage_asked: bool = True) -> None:
         self.usage_event: Mapping[str, Any] | None = None
-        self.done = False
-        self._name, self._secrets = name, secrets
+        self.done = self.begun = False
+        self.words = 0
+        self._bytes, self._smallest = 0, 1 << 62
+        self._name, self._secrets, self._usage_asked = name, secrets, usage_asked
         self._splitter = EventSplitter()
+
+    @property
+    def seen_bytes(self) -> int:
+        """Bytes of the events with words, without what every one of them repeats."""
+        return max(0, self._bytes - self.words * self._smallest) if self.words else 0
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield the whole events in `data` that go on to the caller. Raises `UpstreamBroken`."""
@@ -42,30 +57,80 @@ class StreamTap:
             payload = event_data(event)
             if payload.startswith(b"[DONE]"):
                 self.done = True
-            elif not payload or self._passes(payload):
+            elif not payload:
                 yield event
+            elif (passing := self._passing(event, payload)) is not None:
+                yield passing
 
     def end(self) -> None:
         """The upstream has closed. Raises `UpstreamBroken` unless its answer was whole."""
         if not self.done:
-            raise UpstreamBroken(
-                f"The backend of {self._name!r} ended its stream before the answer was complete."
-            )
+            raise broken(self._name, "ended its stream before the answer was complete")
+        if not self.begun:
+            raise broken(self._name, "ended its stream without an answer")
 
-    def _passes(self, payload: bytes) -> bool:
+    def _passing(self, event: bytes, payload: bytes) -> bytes | None:
+        """What the caller sees of an event with data."""
         if not (payload.startswith(b"{") and payload.rstrip().endswith(b"}")):
-            raise UpstreamBroken(f"The backend of {self._name!r} sent a malformed event.")
-        if b'"error"' not in payload and (
-            b'"usage"' not in payload or any(mark in payload for mark in _NO_USAGE)
-        ):
-            return True
+            raise broken(self._name, "sent a malformed event")
+        silent = b'"usage"' in payload and any(mark in payload for mark in _NO_USAGE)
+        if not self.begun or b'"error"' in payload or (b'"usage"' in payload and not silent):
+            body = self._parsed(payload)
+            if body.get("error"):
+                raise stream_error(body["error"], name=self._name, secrets=self._secrets)
+            if body.get("usage"):
+                self.usage_event = body
+                if not body.get("choices"):
+                    return None
+            self.begun = self.begun or _answers(body)
+        if self.begun:
+            self.words += 1
+            self._bytes += len(event)
+            self._smallest = min(self._smallest, len(event))
+        return _without_null_usage(event) if silent and not self._usage_asked else event
+
+    def _parsed(self, payload: bytes) -> Mapping[str, Any]:
         try:
             body = orjson.loads(payload)
         except orjson.JSONDecodeError:
-            raise UpstreamBroken(f"The backend of {self._name!r} sent a malformed event.") from None
-        if body.get("error"):
-            raise stream_error(body["error"], name=self._name, secrets=self._secrets)
-        if not body.get("usage"):
-            return True
-        self.usage_event = body
-        return bool(body.get("choices"))
+            raise broken(self._name, "sent a malformed event") from None
+        if not isinstance(body, dict):
+            raise broken(self._name, "sent a malformed event")
+        return body
+
+
+def _answers(body: Mapping[str, Any]) -> bool:
+    """Whether a chunk has a part of the answer, not only who speaks. A chunk of a kind unknown here has."""
+    choices = body.get("choices")
+    if not isinstance(choices, list):
+        return True
+    return any(_speaks(choice) for choice in choices)
+
+
+def _speaks(choice: Any) -> bool:
+    if not isinstance(choice, Mapping):
+        return True
+    delta = choice.get("delta")
+    words = (
+        {key: value for key, value in delta.items() if key != "role"} if isinstance(delta, Mapping) else {}
+    )
+    return bool(choice.get("finish_reason") or choice.get("text") or any(words.values()))
+
+
+def _without_null_usage(event: bytes) -> bytes:
+    """`event` without its top-level `"usage": null`, whatever stands around it."""
+    if event.endswith(_LAST_FIELD):
+        return event[: -len(_LAST_FIELD)] + b"}\n\n"
+    depth = 0
+    for token in _TOKEN.finditer(event):
+        mark = token[0]
+        if mark in b"[{":
+            depth += 1
+        elif mark in b"]}":
+            depth -= 1
+        elif depth == 1 and mark == b'"usage"' and (null := _NULL.match(event, token.end())):
+            before, after = event[: token.start()], event[null.end() :]
+            if not null[1]:  # the last field: the comma before it goes too
+                before = before.rstrip().removesuffix(b",")
+            return before + after
+    return event

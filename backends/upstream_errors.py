@@ -1,4 +1,4 @@
-"""Foreign errors, translated once: what aiohttp raised or an upstream answered, as one of `protocol.errors`.
+"""Foreign errors, translated once: what the HTTP client raised or an upstream answered, as one of `protocol.errors`.
 
 Messages name the model as the operator configured it, never the upstream's address or key; what an upstream
 says about its own 4xx is passed on after `redact`.
@@ -6,24 +6,42 @@ says about its own 4xx is passed on after `redact`.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-import aiohttp
 import orjson
 
+from backends.http1 import (
+    BadResponse,
+    ClosedEarly,
+    ConnectError,
+    Http1Error,
+    PoolExhausted,
+    TimedOut,
+    Unanswered,
+)
+from protocol.again import Again
 from protocol.errors import (
     UpstreamBroken,
+    UpstreamBusy,
     UpstreamError,
     UpstreamRefused,
     UpstreamTimeout,
     UpstreamUnavailable,
 )
 
-__all__ = ["TRANSLATED", "NotConnected", "redact", "refusal", "stream_error", "translate"]
+__all__ = [
+    "TRANSLATED",
+    "NotConnected",
+    "broken",
+    "redact",
+    "refusal",
+    "stream_error",
+    "timed_out",
+    "translate",
+]
 
 
 class NotConnected(UpstreamUnavailable):
@@ -35,12 +53,19 @@ def _not_connected(name: str) -> UpstreamError:
     return NotConnected(f"The backend of {name!r} cannot be reached.")
 
 
-def _timed_out(name: str) -> UpstreamError:
+def timed_out(name: str) -> UpstreamTimeout:
+    """One of the clocks of an attempt ran out."""
     return UpstreamTimeout(f"The backend of {name!r} did not answer in time.")
 
 
 def _lost(name: str) -> UpstreamError:
-    return UpstreamUnavailable(f"The backend of {name!r} closed the connection before it began to answer.")
+    return UpstreamUnavailable(
+        f"The backend of {name!r} closed the connection before it began to answer.", again=Again.ELSEWHERE
+    )
+
+
+def _crowded(name: str) -> UpstreamError:
+    return UpstreamBusy(f"Every connection to the backend of {name!r} is in use.")
 
 
 def _broken(name: str) -> UpstreamError:
@@ -51,32 +76,28 @@ def _garbled(name: str) -> UpstreamError:
     return UpstreamBroken(f"The backend of {name!r} did not speak HTTP as it should.")
 
 
-TRANSLATED: Mapping[type[BaseException], Callable[[str], UpstreamError]] = {
-    aiohttp.ClientConnectorError: _not_connected,
-    aiohttp.ConnectionTimeoutError: _not_connected,
-    aiohttp.ServerFingerprintMismatch: _not_connected,
-    aiohttp.InvalidURL: _not_connected,
-    aiohttp.NonHttpUrlClientError: _not_connected,
-    aiohttp.ServerTimeoutError: _timed_out,
-    asyncio.TimeoutError: _timed_out,
-    aiohttp.ClientConnectionError: _lost,
-    aiohttp.ClientPayloadError: _broken,
-    aiohttp.UploadAbortedError: _broken,
-    aiohttp.ClientResponseError: _garbled,
-    aiohttp.RedirectClientError: _garbled,
+TRANSLATED: Mapping[type[Http1Error], Callable[[str], UpstreamError]] = {
+    ConnectError: _not_connected,
+    PoolExhausted: _crowded,
+    Unanswered: _lost,
+    ClosedEarly: _broken,
+    BadResponse: _garbled,
+    TimedOut: timed_out,
 }
-"""What aiohttp may raise → what it means here; the nearest class in the exception's ancestry decides.
-
-A connection that is lost while an answer comes in raises ClientPayloadError; the others tell of one lost
-before."""
+"""What the client may raise → what it means here; the nearest class in the exception's ancestry decides."""
 
 
-def translate(error: BaseException, name: str) -> UpstreamError:
-    """The upstream error that `error`, raised by aiohttp for the model `name`, amounts to."""
+def translate(error: Http1Error, name: str) -> UpstreamError:
+    """The upstream error that `error`, raised by the client for the model `name`, amounts to."""
     for kind in type(error).__mro__:
         if kind in TRANSLATED:
             return TRANSLATED[kind](name)
     raise error
+
+
+def broken(name: str, what: str) -> UpstreamBroken:
+    """The backend answered, but not with an answer: `what` says how."""
+    return UpstreamBroken(f"The backend of {name!r} {what}.")
 
 
 def refusal(
@@ -87,18 +108,29 @@ def refusal(
     Its own 4xx keeps status and OpenAI fields. 401 and 403 speak of the gateway's credentials, not of the
     caller's, so they become 502; 5xx texts are the upstream's internals and stay behind.
     """
+    wait_s = _retry_after_s(headers)
+    error = _refusal(status, body, wait_s, name, secrets)
+    error.asked_s = wait_s
+    return error
+
+
+def _refusal(
+    status: int, body: bytes, wait_s: float | None, name: str, secrets: Sequence[str]
+) -> UpstreamError:
     if status in (401, 403):
         return UpstreamBroken(
             f"The backend of {name!r} refused the gateway's credentials.", code="upstream_credentials"
         )
     if status == 503:
         return UpstreamUnavailable(
-            f"The backend of {name!r} is not available now.", retry_after_s=_retry_after_s(headers) or 2.0
+            f"The backend of {name!r} is not available now.", retry_after_s=wait_s or 2.0
         )
     if status == 504:
-        return _timed_out(name)
+        return timed_out(name)
     if not 400 <= status < 500:
-        return UpstreamBroken(f"The backend of {name!r} answered with status {status}.")
+        # A server that says it failed did not answer; one that redirects will do so again.
+        again = Again.SAME if status >= 500 else Again.ELSEWHERE
+        return UpstreamBroken(f"The backend of {name!r} answered with status {status}.", again=again)
     fields = _error_fields(body)
     return UpstreamRefused(
         redact(
@@ -108,7 +140,7 @@ def refusal(
         type=_text(fields.get("type")) or ("rate_limit_error" if status == 429 else "invalid_request_error"),
         param=_text(fields.get("param")),
         code=_text(fields.get("code")) or ("rate_limit_exceeded" if status == 429 else None),
-        retry_after_s=_retry_after_s(headers),
+        retry_after_s=wait_s,
     )
 
 
@@ -150,12 +182,17 @@ def _retry_after_s(headers: Mapping[str, str]) -> float | None:
     date."""
     try:
         if "retry-after-ms" in headers:
-            return max(0.0, float(headers["retry-after-ms"]) / 1000)
+            return _sane(float(headers["retry-after-ms"]) / 1000)
         if "retry-after" in headers:
             value = headers["retry-after"].strip()
             if value.replace(".", "", 1).isdigit():
-                return float(value)
-            return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+                return _sane(float(value))
+            return _sane(parsedate_to_datetime(value).timestamp() - time.time())
     except ValueError:
         return None
     return None
+
+
+def _sane(seconds: float) -> float | None:
+    """A wait as a number from 0 to a day; None for what is no number."""
+    return None if seconds != seconds else min(max(0.0, seconds), 86_400.0)

@@ -61,7 +61,9 @@ class Answering:
             self._admission.admit(exchange.headers)
             record.request = request = surface.parse(await exchange.body(self._server.max_body_bytes))
             record.target = target = self._catalogue.resolve(request.model, surface.path)
-            async with open_run(self._catalogue, self._limits(request), path=surface.path) as run:
+            async with open_run(
+                self._catalogue, self._limits(request), path=surface.path, session=_session(exchange, request)
+            ) as run:
                 record.trace = run.trace
                 async with exchange.leaving_cancels():
                     await _answer(request, target, run, exchange)
@@ -97,6 +99,23 @@ class Answering:
             began_s=exchange.began_s,
             took_s=exchange.elapsed_s,
         )
+
+
+_SESSION_HEADERS = (
+    b"x-session-id",
+    b"x-conversation-id",
+    b"x-claude-code-session-id",
+    b"x-litellm-session-id",
+)
+
+
+def _session(exchange: Exchange, request: ChatRequest) -> str | None:
+    """What names the conversation: a header that clients are known to send, or OpenAI's `prompt_cache_key`."""
+    for name in _SESSION_HEADERS:
+        if given := exchange.headers.get(name):
+            return given.decode("latin-1")
+    key = request.body.get("prompt_cache_key")
+    return key if isinstance(key, str) else None
 
 
 @dataclass(slots=True)

@@ -31,7 +31,7 @@ def headers(strategy: str, members: Sequence[str], trace: Trace | None = None) -
 def whole_body(request: ChatRequest, reply: Reply, strategy: str, trace: Trace) -> bytes:
     """The body of a complete answer: the backend's own bytes wherever nothing had to change."""
     changes: dict[str, Any] = {}
-    if len(trace.calls) > 1:
+    if trace.composed:
         changes["usage"] = trace.usage.wire()
     if request.options.explain:
         changes["chorus"] = explain(strategy, reply.members, trace)
@@ -61,7 +61,7 @@ def last_event(
     event["choices"] = []
     if not request.wants_usage:
         event.pop("usage", None)
-    elif len(trace.calls) > 1 or tail is None:
+    elif trace.composed or tail is None:
         event["usage"] = trace.usage.wire() if trace.usage != Usage() else None
     event["chorus"] = (
         explain(strategy, members, trace)

@@ -15,9 +15,11 @@ from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
-from backends.model import Model, ModelStream
+from backends.attempts import Calling
+from backends.model import Completed, Model, ModelStream
 from backends.pricing import Share
 from gateway.catalogue import Catalogue
+from protocol.again import Again
 from protocol.chat import ChatRequest
 from protocol.errors import (
     BudgetExceeded,
@@ -25,6 +27,7 @@ from protocol.errors import (
     DeadlineExceeded,
     MethodError,
     ModelNotFound,
+    UpstreamError,
 )
 from protocol.run import Answer, Call, Chunk, Event, Reply, Trace
 from protocol.usage import Usage
@@ -58,6 +61,7 @@ class _Tree:
     limits: Limits
     path: str
     deadline: float
+    session: str | None = None
     trace: Trace = field(default_factory=Trace)
     calls_made: int = 0
     reserved_usd: float = 0.0
@@ -86,14 +90,15 @@ class _Account:
 
 @asynccontextmanager
 async def open_run(
-    catalogue: Catalogue, limits: Limits, *, path: str = "/chat/completions"
+    catalogue: Catalogue, limits: Limits, *, path: str = "/chat/completions", session: str | None = None
 ) -> AsyncIterator[LiveRun]:
-    """The run of one request, to be used inside this context. `path` is the surface its models are asked on.
+    """The run of one request, to be used inside this context. `path` is the surface its models are asked on;
+    requests of one `session` keep to one deployment of a model.
 
     Leaving it closes what is still open. Raises `DeadlineExceeded` when the deadline ended what was done
     inside.
     """
-    tree = _Tree(catalogue, limits, path, asyncio.get_running_loop().time() + limits.deadline_s)
+    tree = _Tree(catalogue, limits, path, asyncio.get_running_loop().time() + limits.deadline_s, session)
     try:
         async with asyncio.timeout_at(tree.deadline + GRACE_S) as timer:
             yield LiveRun(tree, tree.trace, _Account())
@@ -139,12 +144,14 @@ class LiveRun:
                     if isinstance(event, Answer):
                         return replace(event.reply, cost_usd=account.spent_usd)
             raise MethodError(f"The strategy {name!r} gave no complete answer.")
-        model = self._model(name)
-        with self._accounted(model, whole.body) as paid:
-            async with self._in_time():
-                completed = await model.call(self._tree.path, whole.body)
-            cost_usd = paid.settle(completed.shares)
-        return Reply(completed.body, model.members, completed.raw, cost_usd, paid.elapsed_s)
+        failed: UpstreamError | None = None
+        for model in self._chain(name):
+            try:
+                return await self._reply(model, whole.body, first=failed is None)
+            except (UpstreamError, _Unaffordable) as error:
+                failed = _next_or_raise(error, failed)
+        assert failed is not None
+        raise failed
 
     async def relay(self, name: str, request: ChatRequest) -> AsyncIterator[Event]:
         if (strategy := self._tree.catalogue.strategies.get(name)) is not None:
@@ -154,7 +161,7 @@ class LiveRun:
                 async for event in events:
                     yield event
         elif request.stream:
-            async with aclosing(self._chunks(self._model(name), request)) as chunks:
+            async with aclosing(self._chunks(name, request)) as chunks:
                 async for chunk in chunks:
                     yield chunk
         else:
@@ -178,29 +185,65 @@ class LiveRun:
         body = {"input": list(texts), "encoding_format": "base64"}
         with self._accounted(model, body, embedding=True) as paid:
             async with self._in_time():
-                completed = await model.call("/embeddings", body)
+                completed = await model.call("/embeddings", body, paid.calling)
             paid.settle(completed.shares)
         rows = [_vector(row["embedding"]) for row in completed.body["data"]]
         vectors = np.stack(rows).astype(np.float32, copy=False)
         unit: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return unit
 
-    async def _chunks(self, model: Model, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
+    async def _reply(self, model: Model, body: Mapping[str, Any], *, first: bool) -> Reply:
+        with self._accounted(model, body, first=first) as paid:
+            async with self._in_time():
+                completed: Completed = await model.call(self._tree.path, body, paid.calling)
+            cost_usd = paid.settle(completed.shares)
+        return Reply(completed.body, model.members, completed.raw, cost_usd, paid.elapsed_s)
+
+    async def _chunks(self, name: str, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
+        """The events of the first stream that begins, of `name` or a fallback of it. One that has begun is
+        never replaced: the caller has seen a part of it."""
+        failed: UpstreamError | None = None
+        for model in self._chain(name):
+            begun = False
+            try:
+                async with aclosing(self._stream(model, request.body, first=failed is None)) as chunks:
+                    async for chunk in chunks:
+                        begun = True
+                        yield chunk
+                return
+            except (UpstreamError, _Unaffordable) as error:
+                if begun:
+                    raise
+                failed = _next_or_raise(error, failed)
+        assert failed is not None
+        raise failed
+
+    async def _stream(
+        self, model: Model, body: Mapping[str, Any], *, first: bool
+    ) -> AsyncGenerator[Chunk, None]:
         """The events of `model`'s stream; what it spent is settled when it ends, however it ends."""
         tree = self._tree
-        with self._accounted(model, request.body) as paid:
+        with self._accounted(model, body, first=first) as paid:
             async with self._in_time():
-                stream = await model.stream(tree.path, request.body)
+                stream = await model.stream(tree.path, body, paid.calling)
             tree.streams.add(stream)
             try:
                 async with aclosing(cast(Any, stream.__aiter__())) as events:
                     async for data in events:
                         yield Chunk(data, model.members)
                 tree.tail = stream.usage_event
-                paid.settle(stream.shares)
             finally:
                 stream.abort()
                 tree.streams.discard(stream)
+                paid.settle(stream.shares)
+
+    def _chain(self, name: str) -> Iterator[Model]:
+        """The model `name`, then its fallbacks. Vectors of another model would mean something else: embeddings
+        have none."""
+        model = self._model(name)
+        yield model
+        if self._tree.path != "/embeddings":
+            yield from map(self._model, model.fallbacks)
 
     def _model(self, name: str) -> Model:
         try:
@@ -218,18 +261,19 @@ class LiveRun:
 
     @contextmanager
     def _accounted(
-        self, model: Model, body: Mapping[str, Any], *, embedding: bool = False
+        self, model: Model, body: Mapping[str, Any], *, embedding: bool = False, first: bool = True
     ) -> Iterator[_Payment]:
-        """One call of the tree: admitted first, then recorded with its outcome and what it cost."""
+        """One call of the tree: admitted first, then recorded with its outcome and what it cost. Raises
+        `BudgetExceeded`, for a fallback (not `first`) `_Unaffordable`."""
         tree = self._tree
-        estimate_usd = self._affordable_usd(model, body)
+        reserved_usd = self._reserve(model, body, first)
         if tree.calls_made >= tree.limits.max_calls:
-            raise MethodError(
+            raise (MethodError if first else _Unaffordable)(
                 f"A request may make no more than server.max_calls = {tree.limits.max_calls} calls."
             )
         tree.calls_made += 1
-        tree.reserved_usd += estimate_usd
-        payment = _Payment(asyncio.get_running_loop().time())
+        tree.reserved_usd += reserved_usd
+        payment = _Payment(asyncio.get_running_loop().time(), Calling(tree.deadline, tree.session))
         outcome = "cancelled"
         try:
             yield payment
@@ -238,25 +282,33 @@ class LiveRun:
             outcome = error.code or error.type
             raise
         finally:
-            tree.reserved_usd -= estimate_usd
+            tree.reserved_usd -= reserved_usd
+            calling, took_s = payment.calling, payment.elapsed_s
+            attempts = max(1, len(calling.attempts))
+            tree.calls_made += attempts - 1
             book = tree.trace.embeddings if embedding else tree.trace.calls
             for share in payment.shares or (Share(model.name, Usage(), 0.0),):
-                book.append(Call(share.model, share.usage, share.cost_usd, payment.elapsed_s, outcome))
+                book.append(
+                    Call(share.model, share.usage, share.cost_usd, took_s, outcome, attempts, share.estimated)
+                )
+                self._account.spend(share.cost_usd)
+            for share in model.hedge_shares(body) * calling.hedges:
+                book.append(Call(share.model, share.usage, share.cost_usd, took_s, "hedged", estimated=True))
                 self._account.spend(share.cost_usd)
 
-    def _affordable_usd(self, model: Model, body: Mapping[str, Any]) -> float:
-        """What the call may cost, in US dollars, to be held until it is known. Raises `BudgetExceeded`."""
+    def _reserve(self, model: Model, body: Mapping[str, Any], first: bool) -> float:
+        """The most the call may cost, in US dollars, to be held until it is known. Raises `BudgetExceeded`."""
         budget_usd = self._tree.limits.budget_usd
         if budget_usd is None:
             return 0.0
-        estimate_usd, left_usd = model.estimate_usd(body), self.remaining_usd
-        if left_usd <= 0 or estimate_usd > left_usd:
-            raise BudgetExceeded(
-                f"A call to {model.name!r} costs about {estimate_usd:.9f} USD; of chorus.max_cost_usd = "
+        most_usd, left_usd = model.reserve_usd(body), self.remaining_usd
+        if left_usd <= 0 or most_usd > left_usd:
+            raise (BudgetExceeded if first else _Unaffordable)(
+                f"A call to {model.name!r} may cost up to {most_usd:.9f} USD; of chorus.max_cost_usd = "
                 f"{budget_usd:.9f}, {max(0.0, left_usd):.9f} USD are left.",
                 param="chorus.max_cost_usd",
             )
-        return estimate_usd
+        return most_usd
 
     @asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:
@@ -275,6 +327,7 @@ class _Payment:
     """What a call turned out to cost; a call that fails before `settle` cost nothing that was reported."""
 
     started: float
+    calling: Calling
     shares: tuple[Share, ...] = ()
 
     @property
@@ -284,6 +337,22 @@ class _Payment:
     def settle(self, shares: tuple[Share, ...]) -> float:
         self.shares = shares
         return sum(share.cost_usd for share in shares)
+
+
+class _Unaffordable(BudgetExceeded):
+    """There is no money, or no call, left for a fallback: the failure that called for it is what the caller is told."""
+
+
+def _next_or_raise(error: UpstreamError | _Unaffordable, failed: UpstreamError | None) -> UpstreamError:
+    """The failure to tell the caller, should the next fallback fail too: the first one's, for that is the model
+    asked for. Raises what no fallback can make good."""
+    if failed is None:
+        assert isinstance(error, UpstreamError)
+        if error.again is Again.NEVER:
+            raise error
+        return error
+    failed.exhausted = failed.exhausted or isinstance(error, UpstreamError)
+    return failed
 
 
 def _vector(embedding: str | Sequence[float]) -> NDArray[np.float32]:

@@ -14,6 +14,7 @@
     │   └── DeadlineExceeded      504  timeout_error           deadline_exceeded
     ├── UpstreamError           a backend; a retry or another backend may help
     │   ├── UpstreamRefused       as the backend said (its own 4xx)
+    │   ├── UpstreamBusy          429  rate_limit_error        rate_limit_exceeded
     │   ├── UpstreamUnavailable   503  server_error            upstream_unavailable
     │   ├── UpstreamTimeout       504  timeout_error           upstream_timeout
     │   └── UpstreamBroken        502  server_error            upstream_broken
@@ -29,6 +30,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any, ClassVar
+
+from protocol.again import Again
 
 __all__ = [
     "ArtefactMismatch",
@@ -48,6 +51,7 @@ __all__ = [
     "SettingsError",
     "Unauthenticated",
     "UpstreamBroken",
+    "UpstreamBusy",
     "UpstreamError",
     "UpstreamRefused",
     "UpstreamTimeout",
@@ -166,14 +170,39 @@ class DeadlineExceeded(CallerError):
 
 
 class UpstreamError(ChorusError):
-    """A backend is at fault: another attempt, deployment or model may succeed."""
+    """A backend is at fault: another attempt, deployment or model may succeed.
+
+    `again` says which of them may be tried; `exhausted` that they have been, so that the caller's SDK, which
+    would otherwise multiply our attempts by its own, is told to leave it. `retry_after_s` is what the caller is
+    told to wait, `asked_s` what the backend itself asked for.
+    """
 
     status = 502
     retryable = True
+    again: Again = Again.ELSEWHERE
+    exhausted: bool = False
+    retry_after_s: float | None = None
+    asked_s: float | None = None
+
+    def headers(self) -> dict[str, str]:
+        leave = {"x-should-retry": "false"} if self.exhausted else {}
+        return leave if self.retry_after_s is None else {**leave, **retry_after(self.retry_after_s)}
 
 
 class UpstreamRefused(UpstreamError):
-    """The backend answered 4xx. Its status and OpenAI error fields are passed on; 408, 409 and 429 may be retried."""
+    """The backend answered 4xx. Its status and OpenAI error fields are passed on.
+
+    408, 409, 425 and 429 say that the work was not done; 404 that this backend does not know the model; the
+    rest that the request is at fault.
+    """
+
+    _AGAIN: ClassVar = {
+        404: Again.ELSEWHERE,
+        408: Again.SAME,
+        409: Again.SAME,
+        425: Again.SAME,
+        429: Again.SAME,
+    }
 
     def __init__(
         self,
@@ -187,22 +216,29 @@ class UpstreamRefused(UpstreamError):
     ) -> None:
         super().__init__(message, param=param, code=code)
         self.status, self.type, self.retry_after_s = status, type, retry_after_s
+        self.again = self._AGAIN.get(status, Again.NEVER)
 
-    def headers(self) -> dict[str, str]:
-        return {} if self.retry_after_s is None else retry_after(self.retry_after_s)
+
+class UpstreamBusy(UpstreamError):
+    """Every deployment is at a limit of ours (`max_concurrent`, `rpm`, `tpm`). Tells the caller when to come back."""
+
+    status, type, code = 429, "rate_limit_error", "rate_limit_exceeded"
+    again = Again.SAME
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class UpstreamUnavailable(UpstreamError):
     """No connection to the backend, or it is restarting. Tells the caller when to come back."""
 
     status, code = 503, "upstream_unavailable"
+    again = Again.SAME
 
-    def __init__(self, message: str, *, retry_after_s: float = 2.0) -> None:
+    def __init__(self, message: str, *, retry_after_s: float = 2.0, again: Again = Again.SAME) -> None:
         super().__init__(message)
-        self.retry_after_s = retry_after_s
-
-    def headers(self) -> dict[str, str]:
-        return retry_after(self.retry_after_s)
+        self.retry_after_s, self.again = retry_after_s, again
 
 
 class UpstreamTimeout(UpstreamError):
@@ -215,6 +251,10 @@ class UpstreamBroken(UpstreamError):
     """The backend answered 5xx, cut the answer short, or sent what is not its protocol."""
 
     code = "upstream_broken"
+
+    def __init__(self, message: str, *, code: str | None = None, again: Again = Again.ELSEWHERE) -> None:
+        super().__init__(message, code=code)
+        self.again = again
 
 
 class MethodError(ChorusError):

@@ -28,7 +28,24 @@ OPENAI_COMPATIBLE: Mapping[str, tuple[str | None, str | None]] = {
 }
 """LiteLLM provider prefix → (base URL, environment variable of its key) for those that speak OpenAI's protocol."""
 
-_PARAMS = {"model", "api_base", "api_key", "timeout"}
+_COPIED: Mapping[str, str] = {
+    "timeout": "timeout_s",
+    "stream_timeout": "first_token_timeout_s",
+    "weight": "weight",
+    "rpm": "rpm",
+    "tpm": "tpm",
+    "max_parallel_requests": "max_concurrent",
+}
+"""Key of `litellm_params` → key of a deployment here."""
+
+_PARAMS = {"model", "api_base", "api_key", *_COPIED}
+_ROUTER: Mapping[str, str] = {
+    "num_retries": "retries",
+    "allowed_fails": "breaker_failures",
+    "cooldown_time": "cooldown_s",
+}
+"""Key of `router_settings` → key of `resilience`."""
+
 _INFO = {
     "id",
     "input_cost_per_token",
@@ -37,7 +54,7 @@ _INFO = {
     "mode",
     "max_input_tokens",
 }
-_TOP = {"model_list", "general_settings", "server", "strategies"}
+_TOP = {"model_list", "general_settings", "router_settings", "server", "strategies", "resilience"}
 
 
 def is_litellm(raw: Mapping[str, Any]) -> bool:
@@ -72,6 +89,16 @@ def translate(raw: Mapping[str, Any]) -> dict[str, Any]:
     settings: dict[str, Any] = {"models": models}
     if "strategies" in raw:
         settings["strategies"] = raw["strategies"]
+    router = dict(raw.get("router_settings") or {})
+    _refuse_unknown(router, {*_ROUTER, "fallbacks"}, "router_settings")
+    for i, entry in enumerate(router.pop("fallbacks", None) or ()):
+        for name, others in entry.items():
+            if name not in models:
+                raise SettingsError(f"router_settings.fallbacks[{i}]: no model {name!r} in model_list.")
+            models[name]["fallbacks"] = others
+    resilience = {**(raw.get("resilience") or {}), **{_ROUTER[key]: router[key] for key in router}}
+    if resilience:
+        settings["resilience"] = resilience
     server = dict(raw.get("server") or {})
     general = dict(raw.get("general_settings") or {})
     _refuse_unknown(general, {"master_key"}, "general_settings")
@@ -94,13 +121,12 @@ def _deployment(params: Mapping[str, Any], where: str) -> dict[str, Any]:
     base_url = params.get("api_base") or base_url
     if not base_url:
         raise SettingsError(f"{where}.litellm_params: 'api_base' is required for {provider!r}.")
-    deployment: dict[str, Any] = {"base_url": base_url, "model": model}
+    copied = {ours: params[theirs] for theirs, ours in _COPIED.items() if theirs in params}
+    deployment: dict[str, Any] = {"base_url": base_url, "model": model, **copied}
     if params.get("api_key"):
         deployment["api_key"] = params["api_key"]
     elif key_variable and not params.get("api_base"):
         deployment["api_key"] = f"os.environ/{key_variable}"
-    if "timeout" in params:
-        deployment["timeout_s"] = params["timeout"]
     return deployment
 
 

@@ -70,17 +70,23 @@ Event = Answer | Chunk
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of the tree as it was made and paid. `outcome` is "ok" or an error's code."""
+    """One call of the tree as it was made and paid. `outcome` is "ok" or an error's code.
+
+    `attempts` counts how often a deployment was asked for it. `estimated`: the backend did not report what it spent
+    (a cut stream, say), and `usage` was estimated from what was sent and seen.
+    """
 
     model: str
     usage: Usage
     cost_usd: float
     latency_s: float
     outcome: str = "ok"
+    attempts: int = 1
+    estimated: bool = False
 
     def wire(self) -> dict[str, Any]:
         """The call as a row of the explanation's table."""
-        return {
+        row: dict[str, Any] = {
             "model": self.model,
             "prompt_tokens": self.usage.prompt_tokens,
             "completion_tokens": self.usage.completion_tokens,
@@ -88,6 +94,11 @@ class Call:
             "latency_ms": round(self.latency_s * 1000, 3),
             "outcome": self.outcome,
         }
+        if self.attempts != 1:
+            row["attempts"] = self.attempts
+        if self.estimated:
+            row["estimated"] = True
+        return row
 
 
 @dataclass(slots=True)
@@ -114,8 +125,13 @@ class Trace:
 
     @property
     def usage(self) -> Usage:
-        """Tokens of all calls together."""
-        return sum((call.usage for call in self.calls), Usage())
+        """Tokens of all calls together, as the backends reported them: estimates are charged, never told as usage."""
+        return sum((call.usage for call in self.calls if not call.estimated), Usage())
+
+    @property
+    def composed(self) -> bool:
+        """Whether more than one call reported usage, so that no backend's own report is the whole."""
+        return sum(call.usage != Usage() and not call.estimated for call in self.calls) > 1
 
     @property
     def cost_usd(self) -> float:

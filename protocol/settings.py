@@ -34,9 +34,11 @@ __all__ = [
     "EmbedderModel",
     "EngineModel",
     "Fusion",
+    "Hedge",
     "ModelSettings",
     "OpenAIModel",
     "PriceSettings",
+    "Resilience",
     "Routing",
     "ServerSettings",
     "Settings",
@@ -94,9 +96,21 @@ class OpenAIModel(_Frozen):
     )
     model: str = Field(description="the model's name there")
     api_key: SecretStr | None = Field(None, description="os.environ/NAME")
-    timeout_s: Positive = Field(600.0, description="whole call, in seconds")
-    connect_timeout_s: Positive = 5.0
+    timeout_s: Positive = Field(600.0, description="whole attempt, in seconds")
+    connect_timeout_s: Positive = Field(
+        5.0, description="seconds until connected: name look-up, TCP and TLS together"
+    )
+    first_token_timeout_s: Positive = Field(
+        120.0, description="of a stream: seconds from the request to its first words"
+    )
+    idle_timeout_s: Positive = Field(
+        60.0, description="of a stream: longest silence between its words, in seconds"
+    )
     max_connections: int = Field(1024, ge=1, description="open connections per worker")
+    weight: Positive = Field(1.0, description="share of the calls, relative to the model's other deployments")
+    max_concurrent: int | None = Field(None, ge=1, description="calls at once, over all workers")
+    rpm: int | None = Field(None, ge=1, description="calls per minute, over all workers")
+    tpm: int | None = Field(None, ge=1, description="tokens per minute, read and written, over all workers")
 
 
 def _one_or_many(value: Any) -> Any:
@@ -109,6 +123,17 @@ Deployments = Annotated[
     BeforeValidator(_one_or_many, json_schema_input_type=OpenAIModel | tuple[OpenAIModel, ...]),
 ]
 """One deployment, or several of the same model."""
+
+
+class Hedge(_Frozen):
+    """Ask a second deployment when the first one is slow; the first answer counts, the other call is dropped."""
+
+    after_s: Positive = Field(
+        description="seconds without an answer, or a stream's first words, before hedging"
+    )
+    max_cost_usd: Positive = Field(
+        description="US dollars the second call may cost; a dearer one is not made"
+    )
 
 
 class EmbedderModel(_Frozen):
@@ -129,11 +154,32 @@ class ModelSettings(_Frozen):
     embedder: EmbedderModel | None = None
     price: PriceSettings | None = None
     context_length: int | None = Field(None, ge=1, description="tokens; of an engine model its max_model_len")
+    max_output_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="the most one answer can have, reserved from a budget when the caller does not say; "
+        "the context length by default",
+    )
+    fallbacks: tuple[Name, ...] = Field(
+        (), description="models asked in this order when this one fails; never for embeddings"
+    )
+    balance: Literal["fastest", "least-busy", "weighted"] = Field(
+        "fastest",
+        description="which deployment is asked: the faster and less busy of two drawn at random, the least busy, "
+        "or at random by weight; a session keeps its deployment",
+    )
+    hedge: Hedge | None = Field(None, description="off by default; needs several deployments")
 
     @model_validator(mode="after")
     def _exactly_one(self) -> ModelSettings:
         _exactly_one_of(self, ("engine", "openai", "embedder"))
         return self
+
+    @property
+    def output_cap(self) -> int | None:
+        """Upper bound of an answer's tokens, as far as the settings tell."""
+        engine = self.engine.max_model_len if self.engine else None
+        return self.max_output_tokens or self.context_length or engine
 
 
 class Routing(_Frozen):
@@ -206,12 +252,35 @@ class ServerSettings(_Frozen):
     max_depth: int = Field(4, ge=1, description="how deep strategies may call strategies")
 
 
+class Resilience(_Frozen):
+    """What happens when a backend fails; for every model."""
+
+    retries: int = Field(2, ge=0, le=10, description="attempts after the first, other deployments included")
+    backoff_s: Positive = Field(
+        0.25,
+        description="wait before a retry, in seconds; doubles each time, jittered; Retry-After goes before",
+    )
+    retry_budget: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="retries as a share of calls, beyond ten in reserve: an outage is not amplified",
+    )
+    breaker_failures: int = Field(
+        5, ge=1, description="failures in a row after which a deployment is left alone"
+    )
+    cooldown_s: Positive = Field(
+        5.0, description="for how long, in seconds; doubles each time a probe fails, up to two minutes"
+    )
+
+
 class Settings(_Frozen):
     """The whole file. `models` can answer; `strategies` are virtual models made of them; both share one name space."""
 
     models: dict[Name, ModelSettings] = Field(min_length=1)
     strategies: dict[Name, StrategySettings] = Field(default_factory=dict)
     server: ServerSettings = ServerSettings()
+    resilience: Resilience = Resilience()
 
     @model_validator(mode="after")
     def _names_resolve(self) -> Settings:
@@ -219,6 +288,10 @@ class Settings(_Frozen):
         if clash:
             raise ValueError(f"{clash[0]!r} is both a model and a strategy; rename one")
         answering = {name for name, model in self.models.items() if model.embedder is None}
+        for name, model in self.models.items():
+            _require(
+                f"models.{name}.fallbacks", model.fallbacks, answering - {name}, "other models that answer"
+            )
         for name, strategy in self.strategies.items():
             _check_members(name, strategy, self, answering | (set(self.strategies) - {name}))
         _check_no_circle(self.strategies)

@@ -29,16 +29,15 @@ class Usage:
 
     @classmethod
     def parse(cls, usage: Mapping[str, Any] | None) -> Usage:
-        """Read OpenAI's `usage` object; what is absent counts as zero."""
-        if not usage:
+        """Read OpenAI's `usage` object; what is absent, or no count of tokens, counts as zero."""
+        if not isinstance(usage, Mapping):
             return cls()
-        prompt_details = usage.get("prompt_tokens_details") or {}
-        completion_details = usage.get("completion_tokens_details") or {}
+        prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
         return cls(
-            int(usage.get("prompt_tokens") or 0),
-            int(usage.get("completion_tokens") or 0),
-            int(prompt_details.get("cached_tokens") or 0),
-            int(completion_details.get("reasoning_tokens") or 0),
+            prompt,
+            completion,
+            min(prompt, _count(usage.get("prompt_tokens_details"), "cached_tokens")),
+            min(completion, _count(usage.get("completion_tokens_details"), "reasoning_tokens")),
         )
 
     def wire(self) -> dict[str, Any]:
@@ -72,3 +71,9 @@ class Price:
             + usage.cached_tokens * cached
             + usage.completion_tokens * self.output_usd
         )
+
+
+def _count(section: Any, key: str) -> int:
+    """A number of tokens off the wire: backends are known to send null, text, and numbers below zero."""
+    value = section.get(key) if isinstance(section, Mapping) else None
+    return max(0, int(value)) if isinstance(value, (int, float)) and not isinstance(value, bool) else 0

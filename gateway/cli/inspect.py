@@ -66,6 +66,7 @@ _SECTIONS = (
     ("models.NAME", "ModelSettings"),
     ("models.NAME.engine", "EngineModel"),
     ("models.NAME.openai", "OpenAIModel"),
+    ("models.NAME.hedge", "Hedge"),
     ("models.NAME.embedder", "EmbedderModel"),
     ("models.NAME.price", "PriceSettings"),
     ("strategies.NAME", "StrategySettings"),
@@ -74,6 +75,7 @@ _SECTIONS = (
     ("strategies.NAME.fuse", "Fusion"),
     ("strategies.NAME.aggregate", "Aggregate"),
     ("server", "ServerSettings"),
+    ("resilience", "Resilience"),
 )
 
 

@@ -14,7 +14,8 @@ import pytest
 from backends.openai_http import Deployment
 from backends.scripted import Script, ScriptedUpstream
 from backends.upstream_errors import NotConnected
-from protocol.errors import UpstreamBroken, UpstreamRefused, UpstreamTimeout
+from protocol.errors import SettingsError, UpstreamBroken, UpstreamRefused, UpstreamTimeout
+from protocol.settings import OpenAIModel
 
 CHAT = "/chat/completions"
 BODY: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x"}], "novel": 1}
@@ -37,8 +38,8 @@ async def test_stream(deploy: Deploy, upstream: ScriptedUpstream) -> None:
     stream = await deploy().stream(CHAT, {**BODY, "stream": True, "stream_options": {"other": 1}})
     told = [event async for event in stream]
     assert upstream.seen[0].body["stream_options"] == {"other": 1, "include_usage": True}
-    assert stream.usage_event is not None
-    assert stream.usage_event["usage"]["completion_tokens"] == 8
+    assert stream.tap.usage_event is not None
+    assert stream.tap.usage_event["usage"]["completion_tokens"] == 8
     assert b"[DONE]" not in b"".join(told)
 
 
@@ -86,6 +87,50 @@ async def test_redirects_are_not_followed(deploy: Deploy, upstream: ScriptedUpst
     with pytest.raises(UpstreamBroken, match="307"):
         await deploy().call(CHAT, BODY)
     assert len(upstream.seen) == 1
+
+
+async def test_first_token_clock(deploy: Deploy, upstream: ScriptedUpstream) -> None:
+    """A stream without words in time is given up, whether the upstream is silent or only says who speaks."""
+    deployment = deploy(first_token_timeout_s=0.05)
+    upstream.default = Script(delay_s=30)
+    with pytest.raises(UpstreamTimeout):
+        await deployment.stream(CHAT, BODY)
+    upstream.default = Script(text="", chunk_delay_s=30)
+    stream = await deployment.stream(CHAT, BODY)
+    with pytest.raises(UpstreamTimeout):
+        [event async for event in stream]
+
+
+async def test_idle_clock(deploy: Deploy, upstream: ScriptedUpstream) -> None:
+    """A stream that falls silent between words is given up; one that is slower than its reader is not."""
+    upstream.default = Script(chunk_delay_s=30)
+    stream = await deploy(idle_timeout_s=0.05).stream(CHAT, BODY)
+    with pytest.raises(UpstreamTimeout):
+        [event async for event in stream]
+
+
+async def test_a_slow_reader_is_not_the_upstreams_fault(deploy: Deploy, upstream: ScriptedUpstream) -> None:
+    """The idle clock runs only while the upstream is waited for."""
+    upstream.default = Script(text="word " * 5)
+    told = []
+    async for event in await deploy(idle_timeout_s=0.05).stream(CHAT, BODY):
+        told.append(event)
+        await asyncio.sleep(0.03)
+    assert len(told) > 5
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b'{"choices": []}', b'{"choices": [{"message": "x"}]}'])
+async def test_empty_answers(deploy: Deploy, upstream: ScriptedUpstream, body: bytes) -> None:
+    """A 200 without an answer in it is none."""
+    upstream.default = Script(body=body)
+    with pytest.raises(UpstreamBroken):
+        await deploy().call(CHAT, BODY)
+
+
+async def test_bad_base_url() -> None:
+    """A base URL that cannot be used stops the start, naming the model and not the URL's secrets."""
+    with pytest.raises(SettingsError, match=r"models\.m\.openai: credentials"):
+        Deployment("m", OpenAIModel(base_url="http://user:canary@host/v1", model="x"))
 
 
 @pytest.mark.parametrize("stream", [False, True])

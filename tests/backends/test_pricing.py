@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backends.pricing import estimate_usd, shares
+from backends.pricing import estimate_usd, seen_shares, shares, text_tokens, usage_bound
 from protocol.usage import Price, Usage
 
 PRICES = {"a": Price(1.0, 10.0), "b": Price(2.0, 20.0)}
@@ -39,9 +39,39 @@ def test_cached_tokens() -> None:
     assert share.cost_usd == pytest.approx(8.0)
 
 
-def test_estimate() -> None:
-    """An estimate counts the prompt by length and the answer by its bound, for every member."""
+def test_bound() -> None:
+    """The most a call may use: the prompt by length, the answer by the caller's bound, else the model's cap."""
     body = {"messages": [{"role": "user", "content": "x" * 8}], "max_tokens": 5, "n": 2}
-    assert estimate_usd(body, ["a"], PRICES) == 2 * 1.0 + 10 * 10.0
-    assert estimate_usd(body, ["a", "b", "c"], PRICES) == 3 * (2 * 1.0 + 10 * 10.0)
-    assert estimate_usd({"input": ["x" * 4, "y" * 4]}, ["a"], PRICES) == 2.0
+    assert usage_bound(body, 99) == Usage(2, 10)
+    del body["max_tokens"]
+    assert usage_bound(body, 99) == Usage(2, 198)
+    assert usage_bound(body, None) == Usage(2, 0)
+    assert usage_bound({"input": ["x" * 4, "y" * 4]}, 99) == Usage(2, 0)
+
+
+def test_estimate() -> None:
+    """Every member with a price counts."""
+    assert estimate_usd(Usage(2, 10), ["a"], PRICES) == 102.0
+    assert estimate_usd(Usage(2, 10), ["a", "b", "c"], PRICES) == 306.0
+
+
+def test_seen_shares() -> None:
+    """Where nothing was reported, the prompt counts by length and the answer by what was seen; it says so."""
+    (share,) = seen_shares({"prompt": "x" * 8}, 3, ["a"], PRICES)
+    assert (share.usage, share.cost_usd, share.estimated) == (Usage(2, 3), 32.0, True)
+
+
+def test_text_tokens() -> None:
+    """The texts of all choices count, whatever else an answer lacks."""
+    answer = {
+        "choices": [{"message": {"content": "x" * 8}}, {"text": "y" * 4}, {"message": {"content": None}}]
+    }
+    assert text_tokens(answer) == 3
+    assert text_tokens({"data": []}) == 0
+
+
+@pytest.mark.parametrize("told", [None, [], "x", {"members": None}])
+def test_foreign_chorus_objects(told: object) -> None:
+    """A backend's own `chorus` field is not taken for a table of members."""
+    (share,) = shares({"usage": {"prompt_tokens": 1}, "chorus": told}, "a", PRICES)
+    assert share.cost_usd == 1.0

@@ -46,6 +46,64 @@ def test_malformed_raises(payload: bytes) -> None:
         list(StreamTap("m").feed(b"data: " + payload + b"\n\n"))
 
 
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        (b'data: {"choices":[{"text":"a"}],"usage":null}\n\n', b'data: {"choices":[{"text":"a"}]}\n\n'),
+        (
+            b'data: {"choices":[{"text":"a"}],"usage":null}\r\n\r\n',
+            b'data: {"choices":[{"text":"a"}]}\r\n\r\n',
+        ),
+        (b'data: {"usage": null, "choices": [{"text": "a"}]}\n\n', b'data: {"choices": [{"text": "a"}]}\n\n'),
+        (b'data: {"a": 1, "usage": null, "x": 2}\n\n', b'data: {"a": 1, "x": 2}\n\n'),
+        (b'data: {"a": 1, "usage": null}\n\n', b'data: {"a": 1}\n\n'),
+        (
+            b'data: {"a":"\\"usage\\":null,\\\\","b":{"usage":null},"usage":null,"c":["]"]}\n\n',
+            b'data: {"a":"\\"usage\\":null,\\\\","b":{"usage":null},"c":["]"]}\n\n',
+        ),
+        (b'data: {"b":{"usage":null}}\n\n', b'data: {"b":{"usage":null}}\n\n'),
+    ],
+)
+def test_injected_null_usage_is_cut_out(sent: bytes, told: bytes) -> None:
+    """For a caller who did not ask for usage, the top-level `"usage": null` goes, and not a byte more."""
+    assert list(StreamTap("m", usage_asked=False).feed(sent)) == [told]
+    assert list(StreamTap("m").feed(sent)) == [sent]
+
+
+@pytest.mark.parametrize(
+    ("delta", "begun"),
+    [
+        ({"role": "assistant", "content": ""}, False),
+        ({"content": "a"}, True),
+        ({"reasoning_content": "hm"}, True),
+        ({"tool_calls": [{"index": 0}]}, True),
+    ],
+)
+def test_begins_with_words(delta: dict[str, object], begun: bool) -> None:
+    """An answer begins with words, thoughts or a tool call, not with who speaks."""
+    tap = StreamTap("m")
+    list(tap.feed(event({"choices": [{"delta": delta, "finish_reason": None}]})))
+    assert tap.begun is begun
+
+
+def test_an_empty_answer_is_an_answer() -> None:
+    """A reason to finish begins and ends an answer; `[DONE]` alone does not."""
+    tap = StreamTap("m")
+    list(tap.feed(ROLE + event({"choices": [{"delta": {}, "finish_reason": "stop"}]}) + DONE))
+    tap.end()
+    tap = StreamTap("m")
+    list(tap.feed(ROLE + DONE))
+    with pytest.raises(UpstreamBroken, match="without an answer"):
+        tap.end()
+
+
+def test_counts_what_was_seen() -> None:
+    """Chunks with words are counted, and the bytes by which larger ones exceed the smallest."""
+    tap = StreamTap("m")
+    list(tap.feed(ROLE + b"".join(event({"choices": [{"text": text}]}) for text in ("a", "b", "c" * 41))))
+    assert (tap.words, tap.seen_bytes) == (3, 40)
+
+
 def test_end_without_done_raises() -> None:
     """A stream that ends without `[DONE]` was cut."""
     tap = StreamTap("m")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from email.utils import formatdate
 
-import aiohttp
 import pytest
 
+from backends import http1
 from backends.upstream_errors import TRANSLATED, NotConnected, redact, refusal, translate
+from protocol.again import Again
 from protocol.errors import (
     UpstreamBroken,
+    UpstreamBusy,
     UpstreamError,
     UpstreamRefused,
     UpstreamTimeout,
@@ -20,14 +21,14 @@ from protocol.errors import (
 
 CLIENT_ERRORS = [
     error
-    for error in vars(aiohttp).values()
-    if isinstance(error, type) and issubclass(error, aiohttp.ClientError) and error is not aiohttp.ClientError
+    for error in vars(http1).values()
+    if isinstance(error, type) and issubclass(error, http1.Http1Error) and error is not http1.Http1Error
 ]
 
 
-@pytest.mark.parametrize("error", [*CLIENT_ERRORS, asyncio.TimeoutError], ids=lambda error: error.__name__)
-def test_table_is_complete(error: type[BaseException]) -> None:
-    """Every error that aiohttp's client can raise has a place in the table, by itself or by an ancestor."""
+@pytest.mark.parametrize("error", CLIENT_ERRORS, ids=lambda error: error.__name__)
+def test_table_is_complete(error: type[http1.Http1Error]) -> None:
+    """Every error that the HTTP client can raise has a place in the table, by itself or by an ancestor."""
     made = error.__new__(error)
     assert isinstance(translate(made, "m"), UpstreamError)
 
@@ -37,26 +38,42 @@ def test_table_names_the_model() -> None:
     assert all("'m'" in made("m").message for made in TRANSLATED.values())
 
 
-def test_foreign_bugs_pass() -> None:
-    """What is no network error is not made one."""
-    with pytest.raises(ZeroDivisionError):
-        translate(ZeroDivisionError(), "m")
+def test_the_root_is_nobodys_error() -> None:
+    """What is in no branch of the client's tree is not made a network error."""
+    with pytest.raises(http1.Http1Error):
+        translate(http1.Http1Error(), "m")
 
 
 @pytest.mark.parametrize(
-    ("raised", "expected"),
+    ("raised", "expected", "again"),
     [
-        (aiohttp.ClientConnectorError, NotConnected),
-        (aiohttp.ConnectionTimeoutError, NotConnected),
-        (aiohttp.ServerDisconnectedError, UpstreamUnavailable),
-        (aiohttp.ClientPayloadError, UpstreamBroken),
-        (aiohttp.SocketTimeoutError, UpstreamTimeout),
-        (asyncio.TimeoutError, UpstreamTimeout),
+        (http1.TlsError, NotConnected, Again.SAME),
+        (http1.ConnectTimeout, NotConnected, Again.SAME),
+        (http1.PoolExhausted, UpstreamBusy, Again.SAME),
+        (http1.Unanswered, UpstreamUnavailable, Again.ELSEWHERE),
+        (http1.ClosedEarly, UpstreamBroken, Again.ELSEWHERE),
+        (http1.TooLarge, UpstreamBroken, Again.ELSEWHERE),
+        (http1.TotalTimeout, UpstreamTimeout, Again.ELSEWHERE),
     ],
 )
-def test_translations(raised: type[BaseException], expected: type[UpstreamError]) -> None:
-    """Only a connection that never was may be tried again elsewhere."""
-    assert type(translate(raised.__new__(raised), "m")) is expected
+def test_translations(raised: type[http1.Http1Error], expected: type[UpstreamError], again: Again) -> None:
+    """Only what certainly was not read may be sent to the same backend again."""
+    error = translate(raised(), "m")
+    assert type(error) is expected
+    assert error.again is again
+
+
+@pytest.mark.parametrize(
+    ("status", "again"),
+    [
+        (400, Again.NEVER), (401, Again.ELSEWHERE), (403, Again.ELSEWHERE), (404, Again.ELSEWHERE),
+        (408, Again.SAME), (409, Again.SAME), (413, Again.NEVER), (422, Again.NEVER), (429, Again.SAME),
+        (302, Again.ELSEWHERE), (500, Again.SAME), (502, Again.SAME), (503, Again.SAME), (504, Again.ELSEWHERE),
+    ],
+)  # fmt: skip
+def test_who_may_be_asked_after_a_status(status: int, again: Again) -> None:
+    """Each status says whether the same backend, another one, or nobody is asked again."""
+    assert refusal(status, b"", {}, name="m").again is again
 
 
 @pytest.mark.parametrize(
@@ -100,6 +117,9 @@ def test_foreign_bodies(body: bytes) -> None:
         ({"retry-after": "0.5"}, 0.5),
         ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
         ({"retry-after": "soon"}, None),
+        ({"retry-after-ms": "nan"}, None),
+        ({"retry-after-ms": "inf"}, 86_400.0),
+        ({"retry-after-ms": "-5"}, 0.0),
         ({}, None),
     ],
 )
@@ -107,7 +127,7 @@ def test_retry_after(headers: dict[str, str], wait_s: float | None) -> None:
     """The upstream's wait is read from either header."""
     error = refusal(429, b"", headers, name="m")
     assert isinstance(error, UpstreamRefused)
-    assert error.retry_after_s == wait_s
+    assert error.retry_after_s == error.asked_s == wait_s
 
 
 def test_retry_after_date() -> None:

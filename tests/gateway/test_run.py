@@ -21,6 +21,8 @@ from protocol.errors import (
     DeadlineExceeded,
     MethodError,
     ModelNotFound,
+    UpstreamBroken,
+    UpstreamRefused,
     UpstreamUnavailable,
 )
 from protocol.run import Answer, Chunk, Event, Reply, Run, Strategy
@@ -232,6 +234,110 @@ async def test_deadline_ends_everything(catalogue: Make) -> None:
     with pytest.raises(DeadlineExceeded):
         async with open_run(catalogue(), limits(deadline_s=0.01)):
             await asyncio.sleep(30)
+
+
+@pytest.fixture
+async def fallback(upstream: ScriptedUpstream) -> AsyncIterator[Catalogue]:
+    """`one` falls back on `two`, at 1 and 2 US dollars a token; upstream they have their own names."""
+    async with upstream.serving() as url:
+        price, dear = (
+            f"price: {{input_usd_per_token: {usd}, output_usd_per_token: {usd}}}" for usd in (1, 2)
+        )
+        text = f"""
+          models:
+            one: {{openai: {{base_url: '{url}', model: up-one}}, fallbacks: [two], max_output_tokens: 20, {price}}}
+            two: {{openai: {{base_url: '{url}', model: up-two}}, {dear}}}
+          resilience: {{backoff_s: 0.001}}
+        """
+        models = make_models(parse_settings(text), {})
+        yield Catalogue(models, {})
+        for model in models.values():
+            await model.close()
+
+
+@pytest.mark.parametrize("request_", [REQUEST, STREAMED], ids=["whole", "stream"])
+async def test_a_fallback_answers(
+    fallback: Catalogue, upstream: ScriptedUpstream, request_: ChatRequest
+) -> None:
+    """When a model fails its fallback answers, under its own name; both stand in the trace."""
+    upstream.scripts = {"up-one": Script(status=500)}
+    async with open_run(fallback, limits()) as run:
+        events = [event async for event in run.relay("one", request_)]
+    members = {event.reply.members if isinstance(event, Answer) else event.members for event in events}
+    assert members == {("two",)}
+    assert [(c.model, c.outcome, c.attempts, c.cost_usd) for c in run.trace.calls] == [
+        ("one", "upstream_broken", 3, 0.0),
+        ("two", "ok", 1, 30.0),
+    ]
+    assert not run.trace.composed
+
+
+async def test_the_first_failure_is_told(fallback: Catalogue, upstream: ScriptedUpstream) -> None:
+    """When the fallback fails too, the caller hears of the model asked for, and not to try again."""
+    upstream.scripts = {
+        "up-one": Script(status=503, headers={"retry-after": "9"}),
+        "up-two": Script(status=500),
+    }
+    async with open_run(fallback, limits()) as run:
+        with pytest.raises(UpstreamUnavailable) as caught:
+            await run.call("one", REQUEST)
+    assert caught.value.headers() == {
+        "x-should-retry": "false", "retry-after": "9", "retry-after-ms": "9000",
+    }  # fmt: skip
+
+
+async def test_what_is_at_fault_with_the_request_does_not_fall_back(
+    fallback: Catalogue, upstream: ScriptedUpstream
+) -> None:
+    """A refusal of the request itself is the answer."""
+    upstream.scripts = {"up-one": Script(status=422)}
+    async with open_run(fallback, limits()) as run:
+        with pytest.raises(UpstreamRefused):
+            await run.call("one", REQUEST)
+    assert len(upstream.seen) == 1
+
+
+async def test_a_fallback_must_be_affordable(fallback: Catalogue, upstream: ScriptedUpstream) -> None:
+    """Without money for the fallback the caller is told what failed, not that the money was short."""
+    upstream.scripts = {"up-one": Script(reset_after=0)}
+    async with open_run(fallback, limits(budget_usd=25.0)) as run:
+        with pytest.raises(UpstreamUnavailable):
+            await run.call("one", REQUEST.changed(max_tokens=20))
+        assert run.remaining_usd == 25.0
+    assert len(upstream.seen) == 1
+
+
+async def test_the_models_cap_is_reserved(fallback: Catalogue) -> None:
+    """A caller who sets no bound is taken to want the model's longest answer."""
+    async with open_run(fallback, limits(budget_usd=20.0)) as run:
+        with pytest.raises(BudgetExceeded, match="up to 21"):
+            await run.call("one", REQUEST)
+        assert await run.call("one", REQUEST.changed(max_tokens=8))
+
+
+async def test_a_stream_that_has_begun_is_not_replaced(
+    fallback: Catalogue, upstream: ScriptedUpstream
+) -> None:
+    """What the caller has seen stands; what was seen is charged, the prompt included, and marked as estimated."""
+    upstream.scripts = {"up-one": Script(error_after=2)}
+    told = []
+    async with open_run(fallback, limits()) as run:
+        relayed = aiter(run.relay("one", STREAMED))
+        told += [await anext(relayed) for _ in range(3)]
+        with pytest.raises(UpstreamBroken):
+            await anext(relayed)
+    (call,) = run.trace.calls
+    assert (call.usage, call.cost_usd, call.estimated) == (Usage(1, 2), 3.0, True)
+    assert run.trace.usage == Usage()
+
+
+async def test_embeddings_have_no_fallback(fallback: Catalogue, upstream: ScriptedUpstream) -> None:
+    """Vectors of another model would mean something else."""
+    upstream.scripts = {"up-one": Script(status=500)}
+    async with open_run(fallback, limits(), path="/embeddings") as run:
+        with pytest.raises(UpstreamBroken):
+            await run.call("one", ChatRequest({"model": "one", "input": "x"}))
+    assert {seen.body["model"] for seen in upstream.seen} == {"up-one"}
 
 
 async def test_foreign_timeouts_pass(catalogue: Make) -> None:

@@ -61,15 +61,33 @@ def test_a_provider_key_is_not_sent_elsewhere(monkeypatch: pytest.MonkeyPatch) -
         ("model_list: [{model_name: a, litellm_params: {model: bedrock/x}}]", "bedrock"),
         ("model_list: [{model_name: a, litellm_params: {model: hosted_vllm/x}}]", "api_base"),
         (
-            "model_list: [{model_name: a, litellm_params: {model: gpt, rpm: 5}}]",
-            r"model_list\[0\].litellm_params.rpm",
+            "model_list: [{model_name: a, litellm_params: {model: gpt, rpmm: 5}}]",
+            r"model_list\[0\].litellm_params.rpmm",
         ),
         ("model_list: [{model_name: a, litellm_params: {model: gpt}, tpm: 5}]", "tpm"),
         (FILE.replace("general_settings: {", "general_settings: {database_url: x, "), "database_url"),
-        (FILE + "router_settings: {num_retries: 3}", "router_settings"),
+        (FILE + "router_settings: {enable_pre_call_checks: true}", "enable_pre_call_checks"),
+        (FILE + "router_settings: {fallbacks: [{nope: [fast]}]}", "nope"),
     ],
 )
 def test_what_would_have_no_effect_is_refused(text: str, told: str) -> None:
     """A key whose effect we do not have is an error, so that nobody believes in a limit that is not there."""
     with pytest.raises(SettingsError, match=told):
         parse_settings(text)
+
+
+def test_router_settings_carry_over() -> None:
+    """Retries, cooldown, fallbacks and the limits of deployments mean here what they mean there."""
+    text = FILE.replace(
+        "timeout: 30", "timeout: 30, stream_timeout: 9, weight: 2, rpm: 5, tpm: 6, max_parallel_requests: 7"
+    )
+    settings = parse_settings(
+        text
+        + "router_settings: {num_retries: 3, allowed_fails: 4, cooldown_time: 8, fallbacks: [{fast: [groq]}]}"
+    )
+    first = settings.models["fast"].openai[0]
+    assert (first.first_token_timeout_s, first.weight) == (9.0, 2.0)
+    assert (first.rpm, first.tpm, first.max_concurrent) == (5, 6, 7)
+    resilience = settings.resilience
+    assert (resilience.retries, resilience.breaker_failures, resilience.cooldown_s) == (3, 4, 8.0)
+    assert settings.models["fast"].fallbacks == ("groq",)

@@ -24,11 +24,10 @@ stream that had begun and ends with an error event and no `[DONE]`), **how often
 (`×3`: two retries), `→ good` when another model answered, and **how many tokens were charged** (the prompt
 has 10; an answer that reports its usage costs 15; `seen`: by what had come when a clock rang). Every cell
 also asserts that nothing is left: no task, no socket in use, no place taken at a deployment, no money
-reserved, and that the backend's work has ended within 200 ms.
+reserved, and that the backend has stopped working.
 
-A cascade's first stage and a vote's members are asked for whole answers also when the caller streams; faults
-of streams (`—`) do not touch them. Retries wait 1 ms here, and clocks are short: connect 0.3 s, first words
-0.2 s, between words 0.15 s.
+A cascade's first stage and a vote's members are asked for whole answers also when the caller streams; faults of
+streams (`—`) do not touch them. Retries wait 1 ms here.
 """
 
 BITES = """\

@@ -81,8 +81,11 @@ def cut(charged: int | None, code: str = "upstream_broken") -> Seen:
 SEEN = 12
 """Tokens charged for a stream of which two words were seen."""
 
-SHORT = {"timeout_s": 0.25}
-PATIENT = {"first_token_timeout_s": 1.5}
+# Clocks are generous, so that a busy machine does not ring them, but for faults that are about a clock.
+SHORT = {"timeout_s": 0.25, "first_token_timeout_s": 0.2}
+ENDLESS = {"timeout_s": 0.75}
+IDLE = {"idle_timeout_s": 0.3}
+UNKNOWN = {"base_url": "http://nowhere.invalid/v1", "connect_timeout_s": 0.5}
 
 
 def closed_port() -> int:
@@ -260,7 +263,7 @@ _MALFORMED = b'data: {"id": "x", "choi\n\n'
 FAULTS: Mapping[str, Fault] = {
     # ----------------------------------------------------------------------------------------- before an answer
     "refused": Fault("refuses the connection", nothing, unavailable(3), deployment={"base_url": "http://127.0.0.1:{closed}/v1"}),
-    "dns": Fault("has a name that nobody knows", nothing, unavailable(3), deployment={"base_url": "http://nowhere.invalid/v1"}),
+    "dns": Fault("has a name that nobody knows", nothing, unavailable(3), deployment=UNKNOWN),
     "tls": Fault("does not speak TLS", nothing, unavailable(3), deployment={"base_url": "https://127.0.0.1:{port}/v1"}),
     "no-answer": Fault("closes without a word", nothing, unavailable()),
     "hang": Fault("accepts, then hangs", hang, late(), deployment=SHORT),
@@ -293,7 +296,7 @@ FAULTS: Mapping[str, Fault] = {
     "no-choices": Fault("sends 200 without an answer", body(b'{"id": "x"}'), broken()),
     "error-200": Fault("sends an error with status 200", body(b'{"error": {"message": "no"}}'), broken()),
     "reset": Fault("resets the connection in the body", reset_mid_body, broken(), cut(SEEN)),
-    "endless": Fault("never stops", endless, late(), cut(None, "upstream_timeout"), deployment=SHORT),
+    "endless": Fault("never stops", endless, late(), cut(None, "upstream_timeout"), deployment=ENDLESS),
     "usage-wrong": Fault(
         "reports usage that is none",
         wrong_usage({"prompt_tokens": -7, "completion_tokens": "8"}),
@@ -313,7 +316,7 @@ FAULTS: Mapping[str, Fault] = {
     "sse-twice-done": Fault("says [DONE] twice", twice_done, None, answered()),
     "sse-no-done": Fault("never says [DONE]", no_done, None, cut(OK)),
     "sse-giant": Fault("sends an event of a megabyte", giant, None, answered()),
-    "sse-oversized": Fault("sends an event that never ends", oversized, None, broken(), deployment=PATIENT),
-    "sse-no-words": Fault("says who speaks, then hangs", silent_head, None, late()),
-    "sse-stalled": Fault("hangs after two words", stalled, None, cut(SEEN, "upstream_timeout")),
+    "sse-oversized": Fault("sends an event that never ends", oversized, None, broken()),
+    "sse-no-words": Fault("says who speaks, then hangs", silent_head, None, late(), deployment=SHORT),
+    "sse-stalled": Fault("hangs after two words", stalled, None, cut(SEEN, "upstream_timeout"), deployment=IDLE),
 }  # fmt: skip

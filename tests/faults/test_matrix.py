@@ -32,7 +32,7 @@ async def test_cell(cell: Cell, faulty: tuple[FaultyUpstream, int]) -> None:
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("kind", KINDS)
 async def test_client_leaves(kind: str, stream: bool, faulty: tuple[FaultyUpstream, int]) -> None:
-    """A client who leaves ends every call of the tree within 200 ms, and nothing stays of it."""
+    """A client who leaves ends every call of the tree at once, and nothing stays of it."""
     cell = Cell("sse-stalled", stream, kind, Seen(200), 0)
     run = await leave(cell, *faulty)
     assert "cancelled" in {call.outcome for call in run.trace.calls}

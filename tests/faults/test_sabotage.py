@@ -16,4 +16,4 @@ async def test_sabotage_turns_its_cell_red(sabotage: Sabotage) -> None:
     async with upstream.serving() as port:
         await show(cell, upstream, port)
         with sabotage.done(), pytest.raises(AssertionError, match=sabotage.red):
-            await show(cell, upstream, port)
+            await show(cell, upstream, port, longest_s=2.0)

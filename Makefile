@@ -3,6 +3,7 @@
 #   make serve        install what is needed, fetch the small models, start Chorus   (HOST=…, PORT=…, CONFIG=…)
 #   make test         lint, types, layering and the whole test suite, real small models included
 #   make test-full    the same with many more generated cases, and nothing may be skipped
+#   make faults       every failure of a backend against every kind of call; writes docs/faults.md
 #   make lint / fix   what is wrong / repair what can be repaired
 #   make artefacts    rebuild the router and the cascade that config/local.yaml serves, from the outcomes kept here
 #   make docs         regenerate what is generated (docs/METHODS.md, docs/settings.md, the JSON Schema)
@@ -14,7 +15,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: serve test test-full lint fix docs artefacts bench smoke lock clean weights help
+.PHONY: serve test test-full faults lint fix docs artefacts bench smoke lock clean weights help
 
 # Where the installation comes from. pip is used as you have configured it (index, mirror, proxy). Only torch is special:
 # its CPU build is not on PyPI. It is asked for from your index first, and from TORCH_INDEX when that does not have it.
@@ -54,6 +55,9 @@ test: $(STAMPS)/dev weights lint
 test-full: export CHORUS_REQUIRE_ALL := 1
 test-full: export HYPOTHESIS_PROFILE := thorough
 test-full: test
+
+faults: $(STAMPS)/dev
+	@$(BIN)/python -W error -m tests.faults
 
 lint: $(STAMPS)/dev
 	$(say) "ruff, mypy, import-linter"

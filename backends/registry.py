@@ -15,6 +15,10 @@ from protocol.settings import ModelSettings, OpenAIModel, Settings
 
 __all__ = ["Sockets", "make_models"]
 
+NEVER = 1 << 62
+"""Failures after which our own processes are left alone: the supervisor restarts them, asking costs nothing, and
+their return should be noticed at once."""
+
 Sockets = Mapping[str, Path]
 """Our own processes ("engines", "embedder") → the Unix socket each serves on."""
 
@@ -56,7 +60,7 @@ def make_models(settings: Settings, sockets: Sockets) -> dict[str, Model]:
             members=members,
             prices=prices,
             local=process,
-            seats=[seat(upstream)],
+            seats=[Seat(breaker=Breaker(failures=NEVER))],
             retrying=retrying(),
             fallbacks=section.fallbacks,
             output_cap=section.output_cap,

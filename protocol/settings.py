@@ -270,7 +270,7 @@ class Resilience(_Frozen):
         5, ge=1, description="failures in a row after which a deployment is left alone"
     )
     cooldown_s: Positive = Field(
-        5.0, description="for how long, in seconds; doubles each time a probe fails, up to two minutes"
+        5.0, description="for how long, in seconds; doubles each time a probe fails, up to 30 s"
     )
 
 

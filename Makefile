@@ -7,6 +7,7 @@
 #   make artefacts    rebuild the router and the cascade that config/local.yaml serves, from the outcomes kept here
 #   make docs         regenerate what is generated (docs/METHODS.md, docs/settings.md, the JSON Schema)
 #   make bench        run the measured claims
+#   make bench-routers  train every router on published tables and compare them   (CHORUS_DATA=…, SOURCES=a,b)
 #   make smoke        call every name of a running `make serve`
 #   make lock         resolve the dependencies anew into locks/      (UPGRADE=1 takes newer versions)
 #   make clean        remove the environment and all caches of this folder (not the model weights)
@@ -14,7 +15,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: serve test test-full lint fix docs artefacts bench smoke lock clean weights help
+.PHONY: serve test test-full lint fix docs artefacts bench bench-routers smoke lock clean weights help
 
 # Where the installation comes from. pip is used as you have configured it (index, mirror, proxy). Only torch is special:
 # its CPU build is not on PyPI. It is asked for from your index first, and from TORCH_INDEX when that does not have it.
@@ -41,6 +42,9 @@ smoke: $(STAMPS)/dev
 
 bench: $(STAMPS)/dev
 	@shopt -s nullglob; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+bench-routers: $(STAMPS)/dev weights
+	@$(BIN)/python -m benchmarks.routers $(if $(SOURCES),--sources $(SOURCES))
 
 weights: $(STAMPS)/serve
 	@$(BIN)/python -m engines.weights

@@ -8,6 +8,8 @@
 #   make artefacts    rebuild the router and the cascade that config/local.yaml serves, from the outcomes kept here
 #   make docs         regenerate what is generated (docs/METHODS.md, docs/settings.md, the JSON Schema)
 #   make bench        run the measured claims
+#   make bench-gateway  CPU and latency of Chorus beside other gateways, in one run
+#   make bench-routers  train every router on published tables and compare them   (CHORUS_DATA=…, SOURCES=a,b)
 #   make smoke        call every name of a running `make serve`
 #   make lock         resolve the dependencies anew into locks/      (UPGRADE=1 takes newer versions)
 #   make clean        remove the environment and all caches of this folder (not the model weights)
@@ -15,7 +17,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: serve test test-full faults lint fix docs artefacts bench smoke lock clean weights help
+.PHONY: serve test test-full faults lint fix docs artefacts bench bench-gateway bench-routers smoke lock clean weights help
 
 # Where the installation comes from. pip is used as you have configured it (index, mirror, proxy). Only torch is special:
 # its CPU build is not on PyPI. It is asked for from your index first, and from TORCH_INDEX when that does not have it.
@@ -41,7 +43,13 @@ smoke: $(STAMPS)/dev
 	@$(BIN)/python tests/smoke.py $(if $(URL),--url $(URL))
 
 bench: $(STAMPS)/dev
-	@shopt -s nullglob; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+	@for name in memory gateway; do echo "== benchmarks.$$name"; $(BIN)/python -m benchmarks.$$name; done
+
+bench-gateway: $(STAMPS)/dev
+	@$(BIN)/python -m benchmarks.gateway
+
+bench-routers: $(STAMPS)/dev weights
+	@$(BIN)/python -m benchmarks.routers $(if $(SOURCES),--sources $(SOURCES))
 
 weights: $(STAMPS)/serve
 	@$(BIN)/python -m engines.weights

@@ -62,7 +62,7 @@ def make_models(settings: Settings, sockets: Sockets) -> dict[str, Model]:
             local=process,
             seats=[Seat(breaker=Breaker(failures=NEVER))],
             retrying=retrying(),
-            fallbacks=section.fallbacks,
+            fallbacks=() if members else section.fallbacks,
             output_cap=section.output_cap,
         )
 

@@ -62,6 +62,8 @@ def event(body: Any) -> bytes:
 
 def event_data(raw: bytes) -> bytes:
     """The payload of one event: its `data:` lines joined by LF; empty for a comment."""
+    if raw.startswith(b"data: ") and raw.endswith(b"\n\n") and b"\r" not in raw and raw.count(b"\n") == 2:
+        return raw[6:-2]  # as nearly every event is written
     lines = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
     values = [line[5:] for line in lines if line.startswith(b"data:")]
     return b"\n".join(value[1:] if value.startswith(b" ") else value for value in values)

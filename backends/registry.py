@@ -21,6 +21,10 @@ SERVED: Mapping[str, frozenset[Endpoint]] = {
 }
 """What our own processes serve."""
 
+NEVER = 1 << 62
+"""Failures after which our own processes are left alone: the supervisor restarts them, asking costs nothing, and
+their return should be noticed at once."""
+
 Sockets = Mapping[str, Path]
 """Our own processes ("engines", "embedder") → the Unix socket each serves on."""
 
@@ -63,9 +67,9 @@ def make_models(settings: Settings, sockets: Sockets) -> dict[str, Model]:
             members=members,
             prices=prices,
             local=process,
-            seats=[seat(upstream)],
+            seats=[Seat(breaker=Breaker(failures=NEVER))],
             retrying=retrying(),
-            fallbacks=section.fallbacks,
+            fallbacks=() if members else section.fallbacks,
             output_cap=section.output_cap,
         )
 

@@ -76,6 +76,8 @@ class Engine:
         self._scheduled: Any = None
         self._forced: Mapping[str, Sequence[int]] = {}
         self._logprobs: Any = None
+        self._watched: dict[str, frozenset[int]] = {}
+        self._seen: dict[str, dict[int, torch.Tensor]] = {}
 
     @classmethod
     def load(cls, spec: EngineSpec) -> Engine:
@@ -128,17 +130,32 @@ class Engine:
         )
         self._add(request_id, prompt, params)
 
-    def add_forced(self, request_id: str, prompt: Sequence[int]) -> None:
-        """Queue a request whose every token the caller will choose, by `finish` and `feed`."""
+    def add_forced(
+        self, request_id: str, prompt: Sequence[int], watch: Collection[int] = frozenset()
+    ) -> None:
+        """Queue a request whose every token the caller will choose, by `finish` and `feed`.
+
+        Of the prompt's tokens with an index in `watch`, `seen` tells what the model expected there; such a
+        request computes its whole prompt."""
         from vllm.sampling_params import SamplingParams
 
-        self._add(
-            request_id,
-            prompt,
-            SamplingParams(
-                temperature=0, max_tokens=self.spec.max_model_len, ignore_eos=True, detokenize=False
-            ),
+        params = SamplingParams(
+            temperature=0,
+            max_tokens=self.spec.max_model_len,
+            ignore_eos=True,
+            detokenize=False,
+            skip_reading_prefix_cache=bool(watch),
         )
+        if watch:
+            self._watched[request_id] = frozenset(watch)
+            self._seen[request_id] = {}
+        self._add(request_id, prompt, params)
+
+    def seen(self, request_id: str) -> dict[int, torch.Tensor]:
+        """By index of the watched prompt tokens computed by now, the logits before them, shape (vocabulary,).
+        Forgets them."""
+        self._watched.pop(request_id, None)
+        return self._seen.pop(request_id, {})
 
     def _add(self, request_id: str, prompt: Sequence[int], params: Any) -> None:
         from vllm.v1.request import Request
@@ -156,6 +173,9 @@ class Engine:
         """Drop requests, wherever they stand; unknown ids are ignored. Call between `finish` and
         `forward`."""
         self._core.abort_requests(list(request_ids))
+        for request_id in request_ids:
+            self._watched.pop(request_id, None)
+            self._seen.pop(request_id, None)
 
     def feed(self, request_id: str, ids: Sequence[int]) -> None:
         """Wake a stalled request with `ids`: the next `forward` computes them all and yields its logits
@@ -198,9 +218,28 @@ class Engine:
             return {}
         self._scheduled = scheduled
         runner = self._runner
+        if self._watched:
+            self._look()
         logits = runner.execute_model_state.logits
         reading = runner.discard_request_mask.np
         return {rid: logits[i] for i, rid in enumerate(runner.input_batch.req_ids) if not reading[i]}
+
+    def _look(self) -> None:
+        """Keep the logits before watched prompt tokens that this step computed."""
+        runner = self._runner
+        hidden = runner.execute_model_state.hidden_states
+        counts = self._scheduled.num_scheduled_tokens
+        for row, request_id in enumerate(runner.input_batch.req_ids):
+            watched = self._watched.get(request_id)
+            if watched is None or request_id not in counts:
+                continue
+            first = int(runner.input_batch.num_computed_tokens_cpu[row])
+            # The hidden state of token i - 1 tells what is expected at i.
+            here = [i for i in sorted(watched) if first <= i - 1 < first + counts[request_id]]
+            if here:
+                start = int(runner.query_start_loc.np[row]) - first
+                logits = runner.model.compute_logits(hidden[[start + i - 1 for i in here]])
+                self._seen[request_id].update(zip(here, logits.unbind(0), strict=True))
 
     def finish(self, forced: Mapping[str, Sequence[int]]) -> dict[str, Sampled]:
         """Complete the step begun by `forward`: force the ids of `forced`, let vLLM sample the rest and

@@ -83,7 +83,7 @@ class Gateway:
 def _lifespan(catalogue: Catalogue, telemetry: Telemetry) -> Lifespan:
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[None]:
-        watch = asyncio.create_task(telemetry.watch_loop())
+        watch = asyncio.create_task(telemetry.watch(catalogue.models))
         try:
             yield
         finally:

@@ -301,8 +301,8 @@ class LiveRun:
         finally:
             tree.reserved_usd -= reserved_usd
             calling, took_s = payment.calling, payment.elapsed_s
-            attempts = max(1, len(calling.attempts))
-            tree.calls_made += attempts - 1
+            tree.calls_made += max(0, len(calling.attempts) - 1)
+            attempts = max(1, len(calling.attempts) - calling.hedges)
             book = tree.trace.embeddings if embedding else tree.trace.calls
             for share in payment.shares or (Share(model.name, Usage(), 0.0),):
                 book.append(

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from backends.model import Model
 from gateway.run_dir import MULTIPROC_DIR
 from protocol.run import Trace
 
@@ -43,6 +44,16 @@ class Telemetry:
         self._calls = Counter(
             "chorus_calls", "Calls to models, by how they ended", ["model", "outcome"], registry=registry
         )
+        self._attempts = Counter(
+            "chorus_attempts",
+            "Times a deployment was asked; beyond the calls, these are retries",
+            ["model"],
+            registry=registry,
+        )
+        self._open = Gauge(
+            "chorus_deployment_open", "1 while a deployment that failed is left alone, or probed, by some worker",
+            ["model", "deployment"], registry=registry, multiprocess_mode="livemax",
+        )  # fmt: skip
         self._tokens = Counter(
             "chorus_tokens",
             "Tokens that models read (input) and wrote (output)",
@@ -84,12 +95,14 @@ class Telemetry:
             self._begin.labels(requested, strategy).observe(began_s)
         for call in (*trace.calls, *trace.embeddings) if trace else ():
             self._calls.labels(call.model, call.outcome).inc()
+            self._attempts.labels(call.model).inc(call.attempts)
             self._tokens.labels(call.model, "input").inc(call.usage.prompt_tokens)
             self._tokens.labels(call.model, "output").inc(call.usage.completion_tokens)
             self._cost.labels(call.model).inc(call.cost_usd)
 
-    async def watch_loop(self) -> None:
-        """Measure the event loop's delay until cancelled; the gauge keeps the worst of ten probes."""
+    async def watch(self, models: Mapping[str, Model]) -> None:
+        """Until cancelled, note which deployments of `models` are left alone, and the event loop's delay, of which
+        the gauge keeps the worst of ten probes."""
         loop = asyncio.get_running_loop()
         recent: list[float] = []
         while True:
@@ -97,6 +110,9 @@ class Telemetry:
             await asyncio.sleep(LOOP_PROBE_S)
             recent = [*recent[-9:], max(0.0, loop.time() - due)]
             self._loop_delay.set(max(recent))
+            for name, model in models.items():
+                for i, seat in enumerate(model.seats):
+                    self._open.labels(name, str(i)).set(seat.breaker.open)
 
     def exposition(self) -> bytes:
         """The metrics as text: of all workers where they share a folder, else of this process."""

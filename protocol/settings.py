@@ -115,7 +115,9 @@ class OpenAIModel(_Frozen):
     )
     max_connections: int = Field(1024, ge=1, description="open connections per worker")
     weight: Positive = Field(1.0, description="share of the calls, relative to the model's other deployments")
-    max_concurrent: int | None = Field(None, ge=1, description="calls at once, over all workers")
+    max_concurrent: int | None = Field(
+        None, ge=1, description="calls at once, over all workers (at least one each)"
+    )
     rpm: int | None = Field(None, ge=1, description="calls per minute, over all workers")
     tpm: int | None = Field(None, ge=1, description="tokens per minute, read and written, over all workers")
     endpoints: frozenset[Endpoint] = Field(
@@ -290,7 +292,7 @@ class Resilience(_Frozen):
         5, ge=1, description="failures in a row after which a deployment is left alone"
     )
     cooldown_s: Positive = Field(
-        5.0, description="for how long, in seconds; doubles each time a probe fails, up to two minutes"
+        5.0, description="for how long, in seconds; doubles each time a probe fails, up to 30 s"
     )
 
 

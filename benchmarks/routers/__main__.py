@@ -12,7 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import orjson
 
 from benchmarks.routers.report import markdown
@@ -83,17 +82,6 @@ def _measured(table: OutcomeTable, makers: dict[str, Callable[[], Router]]) -> d
         for j, b in enumerate(result["routers"])
         if i < j and result["agreement"][i][j] > 0.99
     ]
-    parts = {name: np.array(test.categories) == name for name in sorted(set(test.categories))}
-    # RouteLLM's figures are per benchmark: a router that only tells benchmarks apart would shine on the mixture.
-    if len(table.models) == 2 and 1 < len(parts) <= 4:
-        result["by_category"] = {
-            name: [
-                {"name": row.name, "apgr": row.apgr, "cpt50": row.cpt50, "cpt80": row.cpt80}
-                for row in compare(train, test.take(rows), makers, resamples=50).routers
-            ]
-            for name, rows in parts.items()
-            if rows.sum() >= 100
-        }
     return result
 
 

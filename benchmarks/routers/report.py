@@ -51,16 +51,14 @@ def _source(source: str, result: dict[str, Any]) -> list[str]:
         lines += [_row(row) for row in sorted(rows, key=lambda row: -row["score"]["mean"])]
     if result["aiq_singles"] is not None:
         lines += ["", f"Zero router (mixing single models): AIQ {result['aiq_singles']:.4f}."]
-    if result.get("by_category"):
+    categories = list(result["routers"][0]["apgr_by_category"] or {})
+    if categories:
         lines += ["", "APGR within one benchmark (a random router has 0.5):", ""]
-        names = [row["name"] for row in next(iter(result["by_category"].values()))]
-        lines += [
-            f"| router | {' | '.join(result['by_category'])} |",
-            f"|{'---|' * (1 + len(result['by_category']))}",
-        ]
-        for i, name in enumerate(names):
-            cells = [f"{rows[i]['apgr']:.3f}" for rows in result["by_category"].values()]
-            lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines += [f"| router | {' | '.join(categories)} |", f"|{'---|' * (1 + len(categories))}"]
+        for row in result["routers"]:
+            lines.append(
+                f"| {row['name']} | {' | '.join(f'{v:.3f}' for v in row['apgr_by_category'].values())} |"
+            )
     alike = [f"{a} and {b} ({share:.1%})" for a, b, share in result["alike"]]
     lines += ["", f"Alike on more than 99 % of the queries: {'; '.join(alike) or 'none'}.", ""]
     return lines + _agreement(result)

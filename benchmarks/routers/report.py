@@ -18,8 +18,8 @@ out by a hash of their text. *Gain* is over the best single model chosen with hi
 paired bootstrap interval. *Gap closed* is the share of the way from that model to the oracle. *Cost* figures read the
 non-decreasing hull of the cost-quality curve over λ. *ECE* is the calibration error of the estimated quality: it says
 nothing about methods whose quality is a rank or a chance of winning. *ms* is the median of estimating one query, the
-embedding excluded. Intervals are per row: among many routers the top one is partly luck. Times are from a shared, loaded
-machine and vary severalfold between runs.
+embedding excluded. Intervals are per row: among many routers the top one is partly luck. Times are from a shared,
+loaded machine and vary severalfold between runs.
 """
 
 

@@ -37,7 +37,7 @@ def main() -> int:
         "--data", type=Path, default=os.environ.get("CHORUS_DATA"), help="default: $CHORUS_DATA"
     )
     parser.add_argument("--sources", default=",".join(SOURCES))
-    parser.add_argument("--methods", default="", help="all by default")
+    parser.add_argument("--methods", default="", help="by default all that do not fine-tune an encoder")
     parser.add_argument("--embedder", default="all-minilm-l6-v2-int8")
     parser.add_argument("--out", type=Path, default=RESULTS / "routers.json")
     arguments = parser.parse_args()
@@ -49,7 +49,8 @@ def main() -> int:
         )
         return 2
     embedder = Embedder.load(folder, max_batch=8)
-    names = arguments.methods.split(",") if arguments.methods else [m.id for m in methods("router")]
+    quick = [method.id for method in methods("router") if "encoder" not in method.needs]
+    names = arguments.methods.split(",") if arguments.methods else quick
     makers = {find_method(name, "router").id: load_method(find_method(name, "router")) for name in names}
     # A source measured before and not asked for now keeps its figures.
     found: dict[str, Any] = (

@@ -32,6 +32,8 @@ __all__ = ["Comparison", "Row", "compare", "complete", "permuted"]
 
 SWEEP = np.linspace(0, 1, 41)
 BINS = 10
+LARGE = 100
+"""Queries a category needs for figures of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +44,9 @@ class Row:
     Of routers only: `aiq` (RouterBench, over the range of the single models' costs), `cost_at_best`: the least
     cost, as a share of the best single model's, at which the curve reaches its score (None: never);
     `quality_at_half`: the curve's score at half of that cost; `calibration`: mean distance of estimated quality
-    and mean score over ten bins of equal count; `apgr`, `cpt50`, `cpt80` for two models; `fit_s` seconds;
-    `artefact_bytes`; `estimate_ms`: median for one query, embedding excluded.
-    """
+    and mean score over ten bins of equal count; `apgr`, `cpt50`, `cpt80` for two models, `apgr_by_category` within
+    each category of 100 queries or more; `fit_s` seconds; `artefact_bytes`; `estimate_ms`: median for one
+    query, embedding excluded."""
 
     name: str
     score: metrics.Interval
@@ -58,6 +60,7 @@ class Row:
     apgr: float | None = None
     cpt50: float | None = None
     cpt80: float | None = None
+    apgr_by_category: Mapping[str, float] | None = None
     fit_s: float | None = None
     artefact_bytes: int | None = None
     estimate_ms: float | None = None
@@ -253,8 +256,21 @@ def _facts(fitted: _Fitted, test: OutcomeTable, best: int) -> dict[str, Any]:
             "apgr": deferral.apgr(),
             "cpt50": _known(deferral.cpt(0.5)),
             "cpt80": _known(deferral.cpt(0.8)),
+            "apgr_by_category": _within(lead, test, best),
         }
     return facts
+
+
+def _within(lead: Floats, test: OutcomeTable, best: int) -> dict[str, float]:
+    """APGR of each category alone: a router that only tells categories apart shines on their mixture, not here."""
+    category = np.array(test.categories)
+    found = {}
+    for name in sorted(set(test.categories)):
+        rows = category == name
+        weak, strong = test.score[rows, 1 - best], test.score[rows, best]
+        if rows.sum() >= LARGE and weak.mean() != strong.mean():
+            found[name] = metrics.deferral_curve(lead[rows], weak, strong).apgr()
+    return found
 
 
 def _curve(estimate: Estimate, test: OutcomeTable) -> Floats:

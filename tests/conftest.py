@@ -28,6 +28,10 @@ THINGS: dict[str, tuple[Callable[[], bool], str]] = {
         lambda: all(importlib.util.find_spec(name) for name in ("torch", "vllm", "transformers")),
         "make .venv (or: pip install 'chorus-gateway[engines]', see docs/install.md)",
     ),
+    "torch": (
+        lambda: importlib.util.find_spec("torch") is not None,
+        "make .venv (or: pip install 'chorus-gateway[engines]', see docs/install.md)",
+    ),
     "redis-server": (lambda: shutil.which("redis-server") is not None, "apt-get install redis-server"),
     "postgres": (lambda: shutil.which("pg_ctlcluster") is not None, "apt-get install postgresql"),
     "chromium": (lambda: shutil.which("chromium") is not None, "apt-get install chromium"),

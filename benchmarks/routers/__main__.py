@@ -12,7 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import orjson
 
 from benchmarks.routers.report import markdown
@@ -38,7 +37,7 @@ def main() -> int:
         "--data", type=Path, default=os.environ.get("CHORUS_DATA"), help="default: $CHORUS_DATA"
     )
     parser.add_argument("--sources", default=",".join(SOURCES))
-    parser.add_argument("--methods", default="", help="all by default")
+    parser.add_argument("--methods", default="", help="by default all that do not fine-tune an encoder")
     parser.add_argument("--embedder", default="all-minilm-l6-v2-int8")
     parser.add_argument("--out", type=Path, default=RESULTS / "routers.json")
     arguments = parser.parse_args()
@@ -50,7 +49,8 @@ def main() -> int:
         )
         return 2
     embedder = Embedder.load(folder, max_batch=8)
-    names = arguments.methods.split(",") if arguments.methods else [m.id for m in methods("router")]
+    quick = [method.id for method in methods("router") if "encoder" not in method.needs]
+    names = arguments.methods.split(",") if arguments.methods else quick
     makers = {find_method(name, "router").id: load_method(find_method(name, "router")) for name in names}
     # A source measured before and not asked for now keeps its figures.
     found: dict[str, Any] = (
@@ -83,17 +83,6 @@ def _measured(table: OutcomeTable, makers: dict[str, Callable[[], Router]]) -> d
         for j, b in enumerate(result["routers"])
         if i < j and result["agreement"][i][j] > 0.99
     ]
-    parts = {name: np.array(test.categories) == name for name in sorted(set(test.categories))}
-    # RouteLLM's figures are per benchmark: a router that only tells benchmarks apart would shine on the mixture.
-    if len(table.models) == 2 and 1 < len(parts) <= 4:
-        result["by_category"] = {
-            name: [
-                {"name": row.name, "apgr": row.apgr, "cpt50": row.cpt50, "cpt80": row.cpt80}
-                for row in compare(train, test.take(rows), makers, resamples=50).routers
-            ]
-            for name, rows in parts.items()
-            if rows.sum() >= 100
-        }
     return result
 
 

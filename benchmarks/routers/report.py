@@ -18,7 +18,8 @@ out by a hash of their text. *Gain* is over the best single model chosen with hi
 paired bootstrap interval. *Gap closed* is the share of the way from that model to the oracle. *Cost* figures read the
 non-decreasing hull of the cost-quality curve over λ. *ECE* is the calibration error of the estimated quality: it says
 nothing about methods whose quality is a rank or a chance of winning. *ms* is the median of estimating one query, the
-embedding excluded. Intervals are per row: among many routers the top one is partly luck.
+embedding excluded. Intervals are per row: among many routers the top one is partly luck. Times are from a shared,
+loaded machine and vary severalfold between runs.
 """
 
 
@@ -30,8 +31,11 @@ def markdown(found: dict[str, Any]) -> str:
         f"Embedder `{about['embedder']}`; {about['machine']}; `{about['command']}`; {about['made']}.",
         "",
     ]
+    measured = {row["name"] for result in found["sources"].values() for row in result["routers"]}
     for source, result in found["sources"].items():
         lines += _source(source, result)
+        if absent := sorted(measured - {row["name"] for row in result["routers"]}):
+            lines += [f"Not measured on this source: {', '.join(absent)}.", ""]
     return "\n".join(lines)
 
 
@@ -51,16 +55,14 @@ def _source(source: str, result: dict[str, Any]) -> list[str]:
         lines += [_row(row) for row in sorted(rows, key=lambda row: -row["score"]["mean"])]
     if result["aiq_singles"] is not None:
         lines += ["", f"Zero router (mixing single models): AIQ {result['aiq_singles']:.4f}."]
-    if result.get("by_category"):
+    categories = list(result["routers"][0]["apgr_by_category"] or {})
+    if categories:
         lines += ["", "APGR within one benchmark (a random router has 0.5):", ""]
-        names = [row["name"] for row in next(iter(result["by_category"].values()))]
-        lines += [
-            f"| router | {' | '.join(result['by_category'])} |",
-            f"|{'---|' * (1 + len(result['by_category']))}",
-        ]
-        for i, name in enumerate(names):
-            cells = [f"{rows[i]['apgr']:.3f}" for rows in result["by_category"].values()]
-            lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines += [f"| router | {' | '.join(categories)} |", f"|{'---|' * (1 + len(categories))}"]
+        for row in result["routers"]:
+            lines.append(
+                f"| {row['name']} | {' | '.join(f'{v:.3f}' for v in row['apgr_by_category'].values())} |"
+            )
     alike = [f"{a} and {b} ({share:.1%})" for a, b, share in result["alike"]]
     lines += ["", f"Alike on more than 99 % of the queries: {'; '.join(alike) or 'none'}.", ""]
     return lines + _agreement(result)

@@ -134,6 +134,7 @@ def train(
         chorus train knn-router --outcomes outcomes.parquet --embedder all-minilm-l6-v2-int8 --out
         config/artefacts/knn-router
     """
+    from outcomes.encoder_training import progress_line
     from outcomes.train import train as fit
 
     manifest = fit(
@@ -143,6 +144,7 @@ def train(
         embedder=_embedder(embedder),
         options=options(option),
         models=words(models) or None,
+        report=progress_line,
     )
     typer.echo(f"{manifest.method} {manifest.version} for {', '.join(manifest.models)} written to {out}")
     show(manifest.metrics)
@@ -295,7 +297,9 @@ def _compared(
     from outcomes.table import read_table, split
     from protocol.methods import find_method, load_method, methods
 
-    records = [find_method(name, "router") for name in names] or list(methods("router"))
+    # Fine-tuning an encoder takes minutes each: those are compared when they are named.
+    quick = [method for method in methods("router") if "encoder" not in method.needs]
+    records = [find_method(name, "router") for name in names] or quick
     tables = [complete(read_table(_existing(path))) for path in (train, test) if path is not None]
     if len(tables) > 1:
         shared = [name for name in tables[0].models if name in tables[1].models]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -15,9 +17,11 @@ from protocol.methods import load_method, methods
 from protocol.routing import Estimate, Outcomes, Queries
 from routers.blending import Blending
 from routers.knn_router import KnnRouter
-from tests.routers.recorded import random_table, topical_table
+from tests.encoders import QUICK, tiny_encoder
+from tests.routers.recorded import random_table, topical_table, worded_table
 
-ALL = {method.id: load_method(method) for method in methods("router")}
+ALL = {method.id: load_method(method) for method in methods("router") if "encoder" not in method.needs}
+ENCODERS = {method.id: load_method(method) for method in methods("router") if "encoder" in method.needs}
 
 
 class Peeking(KnnRouter):
@@ -110,6 +114,19 @@ def test_nothing_is_learnt_from_permuted_outcomes() -> None:
     true = {row.name: row for row in compare(train, test, ALL).routers}
     blind = {"blending", "pickllm", "multiple-minds"}  # these texts' words tell nothing
     assert {name for name, row in true.items() if row.gain.low > 0} == set(ALL) - blind
+
+
+@pytest.mark.requires("torch")
+def test_encoders_learn_nothing_from_permuted_outcomes(tmp_path: Path) -> None:
+    """The same control for methods that read words, from a tiny start; on true outcomes they all beat the best single
+    model, but for hybrid-llm, whose large model is never worse than good enough."""
+    start = str(tiny_encoder(tmp_path))
+    makers = {name: partial(kind, start=start, **QUICK) for name, kind in ENCODERS.items()}
+    train, test = worded_table(400), worded_table(300, seed=1)
+    shuffled = compare(permuted(train), permuted(test, 1), makers)
+    assert all(row.gain.low <= 0 for row in shuffled.routers), shuffled.routers
+    true = compare(train, test, makers).routers
+    assert {row.name for row in true if row.gain.low > 0} == set(ENCODERS) - {"hybrid-llm"}
 
 
 def test_a_method_that_peeks_is_caught() -> None:

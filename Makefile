@@ -11,6 +11,7 @@
 #   make bench        run the measured claims
 #   make bench-gateway  CPU and latency of Chorus beside other gateways, in one run
 #   make bench-routers  train every router on published tables and compare them   (CHORUS_DATA=…, SOURCES=a,b)
+#   make bench-engines  what fusing costs: members alone, fused, and a plain transformers loop   (BENCH="--quick")
 #   make smoke        call every name of a running `make serve`
 #   make lock         resolve the dependencies anew into locks/      (UPGRADE=1 takes newer versions)
 #   make clean        remove the environment and all caches of this folder (not the model weights)
@@ -18,7 +19,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: serve test test-full fuzz faults lint fix docs artefacts bench bench-gateway bench-routers smoke lock clean weights help
+.PHONY: serve test test-full fuzz faults lint fix docs artefacts bench bench-gateway bench-routers bench-engines smoke lock clean weights help
 
 # Where the installation comes from. pip is used as you have configured it (index, mirror, proxy). Only torch is special:
 # its CPU build is not on PyPI. It is asked for from your index first, and from TORCH_INDEX when that does not have it.
@@ -51,6 +52,9 @@ bench-gateway: $(STAMPS)/dev
 
 bench-routers: $(STAMPS)/dev weights
 	@$(BIN)/python -m benchmarks.routers $(if $(SOURCES),--sources $(SOURCES))
+
+bench-engines: $(STAMPS)/dev weights
+	@$(BIN)/python -m benchmarks.engines $(BENCH)
 
 weights: $(STAMPS)/serve
 	@$(BIN)/python -m engines.weights

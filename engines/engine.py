@@ -78,6 +78,7 @@ class Engine:
         self._logprobs: Any = None
         self._watched: dict[str, frozenset[int]] = {}
         self._seen: dict[str, dict[int, torch.Tensor]] = {}
+        self._cached: dict[str, int] = {}
 
     @classmethod
     def load(cls, spec: EngineSpec) -> Engine:
@@ -151,6 +152,10 @@ class Engine:
             self._seen[request_id] = {}
         self._add(request_id, prompt, params)
 
+    def cached(self, request_id: str) -> int:
+        """How many of the request's first tokens were read from the prefix cache when it started; 0 before."""
+        return self._cached.get(request_id, 0)
+
     def seen(self, request_id: str) -> dict[int, torch.Tensor]:
         """By index of the watched prompt tokens computed by now, the logits before them, shape (vocabulary,).
         Forgets them."""
@@ -176,6 +181,7 @@ class Engine:
         for request_id in request_ids:
             self._watched.pop(request_id, None)
             self._seen.pop(request_id, None)
+            self._cached.pop(request_id, None)
 
     def feed(self, request_id: str, ids: Sequence[int]) -> None:
         """Wake a stalled request with `ids`: the next `forward` computes them all and yields its logits
@@ -212,6 +218,8 @@ class Engine:
         requests still reading their prompt are absent. Rows are views that live until `finish`: copy what you
         keep. Returns `{}` when nothing ran; otherwise `finish` must follow."""
         scheduled = self._scheduler.schedule()
+        for new in scheduled.scheduled_new_reqs:
+            self._cached.setdefault(new.req_id, new.num_computed_tokens)
         early = self._core.model_executor.execute_model(scheduled)
         if early is not None:
             self._scheduler.update_from_output(scheduled, early)
@@ -279,12 +287,17 @@ class Engine:
 
         Log-probabilities are taken out here, since vLLM would line them up with the widened rows.
         """
-        output = self._sample(logits, spec_decode_metadata)
+        forced, runner = self._forced, self._runner
+        requests = runner.input_batch.req_ids
+        rows = {i: forced[rid] for i, rid in enumerate(requests) if rid in forced}
+        reading = runner.discard_request_mask.np
+        if rows and all(i in rows or reading[i] for i in range(len(requests))):
+            output = _nothing_sampled(logits, len(requests))  # nobody waits for the sampler's choice
+        else:
+            output = self._sample(logits, spec_decode_metadata)
         self._logprobs, output.logprobs_tensors = output.logprobs_tensors, None
-        forced = self._forced
         if not forced:
             return output
-        rows = {i: forced[rid] for i, rid in enumerate(self._runner.input_batch.req_ids) if rid in forced}
         # At least two columns: vLLM reads a one-column row as one token, even where it says -1.
         width = max(2, *(len(ids) for ids in rows.values())) if rows else 2
         chosen = output.sampled_token_ids.new_full((output.sampled_token_ids.shape[0], width), PAD)
@@ -309,6 +322,15 @@ class Engine:
     def close(self) -> None:
         """Release the model."""
         self._core.shutdown()
+
+
+def _nothing_sampled(logits: Any, requests: int) -> Any:
+    """A sampler's output whose every row will be replaced or discarded."""
+    import torch
+    from vllm.v1.outputs import SamplerOutput
+
+    ids = torch.zeros((requests, 1), dtype=torch.int32, device=logits.device)
+    return SamplerOutput(sampled_token_ids=ids, logprobs_tensors=None)
 
 
 def prepare_environment() -> None:

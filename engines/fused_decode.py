@@ -8,6 +8,7 @@ that is early keeps its row and stalls until the last one arrives; nobody else i
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from engines.byte_vocab import ByteVocab
 from engines.choose import Chooser
 from engines.engine import Engine
 from engines.generation import End, Generation, MemberUsage, Piece, Sink, TokenLogprob
-from engines.text_state import TextState
+from engines.text_state import Feedback, TextState
 from engines.token_trail import TokenTrail
 from engines.union import Union
 from engines.visible_text import VisibleText
@@ -48,6 +49,7 @@ class Team:
     union: Union
     fusion: Fusion
     main: int = 0
+    feedback: Feedback = "append"
 
 
 class FusedDecode:
@@ -61,7 +63,7 @@ class FusedDecode:
         self.sink = sink
         self.done = False
         self._generation, self._team, self._fusion = generation, team, team.fusion
-        self._state = TextState([member.vocab for member in team.members], team.main)
+        self._state = TextState([member.vocab for member in team.members], team.main, team.feedback)
         self._text = VisibleText(generation.sampling.stops, generation.sampling.before)
         self._chooser = Chooser(
             generation.sampling.temperature, generation.sampling.top_p, generation.sampling.seed
@@ -70,6 +72,7 @@ class FusedDecode:
         self._rows: dict[int, Tensor] = {}
         self._computing: set[int] = set()
         self._started: set[int] = set()
+        self._restarts: Counter[int] = Counter()
         self._wanted: set[int] = set()
         self._heard: frozenset[int] = frozenset()
         self._end_tokens = 0
@@ -101,7 +104,8 @@ class FusedDecode:
 
     def name_of(self, member: int) -> str:
         """Id of the member's engine request."""
-        return f"{self.id}/{member}"
+        again = self._restarts[member]
+        return f"{self.id}/{member}.{again}" if again else f"{self.id}/{member}"
 
     def advance(self, rows: Mapping[int, Tensor]) -> dict[int, Sequence[int]]:
         """Take the next-token logits of members, shape (|V_m|,) each; returns the ids each of *these* members
@@ -115,7 +119,7 @@ class FusedDecode:
             if self._unprepared:
                 self._prepare()
             self._decide()
-        going = self._wanted & rows.keys()
+        going = (self._wanted & rows.keys()) - self._state.stale
         self._wanted -= going
         self._computing |= going
         self._rows = {m: row.clone() if m in rows else row for m, row in self._rows.items()}
@@ -124,7 +128,13 @@ class FusedDecode:
     def wake(self) -> None:
         """Set members going that were not in the step: called between two steps."""
         for m in sorted(self._wanted):
-            engine, name = self._team.members[m].engine, self.name_of(m)
+            engine = self._team.members[m].engine
+            if m in self._state.stale and m in self._started:
+                # Its earlier ids changed: a new request, which finds what has not changed in the prefix cache.
+                engine.abort([self.name_of(m)])
+                self._restarts[m] += 1
+                self._started.discard(m)
+            name = self.name_of(m)
             ids = self._state.take_unfed(m)
             if m in self._started:
                 engine.feed(name, ids)
@@ -257,6 +267,6 @@ class FusedDecode:
             return MemberUsage(name, 0, 0)
         chose = m in self._heard
         tokens = len(self._state.ids[m]) - (0 if chose else len(self._state.unfed[m]))
-        return MemberUsage(
-            name, len(self._generation.prompts[m]), tokens + (self._end_tokens if chose else 0)
-        )
+        prompt = len(self._generation.prompts[m])
+        cached = min(prompt, self._team.members[m].engine.cached(self.name_of(m)))
+        return MemberUsage(name, prompt, tokens + (self._end_tokens if chose else 0), cached)

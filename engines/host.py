@@ -25,6 +25,7 @@ from engines.engine import Engine, EngineSpec
 from engines.fused_decode import FusedDecode, Member, Team
 from engines.generation import Event, Failure, Generation, Sink
 from engines.plain_decode import PlainDecode
+from engines.text_state import Feedback
 from engines.union import Union
 from ensembles.tokens.base import Binds, Fusion
 from protocol.errors import ChorusError, InternalError, UpstreamUnavailable
@@ -47,6 +48,7 @@ class FusionSpec:
     weights: tuple[float, ...]
     fusion: Fusion
     main: int = 0
+    feedback: Feedback = "append"
 
 
 class Host:
@@ -161,7 +163,7 @@ class Host:
                 folders = [self.engine_specs[member].folder for member in fused.members]
                 log.info("binding %s to its models", name)
                 fusion = fusion.bind(TeamTables(union, folders, tables))
-            self._teams[name] = Team(members, union, fusion, fused.main)
+            self._teams[name] = Team(members, union, fusion, fused.main, fused.feedback)
 
     def _take(self) -> bool:
         """Empty the inbox, waiting only where there is nothing to step. False when the host is to stop."""

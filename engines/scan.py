@@ -16,8 +16,8 @@ __all__ = ["log_sum_exp", "top"]
 
 BLOCK = 32_640
 """Elements in one torch call: below its grain of 32,768, and a multiple of WIDTH."""
-SAFE = 60.0
-"""Logits up to here, a million of them, can be exponentiated and added in float32 as they are."""
+SMALLEST = 1e-20
+"""A sum of exponentials below this has lost digits to float32's range."""
 WIDTH = 255
 """Elements that have one maximum in the search for the largest: about √|V|."""
 
@@ -27,28 +27,39 @@ def log_sum_exp(row: Tensor) -> float:
     import torch
 
     blocks = _blocks(row)
-    peak = max(float(block.amax()) for block in blocks)
-    if abs(peak) < SAFE:  # no need to subtract the largest first: half the time
-        return math.log(sum(float(block.float().exp().sum()) for block in blocks))
+    # Without taking off the largest first, which would be another pass: logits are rarely so large or small.
+    total = sum(float(block.float().exp().sum()) for block in blocks)
+    if SMALLEST < total < math.inf:
+        return math.log(total)
     return float(torch.stack([block.float().logsumexp(-1) for block in blocks]).logsumexp(-1))
 
 
 def top(row: Tensor, k: int) -> Tensor:
     """Positions of the k largest of `row`, shape (n,), best first (equal ones in any order); all n for k ≥ n.
 
-    The k largest lie in the k groups with the largest maxima, so only these groups are sorted."""
+    A block is WIDTH groups, every WIDTH-th element one: the largest of all groups at once are one vector
+    operation a line. The k largest elements lie in the k groups with the largest maxima, so only these, and
+    what is left over of the last block, are sorted."""
     import torch
 
     n = row.shape[0]
-    groups = n // WIDTH
-    if k >= groups:
+    if k >= n // WIDTH:
         return row.topk(min(k, n)).indices
-    whole = row[: groups * WIDTH]
-    maxima = torch.cat([block.view(-1, WIDTH).amax(-1) for block in _blocks(whole)])
-    chosen = maxima.topk(k).indices
-    places = (chosen[:, None] * WIDTH + torch.arange(WIDTH, device=row.device)).flatten()
-    places = torch.cat([places, torch.arange(groups * WIDTH, n, device=row.device)])
-    return places[row[places].topk(k).indices]
+    maxima, lines = [], []
+    for block in _blocks(row):
+        height = block.shape[0] // WIDTH
+        if height:
+            maxima.append(block[: height * WIDTH].float().view(height, WIDTH).amax(0))
+            lines.append(height)
+    whole = (len(lines) - 1) * BLOCK + lines[-1] * WIDTH
+    groups = torch.cat(maxima).topk(k).indices.tolist()
+    places = [torch.arange(whole, n, device=row.device)]
+    for group in groups:
+        block, column = divmod(group, WIDTH)
+        start = block * BLOCK
+        places.append(torch.arange(start + column, start + lines[block] * WIDTH, WIDTH, device=row.device))
+    found = torch.cat(places)
+    return found[row[found].topk(k).indices]
 
 
 def _blocks(row: Tensor) -> list[Tensor]:

@@ -161,6 +161,8 @@ def ask(weights: Callable[[str], Path]) -> Iterator[Asker]:
         FusionSpec("gate-shut", PAIR, (0.5, 0.5), GaC(threshold=1.0)),
         FusionSpec("dictation-smol", PAIR, (0.5, 0.5), Dictation(DICTATED, 0)),
         FusionSpec("dictation-gemma", PAIR, (0.5, 0.5), Dictation(DICTATED, 1), main=1),
+        FusionSpec("dictation-retail", PAIR, (0.5, 0.5), Dictation(DICTATED, 0), feedback="retail"),
+        FusionSpec("dictation-retokenise", PAIR, (0.5, 0.5), Dictation(DICTATED, 0), feedback="retokenise"),
         FusionSpec("unite", PAIR, (0.5, 0.5), UniTE()),
         FusionSpec("unite-twice", (SMOL, SMOL), (0.5, 0.5), UniTE()),
         FusionSpec("unite-first-only", PAIR, (1.0, 0.0), UniTE()),

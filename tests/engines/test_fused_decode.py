@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from engines.text_state import Feedback, TextState
 from tests.engines.conftest import DICTATED, FOLDERS, GEMMA, PAIR, PROMPTS, SMOL
 
 if TYPE_CHECKING:
@@ -109,6 +110,21 @@ def test_feeding_back_equals_a_fresh_run(ask: Asker, fusion: str, member: int) -
     assert fused.end.members[member].completion_tokens == len(fed) + plain.end.members[0].completion_tokens
 
 
+@pytest.mark.parametrize("feedback", ["retail", "retokenise"])
+def test_restarted_members_equal_a_fresh_run(ask: Asker, feedback: Feedback) -> None:
+    """Members whose earlier ids change start anew on the ids they have now: the text is that of a fresh run on
+    them."""
+    prompts = ask.prompt_ids("duet", PROMPTS[0])
+    state = TextState([ask.host.vocabs[name] for name in PAIR], feedback=feedback)
+    for symbol in DICTATED:
+        state.commit(symbol)
+    appended = [i for symbol in DICTATED for i in ask.host.vocabs[SMOL].encode(symbol)]
+    assert state.ids[0] != appended
+    fused = ask.send_ids(f"dictation-{feedback}", prompts, max_tokens=len(state.ids[0]) + 8).result()
+    plain = ask.send_ids(SMOL, ((*prompts[0], *state.ids[0]),), max_tokens=8).result()
+    assert fused.text.encode() == b"".join(DICTATED) + plain.text.encode()
+
+
 def test_an_open_gate_is_the_primary_alone(ask: Asker) -> None:
     """With τ = 0 the primary's text comes out and the other member is never run."""
     reply = ask("gate-open", PROMPTS[1])
@@ -129,6 +145,19 @@ def test_together_as_alone(ask: Asker) -> None:
     wanted = [(model, question) for question in PROMPTS[:2] for model in ("duet", SMOL, GEMMA, "gate-shut")]
     alone = [ask(*pair, max_tokens=12).text for pair in wanted]
     assert [reply.text for reply in ask.all(*wanted, max_tokens=12)] == alone
+
+
+def test_usage_tells_what_the_prefix_cache_saved(ask: Asker) -> None:
+    """The same long prompt again: each member reads whole blocks of it from its cache, and says how much."""
+    question = "Repeat after me: " + "one two three four five six seven eight nine ten " * 20
+    for model in ("duet", SMOL):
+        first, second = (ask(model, question, max_tokens=2).end for _ in range(2))
+        assert first is not None
+        assert second is not None
+        for before, after in zip(first.members, second.members, strict=True):
+            assert after.prompt_tokens == before.prompt_tokens
+            assert max(before.cached_tokens, 64) < after.cached_tokens + 1 <= after.prompt_tokens
+        question = question.upper()
 
 
 def test_a_broken_method_fails_its_request_only(ask: Asker) -> None:

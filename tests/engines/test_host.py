@@ -42,6 +42,9 @@ class ScriptedEngine:
     def add_forced(self, request_id: str, prompt: Sequence[int], watch: Collection[int] = ()) -> None:
         self.live[request_id] = ([], 99, True)
 
+    def cached(self, request_id: str) -> int:
+        return 0
+
     def abort(self, request_ids: Sequence[str]) -> None:
         for name in request_ids:
             self.live.pop(name, None)

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from backends.model import Model
+from gateway.decisions import decisions
 from gateway.run_dir import MULTIPROC_DIR
 from protocol.run import Trace
 
@@ -20,6 +21,8 @@ __all__ = ["CONTENT_TYPE", "Telemetry", "merged"]
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
+_CALLS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+_SHARES = tuple(tenth / 10 for tenth in range(1, 11))
 LOOP_PROBE_S = 0.5
 
 
@@ -54,6 +57,10 @@ class Telemetry:
             "chorus_deployment_open", "1 while a deployment that failed is left alone, or probed, by some worker",
             ["model", "deployment"], registry=registry, multiprocess_mode="livemax",
         )  # fmt: skip
+        self._call_duration = Histogram(
+            "chorus_call_duration_seconds", "From a model's being asked to the end of its answer",
+            ["model"], buckets=_SECONDS, registry=registry,
+        )  # fmt: skip
         self._tokens = Counter(
             "chorus_tokens",
             "Tokens that models read (input) and wrote (output)",
@@ -61,6 +68,27 @@ class Telemetry:
             registry=registry,
         )
         self._cost = Counter("chorus_cost_usd", "US dollars spent on models", ["model"], registry=registry)
+        self._request_cost = Counter(
+            "chorus_request_cost_usd", "US dollars spent on requests, by what was asked for",
+            ["requested_model", "strategy"], registry=registry,
+        )  # fmt: skip
+        self._request_calls = Histogram(
+            "chorus_request_calls", "Calls to answering models that a request led to: its fan-out",
+            ["strategy"], buckets=_CALLS, registry=registry,
+        )  # fmt: skip
+        self._decisions = Counter(
+            "chorus_decisions", "Decisions of strategies, by who was chosen and how",
+            ["strategy", "chosen", "how"], registry=registry,
+        )  # fmt: skip
+        self._estimated_quality = Histogram(
+            "chorus_estimated_quality", "The chosen model's quality as the router estimated it, 0 to 1",
+            ["strategy"], buckets=_SHARES, registry=registry,
+        )  # fmt: skip
+        self._estimated_cost = Counter(
+            "chorus_estimated_cost_usd",
+            "US dollars that routed requests would have cost had this model answered, as the router estimated",
+            ["strategy", "model"], registry=registry,
+        )  # fmt: skip
         self._in_flight = Gauge(
             "chorus_requests_in_flight",
             "Requests being answered now",
@@ -93,12 +121,27 @@ class Telemetry:
         self._duration.labels(requested, strategy).observe(took_s)
         if began_s is not None:
             self._begin.labels(requested, strategy).observe(began_s)
-        for call in (*trace.calls, *trace.embeddings) if trace else ():
+        if trace is None:
+            return
+        self._request_cost.labels(requested, strategy).inc(trace.cost_usd)
+        self._request_calls.labels(strategy).observe(len(trace.calls))
+        for call in (*trace.calls, *trace.embeddings):
             self._calls.labels(call.model, call.outcome).inc()
             self._attempts.labels(call.model).inc(call.attempts)
+            self._call_duration.labels(call.model).observe(call.latency_s)
             self._tokens.labels(call.model, "input").inc(call.usage.prompt_tokens)
             self._tokens.labels(call.model, "output").inc(call.usage.completion_tokens)
             self._cost.labels(call.model).inc(call.cost_usd)
+        self._decided(strategy, trace)
+
+    def _decided(self, strategy: str, trace: Trace) -> None:
+        """Count every decision of the tree."""
+        for decision in decisions(strategy, trace.decision):
+            self._decisions.labels(decision.strategy, decision.chosen, decision.how).inc()
+            if decision.quality is not None:
+                self._estimated_quality.labels(decision.strategy).observe(decision.quality)
+            for model, cost_usd in decision.cost_usd.items():
+                self._estimated_cost.labels(decision.strategy, model).inc(cost_usd)
 
     async def watch(self, models: Mapping[str, Model]) -> None:
         """Until cancelled, note which deployments of `models` are left alone, and the event loop's delay, of which

@@ -98,8 +98,10 @@ class OpenAIModel(_Frozen):
     """A model behind an OpenAI-compatible HTTP endpoint."""
 
     base_url: str = Field(
-        description="up to and including /v1; http://, https://, or unix:///path/to.sock",
+        description="up to and including /v1; http://, https://, or unix:///path/to.sock; or os.environ/NAME",
         pattern=r"^(https?|unix)://",
+        # A file names the variable, and the schema is for files; the pattern above is for what stands in it.
+        json_schema_extra={"pattern": r"^(https?|unix)://|^os\.environ/|^\$\{"},
     )
     model: str = Field(description="the model's name there")
     api_key: SecretStr | None = Field(None, description="os.environ/NAME")

@@ -34,6 +34,9 @@ THINGS: dict[str, tuple[Callable[[], bool], str]] = {
     ),
     "redis-server": (lambda: shutil.which("redis-server") is not None, "apt-get install redis-server"),
     "postgres": (lambda: shutil.which("pg_ctlcluster") is not None, "apt-get install postgresql"),
+    "promtool": (lambda: shutil.which("promtool") is not None, "apt-get install prometheus"),
+    "prometheus": (lambda: shutil.which("prometheus") is not None, "apt-get install prometheus"),
+    "docker-compose": (lambda: shutil.which("docker-compose") is not None, "apt-get install docker-compose"),
     "chromium": (lambda: shutil.which("chromium") is not None, "apt-get install chromium"),
     "curl": (lambda: shutil.which("curl") is not None, "apt-get install curl"),
     "data": (

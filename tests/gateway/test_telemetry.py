@@ -37,6 +37,9 @@ def test_finished() -> None:
     assert 'chorus_requests_total{outcome="ok",requested_model="unknown",strategy="direct"} 1.0' in told
     assert 'chorus_tokens_total{kind="output",model="m"} 4.0' in told
     assert 'chorus_cost_usd_total{model="e"} 0.25' in told
+    assert 'chorus_request_cost_usd_total{requested_model="unknown",strategy="direct"} 0.75' in told
+    assert 'chorus_request_calls_bucket{le="1.0",strategy="direct"} 1.0' in told
+    assert 'chorus_call_duration_seconds_count{model="m"} 1.0' in told
     assert 'chorus_attempts_total{model="m"} 3.0' in told
     assert "made up" not in told
 
@@ -52,6 +55,19 @@ async def test_watches_deployments(monkeypatch: pytest.MonkeyPatch) -> None:
     told = telemetry.exposition().decode()
     assert 'chorus_deployment_open{deployment="0",model="m"} 0.0' in told
     assert 'chorus_deployment_open{deployment="1",model="m"} 1.0' in told
+
+
+def test_decisions_are_counted() -> None:
+    """Who was chosen and how, at what estimated quality, and what each model was estimated to cost."""
+    telemetry = Telemetry(["m"])
+    estimates = {"m": {"quality": 0.7, "cost_usd": 0.5}, "n": {"quality": None, "cost_usd": 2.0}}
+    trace = Trace(decision={"chosen": "m", "reason": "highest quality", "estimates": estimates})
+    telemetry.started()
+    telemetry.finished("auto", "auto", "ok", trace, began_s=None, took_s=0.2)
+    told = telemetry.exposition().decode()
+    assert 'chorus_decisions_total{chosen="m",how="estimated",strategy="auto"} 1.0' in told
+    assert 'chorus_estimated_quality_sum{strategy="auto"} 0.7' in told
+    assert 'chorus_estimated_cost_usd_total{model="n",strategy="auto"} 2.0' in told
 
 
 def test_processes_are_merged(tmp_path: Path) -> None:

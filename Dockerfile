@@ -33,6 +33,12 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
 COPY . .
 RUN pip install --no-cache-dir --no-deps --no-build-isolation .
 
+# The router's embedder, 23 MB: small enough to be part of the image, so that a gateway downloads nothing when it starts.
+FROM build-gateway AS build-embedder
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
+    chorus models pull all-minilm-l6-v2-int8 \
+    && rm -r /var/lib/chorus/wheels
+
 FROM build-gateway AS build-engines
 ARG TORCH_VERSION=2.13.0+cpu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -58,11 +64,12 @@ EXPOSE 8090
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5m --retries=3 CMD ["python", "-c", \
     "from http.client import HTTPConnection as C; c = C('127.0.0.1', 8090, timeout=2); c.request('GET', '/health'); exit(c.getresponse().status != 200)"]
 ENTRYPOINT ["chorus"]
-CMD ["engines", "/app/config/engines.yaml", "--host", "0.0.0.0", "--port", "8090"]
+CMD ["engines", "/app/config/engines.yaml", "--host", "0.0.0.0", "--port", "8090", "--drain-s", "30"]
 
 # --------------------------------------------------------------------------------------------------------------- gateway
 FROM base AS gateway
 COPY --from=build-gateway /opt/chorus /opt/chorus
+COPY --from=build-embedder /var/lib/chorus /var/lib/chorus
 COPY config /app/config
 WORKDIR /app
 USER 10001:10001

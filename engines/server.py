@@ -242,10 +242,15 @@ def application(service: Service) -> Starlette:
 
 
 def run(
-    settings: Settings, *, uds: Path | None = None, host: str = "127.0.0.1", port: int | None = None
+    settings: Settings,
+    *,
+    uds: Path | None = None,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    drain_s: int = 5,
 ) -> int:
-    """Load the engines of `settings` and serve until a signal. Returns the exit code: 0, or 1 when the step
-    loop broke."""
+    """Load the engines of `settings` and serve until a signal; then answers may go on for `drain_s` seconds.
+    Returns the exit code: 0, or 1 when the step loop broke."""
     import uvicorn
 
     from engines.assemble import assemble
@@ -271,7 +276,7 @@ def run(
         log_level="warning",
         access_log=False,
         lifespan="off",
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=drain_s,
         backlog=2048,
     )
     server = uvicorn.Server(config)

@@ -37,6 +37,7 @@ THINGS: dict[str, tuple[Callable[[], bool], str]] = {
     "promtool": (lambda: shutil.which("promtool") is not None, "apt-get install prometheus"),
     "prometheus": (lambda: shutil.which("prometheus") is not None, "apt-get install prometheus"),
     "docker-compose": (lambda: shutil.which("docker-compose") is not None, "apt-get install docker-compose"),
+    "systemd-analyze": (lambda: shutil.which("systemd-analyze") is not None, "apt-get install systemd"),
     "chromium": (lambda: shutil.which("chromium") is not None, "apt-get install chromium"),
     "curl": (lambda: shutil.which("curl") is not None, "apt-get install curl"),
     "data": (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from gateway.cli import catalogue, chat, inspect, learn, serve, weights
+from gateway.cli import catalogue, chat, doctor, inspect, learn, serve, weights
 
 __all__ = ["application"]
 
@@ -25,4 +25,5 @@ application.command()(learn.evaluate)
 application.command()(catalogue.methods)
 application.command()(inspect.check)
 application.command()(inspect.schema)
+application.command()(doctor.doctor)
 application.command()(chat.chat)

@@ -7,7 +7,7 @@
 #   make faults       every failure of a backend against every kind of call; writes docs/faults.md
 #   make lint / fix   what is wrong / repair what can be repaired
 #   make artefacts    rebuild the router and the cascade that config/local.yaml serves, from the outcomes kept here
-#   make docs         regenerate what is generated (docs/METHODS.md, docs/settings.md, the JSON Schema)
+#   make docs         regenerate what is generated (docs/METHODS.md, docs/settings.md, the JSON Schema, Grafana's dashboards)
 #   make bench        run the measured claims
 #   make bench-gateway  CPU and latency of Chorus beside other gateways, in one run
 #   make bench-routers  train every router on published tables and compare them   (CHORUS_DATA=…, SOURCES=a,b)
@@ -92,6 +92,7 @@ docs: $(STAMPS)/dev
 	@$(BIN)/chorus methods --markdown > docs/METHODS.md.new && mv docs/METHODS.md.new docs/METHODS.md
 	@$(BIN)/chorus schema > config/settings.schema.json.new && mv config/settings.schema.json.new config/settings.schema.json
 	@$(BIN)/chorus schema --markdown > docs/settings.md.new && mv docs/settings.md.new docs/settings.md
+	@$(BIN)/python deploy/grafana/generate.py > /dev/null
 
 # The outcomes were collected from a running `make serve` by
 #   chorus collect config/local.yaml --queries config/queries/everyday.jsonl --models smollm2-135m,gemma3-270m \

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 SERVE = "from gateway.cli import main; main()"
 NAMES = ("smollm2-135m", "gemma3-270m", "duet", "auto", "cascade", "vote", "no such model")
 ROUNDS = 12
-WINDOWS = {"$__rate_interval": "5s", "$__range": "15s"}
+WINDOWS = {"$__rate_interval": "20s", "$__range": "30s"}
 
 
 def free_port() -> int:

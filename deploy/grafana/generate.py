@@ -177,6 +177,21 @@ OVERVIEW = Dashboard(
             {"{{model}} {{outcome}}": rate("chorus_calls_total", "model", "outcome", where='outcome!="ok"')},
         ),
         Panel(
+            "Left alone",
+            "Deployments that failed and are not asked for a while, by their place in the config: 1 while it is so.",
+            "short",
+            {"{{model}} {{deployment}}": "max by (model, deployment) (chorus_deployment_open)"},
+        ),
+        Panel(
+            "Retries",
+            "Attempts beyond the calls, a second.",
+            "reqps",
+            {
+                "{{model}}": f"{rate('chorus_attempts_total', 'model')} - on (model) "
+                f"{rate('chorus_calls_total', 'model')}"
+            },
+        ),
+        Panel(
             "Spending an hour, by model",
             "US dollars, by who was paid.",
             "currencyUSD",

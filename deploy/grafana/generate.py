@@ -177,6 +177,21 @@ OVERVIEW = Dashboard(
             {"{{model}} {{outcome}}": rate("chorus_calls_total", "model", "outcome", where='outcome!="ok"')},
         ),
         Panel(
+            "Left alone",
+            "Deployments that failed and are not asked for a while, by their place in the config: 1 while it is so.",
+            "short",
+            {"{{model}} {{deployment}}": "max by (model, deployment) (chorus_deployment_open)"},
+        ),
+        Panel(
+            "Retries",
+            "Attempts beyond the calls, a second.",
+            "reqps",
+            {
+                "{{model}}": f"{rate('chorus_attempts_total', 'model')} - on (model) "
+                f"{rate('chorus_calls_total', 'model')}"
+            },
+        ),
+        Panel(
             "Spending an hour, by model",
             "US dollars, by who was paid.",
             "currencyUSD",
@@ -201,21 +216,6 @@ OVERVIEW = Dashboard(
             "How late a worker's event loop runs: above a tenth of a second it is short of CPU.",
             "s",
             {"worst worker": "max(chorus_event_loop_delay_seconds)"},
-        ),
-        Panel(
-            "Asked again",
-            "Attempts beyond the first, for each call: retries and other deployments.",
-            "short",
-            {
-                "{{model}}": f"{rate('chorus_attempts_total', 'model')} / "
-                f"({rate('chorus_calls_total', 'model')} > 0) - 1"
-            },
-        ),
-        Panel(
-            "Deployments left alone",
-            "1 while a deployment that failed is cooling down or being probed.",
-            "short",
-            {"{{model}} {{deployment}}": "max by (model, deployment) (chorus_deployment_open)"},
         ),
     ),
 )

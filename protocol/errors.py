@@ -11,6 +11,8 @@
     │   ├── MethodNotAllowed      405  invalid_request_error   method_not_allowed
     │   ├── PayloadTooLarge       413  invalid_request_error   payload_too_large
     │   ├── BudgetExceeded        429  insufficient_quota      budget_exceeded
+    │   ├── QuotaSpent            429  insufficient_quota      insufficient_quota
+    │   ├── RateLimited           429  requests | tokens | …   rate_limit_exceeded
     │   └── DeadlineExceeded      504  timeout_error           deadline_exceeded
     ├── UpstreamError           a backend; a retry or another backend may help
     │   ├── UpstreamRefused       as the backend said (its own 4xx)
@@ -21,6 +23,7 @@
     ├── MethodError             500  a method or its artefact; the config must be mended
     │   └── ArtefactMismatch
     ├── SettingsError           what the operator typed; stops the start, never crosses HTTP
+    ├── StateUnavailable        503  server_error            state_unavailable
     └── InternalError           500  ours
 
 Each class fixes the HTTP status, OpenAI's `type` and `code`, and whether trying again makes sense.
@@ -28,7 +31,7 @@ Each class fixes the HTTP status, OpenAI's `type` and `code`, and whether trying
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from protocol.again import Again
@@ -48,7 +51,10 @@ __all__ = [
     "ModelNotFound",
     "NotFound",
     "PayloadTooLarge",
+    "QuotaSpent",
+    "RateLimited",
     "SettingsError",
+    "StateUnavailable",
     "Unauthenticated",
     "UpstreamBroken",
     "UpstreamBusy",
@@ -158,6 +164,31 @@ class BudgetExceeded(CallerError):
 
     def headers(self) -> dict[str, str]:
         return {"x-should-retry": "false"}
+
+
+class QuotaSpent(CallerError):
+    """A budget of the key, its team, the model or the whole gateway is spent until its period ends."""
+
+    status, type, code = 429, "insufficient_quota", "insufficient_quota"
+
+    def headers(self) -> dict[str, str]:
+        return {"x-should-retry": "false"}
+
+
+class RateLimited(CallerError):
+    """A limit on requests, tokens, requests at once, or on money set aside is reached for now; `type` says which
+    ("requests", "tokens"), `limits` are the `x-ratelimit-*` headers."""
+
+    status, code = 429, "rate_limit_exceeded"
+
+    def __init__(
+        self, message: str, *, type: str, retry_after_s: float, limits: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.type, self.retry_after_s, self.limits = type, retry_after_s, dict(limits or {})
+
+    def headers(self) -> dict[str, str]:
+        return {**retry_after(self.retry_after_s), **self.limits}
 
 
 class DeadlineExceeded(CallerError):
@@ -273,6 +304,16 @@ class SettingsError(ChorusError):
     """A value in the config file is wrong. The message has its path, what was found, and what is accepted."""
 
     code = "invalid_settings"
+
+
+class StateUnavailable(ChorusError):
+    """The store that keeps keys and budgets does not answer, and what was asked cannot be allowed without it."""
+
+    status, code = 503, "state_unavailable"
+    retryable = True
+
+    def headers(self) -> dict[str, str]:
+        return retry_after(2.0)
 
 
 class InternalError(ChorusError):

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, cast
+from uuid import uuid4
 
 import orjson
 
 from gateway import explanation
-from gateway.admission import Admission
 from gateway.catalogue import Catalogue, Target
 from gateway.exchange import ClientLeft, Exchange, Receive, Scope, Send
+from gateway.ledger.entry import Entry
 from gateway.run import Limits, LiveRun, open_run
 from gateway.surfaces import parse_completion, parse_embedding
 from gateway.telemetry import Telemetry
+from gateway.tenancy import Tenancy, Visit
 from protocol import sse
 from protocol.chat import ChatRequest
 from protocol.errors import ChorusError, InternalError, MethodError
@@ -48,9 +51,9 @@ class Answering:
     """Answers the requests of every surface: admit, parse, resolve, answer, relay, settle."""
 
     def __init__(
-        self, catalogue: Catalogue, admission: Admission, telemetry: Telemetry, server: ServerSettings
+        self, catalogue: Catalogue, tenancy: Tenancy, telemetry: Telemetry, server: ServerSettings
     ) -> None:
-        self._catalogue, self._admission = catalogue, admission
+        self._catalogue, self._tenancy = catalogue, tenancy
         self._telemetry, self._server = telemetry, server
 
     async def __call__(self, surface: Surface, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,11 +61,14 @@ class Answering:
         record = _Record()
         self._telemetry.started()
         try:
-            self._admission.admit(exchange.headers)
+            record.visit = visit = Visit(await self._tenancy.admit(exchange.headers))
             record.request = request = surface.parse(await exchange.body(self._server.max_body_bytes))
+            limits = await self._tenancy.enter(
+                visit, request.model, request.body, self._catalogue.names, self._limits(request)
+            )
             record.target = target = self._catalogue.resolve(request.model, surface.path)
             async with open_run(
-                self._catalogue, self._limits(request), path=surface.path, session=_session(exchange, request)
+                self._catalogue, limits, path=surface.path, session=_session(exchange, request)
             ) as run:
                 record.trace = run.trace
                 async with exchange.leaving_cancels():
@@ -80,7 +86,7 @@ class Answering:
                 InternalError(f"An internal error occurred; it is logged as {exchange.request_id}.")
             )
         finally:
-            self._settle(record, exchange)
+            self._settle(record, exchange, surface.path)
 
     def _limits(self, request: ChatRequest) -> Limits:
         """The caller's bounds, within the server's."""
@@ -90,7 +96,10 @@ class Answering:
             min(deadline_s, server.deadline_s), options.max_cost_usd, server.max_calls, server.max_depth
         )
 
-    def _settle(self, record: _Record, exchange: Exchange) -> None:
+    def _settle(self, record: _Record, exchange: Exchange, path: str) -> None:
+        if record.visit is not None:
+            self._tenancy.leave(record.visit, record.trace)
+            self._tenancy.record(self._entry(record, record.visit, exchange, path))
         self._telemetry.finished(
             record.request.model if record.request else "unknown",
             record.target.label if record.target else "none",
@@ -98,6 +107,24 @@ class Answering:
             record.trace,
             began_s=exchange.began_s,
             took_s=exchange.elapsed_s,
+        )
+
+    def _entry(self, record: _Record, visit: Visit, exchange: Exchange, path: str) -> Entry:
+        """The request as the ledger keeps it."""
+        body = record.request.body if record.request else {}
+        return Entry(
+            uuid4().hex,
+            exchange.request_id,
+            time.time() - exchange.elapsed_s,
+            visit.key,
+            body.get("user"),
+            body.get("metadata"),
+            path,
+            record.request.model if record.target and record.request else "unknown",
+            record.target.label if record.target else "none",
+            record.outcome,
+            exchange.elapsed_s,
+            record.trace,
         )
 
 
@@ -122,6 +149,7 @@ def _session(exchange: Exchange, request: ChatRequest) -> str | None:
 class _Record:
     """What became of a request, as far as it came."""
 
+    visit: Visit | None = None
     request: ChatRequest | None = None
     target: Target | None = None
     trace: Trace | None = None

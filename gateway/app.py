@@ -10,14 +10,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from backends.registry import Sockets
-from gateway.admission import Admission
 from gateway.answering import SURFACES, Answering
 from gateway.catalogue import Catalogue
 from gateway.composition import make_catalogue
 from gateway.exchange import Exchange, Receive, Scope, Send
-from gateway.pages import Lifespan, make_pages
+from gateway.pages import KEY, Lifespan, make_pages
 from gateway.telemetry import Telemetry
-from protocol.errors import MethodNotAllowed, Unauthenticated
+from gateway.tenancy import Tenancy
+from protocol.errors import MethodNotAllowed, StateUnavailable, Unauthenticated
 from protocol.settings import Settings
 
 __all__ = ["Gateway", "make_app"]
@@ -36,10 +36,14 @@ class Gateway:
 
     def __init__(self, catalogue: Catalogue, settings: Settings) -> None:
         telemetry = Telemetry(catalogue.names)
-        self._admission = Admission(settings.server.master_key)
-        self._answer = Answering(catalogue, self._admission, telemetry, settings.server)
+        self._tenancy = tenancy = Tenancy(settings, telemetry.ledger_dropped)
+        self._answer = Answering(catalogue, tenancy, telemetry, settings.server)
         self._pages = make_pages(
-            catalogue, telemetry, created=int(time.time()), lifespan=_lifespan(catalogue, telemetry)
+            catalogue,
+            telemetry,
+            created=int(time.time()),
+            degraded=tenancy.degraded,
+            lifespan=_lifespan(catalogue, telemetry, tenancy),
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,19 +65,20 @@ class Gateway:
             return
         if path.startswith("/v1"):
             try:
-                self._admission.admit(exchange.headers)
-            except Unauthenticated as error:
+                scope[KEY] = await self._tenancy.admit(exchange.headers)
+            except (Unauthenticated, StateUnavailable) as error:
                 await exchange.fail(error)
                 return
         await self._pages(scope, receive, exchange.labelled(send))
 
 
-def _lifespan(catalogue: Catalogue, telemetry: Telemetry) -> Lifespan:
+def _lifespan(catalogue: Catalogue, telemetry: Telemetry, tenancy: Tenancy) -> Lifespan:
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[None]:
-        watch = asyncio.create_task(telemetry.watch_loop())
+        watch = asyncio.create_task(telemetry.watch_loop(tenancy.degraded))
         try:
-            yield
+            async with tenancy.serving():
+                yield
         finally:
             watch.cancel()
             await catalogue.close()

@@ -51,6 +51,16 @@ class Limits:
     budget_usd: float | None = None
     max_calls: int = 64
     max_depth: int = 4
+    caps: Mapping[str, int] = field(default_factory=dict)
+    """Model → the most tokens its answer may have where the request does not say; sent along."""
+
+    def capped(self, name: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """`body` with a bound on the answer of the model `name`, where it has none and one is set."""
+        cap = self.caps.get(name)
+        writes = "messages" in body or "prompt" in body
+        if cap is None or not writes or body.get("max_completion_tokens") or body.get("max_tokens"):
+            return body
+        return {**body, "max_tokens": cap}
 
 
 @dataclass(slots=True)
@@ -193,6 +203,7 @@ class LiveRun:
         return unit
 
     async def _reply(self, model: Model, body: Mapping[str, Any], *, first: bool) -> Reply:
+        body = self._tree.limits.capped(model.name, body)
         with self._accounted(model, body, first=first) as paid:
             async with self._in_time():
                 completed: Completed = await model.call(self._tree.path, body, paid.calling)
@@ -223,6 +234,7 @@ class LiveRun:
     ) -> AsyncGenerator[Chunk, None]:
         """The events of `model`'s stream; what it spent is settled when it ends, however it ends."""
         tree = self._tree
+        body = tree.limits.capped(model.name, body)
         with self._accounted(model, body, first=first) as paid:
             async with self._in_time():
                 stream = await model.stream(tree.path, body, paid.calling)

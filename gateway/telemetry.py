@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
@@ -20,6 +20,7 @@ CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
 LOOP_PROBE_S = 0.5
+COMPONENTS = ("shared state", "ledger")
 
 
 class Telemetry:
@@ -61,6 +62,18 @@ class Telemetry:
             registry=registry, multiprocess_mode="livemax",
         )  # fmt: skip
 
+        self._ledger_dropped = Counter(
+            "chorus_ledger_dropped", "Requests that the ledger lost: its queue was full", registry=registry
+        )
+        self._degraded = Gauge(
+            "chorus_degraded", "1 while it does not work, though requests are answered",
+            ["component"], registry=registry, multiprocess_mode="livemax",
+        )  # fmt: skip
+
+    def ledger_dropped(self, count: int) -> None:
+        """`count` requests will not be in the ledger."""
+        self._ledger_dropped.inc(count)
+
     def started(self) -> None:
         """A request has come."""
         self._in_flight.inc()
@@ -88,8 +101,9 @@ class Telemetry:
             self._tokens.labels(call.model, "output").inc(call.usage.completion_tokens)
             self._cost.labels(call.model).inc(call.cost_usd)
 
-    async def watch_loop(self) -> None:
-        """Measure the event loop's delay until cancelled; the gauge keeps the worst of ten probes."""
+    async def watch_loop(self, degraded: Callable[[], Collection[str]] = tuple) -> None:
+        """Measure the event loop's delay until cancelled (the gauge keeps the worst of ten probes), and watch what is
+        `degraded`."""
         loop = asyncio.get_running_loop()
         recent: list[float] = []
         while True:
@@ -97,6 +111,9 @@ class Telemetry:
             await asyncio.sleep(LOOP_PROBE_S)
             recent = [*recent[-9:], max(0.0, loop.time() - due)]
             self._loop_delay.set(max(recent))
+            missing = degraded()
+            for component in COMPONENTS:
+                self._degraded.labels(component).set(component in missing)
 
     def exposition(self) -> bytes:
         """The metrics as text: of all workers where they share a folder, else of this process."""

@@ -1,17 +1,12 @@
-"""A Redis server of the test's own, and stores on it and on a file."""
+"""A Redis server of a test's own."""
 
 from __future__ import annotations
 
 import asyncio
-import shutil
 import signal
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import mkdtemp
-
-import pytest
 
 from gateway.state.redis_client import RedisClient
 
@@ -49,28 +44,3 @@ class RedisServer:
         client = RedisClient(self.url, timeout_s=timeout_s)
         self.clients.append(client)
         return client
-
-
-@pytest.fixture
-async def start_redis() -> AsyncIterator[Callable[[], Awaitable[RedisServer]]]:
-    """Starts Redis servers, and ends them. Needs `redis-server`: mark the test with `requires`."""
-    servers: list[RedisServer] = []
-
-    async def start() -> RedisServer:
-        # Not pytest's own folder: its path is too long for a socket.
-        servers.append(RedisServer(Path(mkdtemp(prefix="chorus-redis-"))))
-        await servers[-1].start()
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        for client in server.clients:
-            await client.close()
-        await server.stop()
-        shutil.rmtree(server.folder)
-
-
-@pytest.fixture
-async def redis(start_redis: Callable[[], Awaitable[RedisServer]]) -> RedisServer:
-    """One server."""
-    return await start_redis()

@@ -66,6 +66,7 @@ class Answering:
             limits = await self._tenancy.enter(
                 visit, request.model, request.body, self._catalogue.names, self._limits(request)
             )
+            exchange.told = visit.headers()
             record.target = target = self._catalogue.resolve(request.model, surface.path)
             async with open_run(
                 self._catalogue, limits, path=surface.path, session=_session(exchange, request)

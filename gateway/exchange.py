@@ -53,6 +53,8 @@ class Exchange:
         self.request_id = request_id(self.headers)
         self.began_s: float | None = None
         """Seconds until the answer began; None before."""
+        self.told: dict[str, str] = {}
+        """Further headers of the answer, whatever it will be."""
         self._streaming = self._complete = False
 
     @property
@@ -157,7 +159,11 @@ class Exchange:
         await self._send({"type": "http.response.start", "status": status, "headers": told})
 
     def _labels(self) -> dict[str, str]:
-        return {"x-request-id": self.request_id, "openai-processing-ms": str(round(self.elapsed_s * 1000))}
+        return {
+            **self.told,
+            "x-request-id": self.request_id,
+            "openai-processing-ms": str(round(self.elapsed_s * 1000)),
+        }
 
     async def _refuse_body(self, limit: int, more: bool = True) -> None:
         """Read on for a while, then raise `PayloadTooLarge`: a sender that is still sending would miss the

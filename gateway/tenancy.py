@@ -78,6 +78,10 @@ class Visit:
     bound: Bound | None = None
     stay: Stay | None = None
 
+    def headers(self) -> dict[str, str]:
+        """What the answer tells of the limits that concern it."""
+        return {} if self.stay is None else self.stay.headers()
+
 
 class Tenancy:
     """`serving` must be entered before requests come. `dropped` is told of entries that the ledger lost."""

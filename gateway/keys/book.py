@@ -93,6 +93,8 @@ class SqliteBook:
         await self._file.run(work)
 
     async def generation(self) -> int:
+        if not self._file.path.exists():
+            return 0  # nobody made a key here yet
         return await self._file.run(lambda c: int(c.execute("SELECT number FROM generation").fetchone()[0]))
 
     async def note(self, entry: dict[str, Any]) -> None:

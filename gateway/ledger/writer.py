@@ -76,10 +76,11 @@ class LedgerWriter:
         while True:
             stopping = self._stop.wait(RETRY_S if self.failing else WRITE_S)
             try:
-                connection = connection or connect(self._path, MIGRATIONS)
-                while self._waiting:
-                    self._write(connection)
-                self._retire(connection)
+                if self._waiting or self._path.exists():
+                    connection = connection or connect(self._path, MIGRATIONS)
+                    while self._waiting:
+                        self._write(connection)
+                    self._retire(connection)
                 self.failing = False
             except (sqlite3.Error, SettingsError) as error:
                 if not self.failing:  # once, not every second

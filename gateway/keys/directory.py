@@ -17,6 +17,8 @@ log = logging.getLogger("chorus.keys")
 
 LOOK_S = 0.5
 """How often the book is asked whether anything changed: the longest a revoked key is still good."""
+AGE_S = 60.0
+"""How long a key is remembered at most: the grace of a rotated secret ends without a change that could be noticed."""
 KNOWN = 20_000
 TRIES = 3
 
@@ -29,7 +31,7 @@ class Directory:
         self._book, self._pepper = book, pepper
         self._known: OrderedDict[str, Key | None] = OrderedDict()
         self._asking: dict[str, asyncio.Task[Key | None]] = {}
-        self._generation = -1
+        self._generation, self._cleared_at = -1, 0.0
 
     async def find(self, secret: bytes) -> Key | None:
         """The key with this secret, whatever its state. Raises `StoreAway` for one that was not known before."""
@@ -77,6 +79,7 @@ class Directory:
         except StoreAway as error:
             log.debug("keys are not looked after: %s", error)
             return
-        if generation != self._generation:
-            self._generation = generation
+        now = asyncio.get_running_loop().time()
+        if generation != self._generation or now - self._cleared_at > AGE_S:
+            self._generation, self._cleared_at = generation, now
             self._known.clear()

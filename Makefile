@@ -2,11 +2,16 @@
 #
 #   make serve        install what is needed, fetch the small models, start Chorus   (HOST=…, PORT=…, CONFIG=…)
 #   make test         lint, types, layering and the whole test suite, real small models included
+#   make fuzz         parsers, checks and routes against many more generated inputs (about five minutes)
 #   make test-full    the same with many more generated cases, and nothing may be skipped
+#   make faults       every failure of a backend against every kind of call; writes docs/faults.md
 #   make lint / fix   what is wrong / repair what can be repaired
 #   make artefacts    rebuild the router and the cascade that config/local.yaml serves, from the outcomes kept here
-#   make docs         regenerate what is generated (docs/METHODS.md, docs/settings.md, the JSON Schema)
+#   make docs         regenerate what is generated (docs/METHODS.md, docs/settings.md, the JSON Schema, Grafana's dashboards)
 #   make bench        run the measured claims
+#   make bench-gateway  CPU and latency of Chorus beside other gateways, in one run
+#   make bench-routers  train every router on published tables and compare them   (CHORUS_DATA=…, SOURCES=a,b)
+#   make bench-engines  what fusing costs: members alone, fused, and a plain transformers loop   (BENCH="--quick")
 #   make smoke        call every name of a running `make serve`
 #   make lock         resolve the dependencies anew into locks/      (UPGRADE=1 takes newer versions)
 #   make clean        remove the environment and all caches of this folder (not the model weights)
@@ -14,7 +19,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: serve test test-full lint fix docs artefacts bench smoke lock clean weights help
+.PHONY: serve test test-full fuzz faults lint fix docs artefacts bench bench-gateway bench-routers bench-engines smoke lock clean weights help
 
 # Where the installation comes from. pip is used as you have configured it (index, mirror, proxy). Only torch is special:
 # its CPU build is not on PyPI. It is asked for from your index first, and from TORCH_INDEX when that does not have it.
@@ -40,7 +45,16 @@ smoke: $(STAMPS)/dev
 	@$(BIN)/python tests/smoke.py $(if $(URL),--url $(URL))
 
 bench: $(STAMPS)/dev
-	@shopt -s nullglob; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+	@for name in memory gateway; do echo "== benchmarks.$$name"; $(BIN)/python -m benchmarks.$$name; done
+
+bench-gateway: $(STAMPS)/dev
+	@$(BIN)/python -m benchmarks.gateway
+
+bench-routers: $(STAMPS)/dev weights
+	@$(BIN)/python -m benchmarks.routers $(if $(SOURCES),--sources $(SOURCES))
+
+bench-engines: $(STAMPS)/dev weights
+	@$(BIN)/python -m benchmarks.engines $(BENCH)
 
 weights: $(STAMPS)/serve
 	@$(BIN)/python -m engines.weights
@@ -54,6 +68,17 @@ test: $(STAMPS)/dev weights lint
 test-full: export CHORUS_REQUIRE_ALL := 1
 test-full: export HYPOTHESIS_PROFILE := thorough
 test-full: test
+
+fuzz: export CHORUS_FUZZ_ROUNDS := 30000
+fuzz: export CHORUS_FUZZ_BODIES := 100000
+fuzz: export CHORUS_FUZZ_EXAMPLES := 20
+fuzz: export CHORUS_FUZZ_PHASES := coverage,fuzzing
+fuzz: $(STAMPS)/dev
+	@$(BIN)/python -m pytest tests/fuzz tests/gateway/test_request_schemas.py \
+	  tests/golden/test_clients.py::test_schemathesis $(PYTEST)
+
+faults: $(STAMPS)/dev
+	@$(BIN)/python -W error -m tests.faults
 
 lint: $(STAMPS)/dev
 	$(say) "ruff, mypy, import-linter"
@@ -71,6 +96,7 @@ docs: $(STAMPS)/dev
 	@$(BIN)/chorus methods --markdown > docs/METHODS.md.new && mv docs/METHODS.md.new docs/METHODS.md
 	@$(BIN)/chorus schema > config/settings.schema.json.new && mv config/settings.schema.json.new config/settings.schema.json
 	@$(BIN)/chorus schema --markdown > docs/settings.md.new && mv docs/settings.md.new docs/settings.md
+	@$(BIN)/python deploy/grafana/generate.py > /dev/null
 
 # The outcomes were collected from a running `make serve` by
 #   chorus collect config/local.yaml --queries config/queries/everyday.jsonl --models smollm2-135m,gemma3-270m \

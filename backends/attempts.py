@@ -78,8 +78,12 @@ class Attempts:
         self._retrying.called(loop.time())
         tried: set[int] = set()
         made = 0
+        failed: UpstreamError | None = None
         while True:
-            turn = await self._turn(calling, tried)
+            try:
+                turn = await self._turn(calling, tried)
+            except UpstreamError as nobody:
+                raise failed or nobody from None
             made += 1
             tried.add(turn.index)
             try:
@@ -95,9 +99,10 @@ class Attempts:
                     others=self._balancer.untried(now, tried),
                     left_s=calling.deadline - now,
                 )
+                error.exhausted = made > 1 or wait_s is not None
                 if wait_s is None:
-                    error.exhausted = made > 1
                     raise
+                failed = error
             if wait_s:
                 await asyncio.sleep(wait_s)
 

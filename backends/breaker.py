@@ -3,7 +3,7 @@
     closed ── `failures` in a row, or a wait the backend asked for ──> open until …
     open ── its time has come ──> half-open: one call is let through as a probe
     half-open ── the probe succeeds ──> closed
-              ── the probe fails ──> open, twice as long as before, at most `LONGEST_S`
+              ── the probe fails ──> open, twice as long as before, at most `LONGEST_COOLDOWN_S`
 
 A deadline only ever moves later: of two reasons to leave a deployment alone the longer one counts. What
 became of calls that began before it opened does not close it: only a probe does.
@@ -11,10 +11,13 @@ became of calls that began before it opened does not close it: only a probe does
 
 from __future__ import annotations
 
-__all__ = ["LONGEST_S", "Breaker"]
+__all__ = ["LONGEST_ASKED_S", "LONGEST_COOLDOWN_S", "Breaker"]
 
-LONGEST_S = 120.0
-"""The longest a deployment is left alone before it is probed, also when it asks for more."""
+LONGEST_COOLDOWN_S = 30.0
+"""The longest a deployment is left alone before it is probed again: so late may its recovery be noticed."""
+
+LONGEST_ASKED_S = 120.0
+"""The longest it is left alone when it asks for more."""
 
 
 class Breaker:
@@ -59,9 +62,9 @@ class Breaker:
         if probe:
             self._probing = False
         if wait_s is not None:
-            self._open(now + min(wait_s, LONGEST_S))
+            self._open(now + min(wait_s, LONGEST_ASKED_S))
         elif probe or (self._until is None and self._failures >= self._limit):
-            self._open(now + min(self._cooldown_s * 2**self._trips, LONGEST_S))
+            self._open(now + min(self._cooldown_s * 2**self._trips, LONGEST_COOLDOWN_S))
             self._trips += 1
 
     def left(self, *, probe: bool) -> None:

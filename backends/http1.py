@@ -148,6 +148,14 @@ class Http1:
             "POST", path, b"%bcontent-length: %d\r\n" % (headers, len(body)), body, self._prefix
         )
 
+    async def send(self, method: str, path: str, body: bytes | None, headers: HeaderBlock) -> Response:
+        """Send a request of any `method` but HEAD, with `body` where there is one, and wait for the head of the answer.
+        Raises `Http1Error`; `ValueError` for a bad path or method."""
+        if not method.isalpha() or not method.isupper() or method == "HEAD":
+            raise ValueError("a method is in capital letters, and HEAD is not for this client")
+        length = b"" if body is None else b"content-length: %d\r\n" % len(body)
+        return await self._exchange(method, path, headers + length, body or b"", self._prefix)
+
     async def get(
         self, path: str, headers: HeaderBlock = _NO_HEADERS, *, from_root: bool = False
     ) -> Response:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from backends.attempts import Attempts, Calling
 from backends.balancer import Balancer, Rule, Seat, Turn
 from backends.openai_http import Deployment, UpstreamStream
+from backends.passing import Outgoing, Passed
 from backends.pricing import (
     BYTES_PER_TOKEN,
     Share,
@@ -181,6 +182,33 @@ class Model:
         return await self._attempts.make(
             ask, self._prepared(calling, body), drop=ModelStream.abort, hedge=self._may_hedge(body)
         )
+
+    @property
+    def endpoints(self) -> frozenset[str]:
+        """What every deployment of it has."""
+        return frozenset.intersection(*(deployment.endpoints for deployment in self.deployments))
+
+    async def forward(self, outgoing: Callable[[str], Outgoing], calling: Calling | None = None) -> Passed:
+        """Ask for what is passed on as it is; `outgoing` is given the model's name there. Raises `UpstreamError`."""
+
+        async def ask(turn: Turn) -> Passed:
+            deployment = self.deployments[turn.index]
+            passed = await deployment.forward(outgoing(deployment.model))
+            turn.began(asyncio.get_running_loop().time())
+
+            def ended(passed: Passed) -> None:
+                now = asyncio.get_running_loop().time()
+                if passed.failed:
+                    turn.failed(now, None)
+                else:
+                    turn.succeeded(now, passed.usage.completion_tokens)
+                turn.release()
+                self.left()
+
+            passed.ended = ended
+            return passed
+
+        return await self._attempts.make(ask, calling or Calling(), drop=Passed.abort)
 
     def shares(
         self, reported: Mapping[str, Any], body: Mapping[str, Any], seen_tokens: int

@@ -18,13 +18,17 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from backends.http1 import Clocks, Http1, Http1Error, Limits, Response
+from backends.http1 import Clocks, Http1, Http1Error, Limits, Response, header_block
+from backends.passing import Outgoing, Passed
 from backends.stream_tap import StreamTap
 from backends.upstream_errors import broken, refusal, timed_out, translate
 from protocol.errors import SettingsError
 from protocol.settings import OpenAIModel
 
 __all__ = ["Deployment", "UpstreamStream"]
+
+ANTHROPIC_VERSION = "2023-06-01"
+"""Of the protocol that `messages` endpoints speak."""
 
 DRAIN_S = 0.1
 """How long a finished stream may take to end properly, which is what lets its connection be used again."""
@@ -47,21 +51,16 @@ class Deployment:
         self._name, self._settings = name, settings
         key = settings.api_key.get_secret_value() if settings.api_key else ""
         self._secrets = (key, settings.base_url, urlsplit(settings.base_url).netloc)
-        headers = {
-            "content-type": "application/json",
-            "accept-encoding": "identity",
-            "user-agent": "chorus",
-        }
-        if key:
-            headers["authorization"] = f"Bearer {key}"
+        common = {"accept-encoding": "identity", "user-agent": "chorus"}
+        self._key = {"authorization": f"Bearer {key}"} if key else {}
+        headers = {"content-type": "application/json", **common, **self._key}
         total_s = settings.timeout_s
+        limits = Limits(max_connections=settings.max_connections)
+        clocks = Clocks(settings.connect_timeout_s, min(30.0, total_s), total_s, total_s, total_s)
         try:
-            self.client = Http1(
-                settings.base_url,
-                headers=headers,
-                limits=Limits(max_connections=settings.max_connections),
-                clocks=Clocks(settings.connect_timeout_s, min(30.0, total_s), total_s, total_s, total_s),
-            )
+            self.client = Http1(settings.base_url, headers=headers, limits=limits, clocks=clocks)
+            # What is passed on has a content type, and a way to send the key, of its own.
+            self._passing = Http1(settings.base_url, headers=common, limits=limits, clocks=clocks)
         except ValueError as error:
             raise SettingsError(f"models.{name}.openai: {error}.") from None
 
@@ -99,6 +98,38 @@ class Deployment:
         tap = StreamTap(self._name, self._secrets, usage_asked=bool(asked.get("include_usage")))
         return UpstreamStream(response, self._name, tap, due=due, idle_s=self._settings.idle_timeout_s)
 
+    @property
+    def model(self) -> str:
+        """The model's name there."""
+        return self._settings.model
+
+    @property
+    def endpoints(self) -> frozenset[str]:
+        """What the server has, as the settings say."""
+        return self._settings.endpoints
+
+    async def forward(self, outgoing: Outgoing) -> Passed:
+        """Send what is to be passed on; returns once the answer has begun with 2xx. Raises `UpstreamError`."""
+        headers = {**self._key, "content-type": outgoing.content_type}
+        if outgoing.messages:
+            headers["anthropic-version"] = ANTHROPIC_VERSION
+            if self._key and self._settings.messages_auth == "x-api-key":
+                del headers["authorization"]
+                headers["x-api-key"] = self._secrets[0]
+        try:
+            response = await self._passing.send(
+                outgoing.method, outgoing.path, outgoing.body, header_block(headers)
+            )
+            try:
+                if not 200 <= response.status < 300:
+                    raise self._refusal(response, await response.read())
+            except BaseException:
+                response.close()
+                raise
+        except Http1Error as error:
+            raise translate(error, self._name) from error
+        return Passed(response, self._name, self._secrets)
+
     async def healthy(self) -> bool:
         """Whether the server's own `/health` answers 200 within a second. Asked of our own processes only."""
         try:
@@ -112,6 +143,7 @@ class Deployment:
     async def close(self) -> None:
         """Close every connection."""
         await self.client.close()
+        await self._passing.close()
 
     async def _post(self, path: str, body: Mapping[str, Any]) -> Response:
         return await self.client.post(path, orjson.dumps({**body, "model": self._settings.model}))

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from protocol.chat import message_text
 from protocol.usage import Price, Usage
 
@@ -18,6 +20,7 @@ __all__ = [
     "BYTES_PER_TOKEN",
     "Share",
     "estimate_usd",
+    "estimated_tokens",
     "prompt_tokens",
     "seen_shares",
     "shares",
@@ -27,6 +30,9 @@ __all__ = [
 
 BYTES_PER_TOKEN = 4.0
 """Rule of thumb for English text, used to judge a call before it is made, and one that reports no usage."""
+
+TOKENS_PER_MESSAGE = 4
+"""What chat templates put around a message, about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,19 @@ def seen_shares(
     were seen."""
     usage = Usage(prompt_tokens(body), completion_tokens)
     return tuple(_share(model, usage, prices, estimated=True) for model in models)
+
+
+def estimated_tokens(body: Mapping[str, Any]) -> int:
+    """About how many tokens the prompt of a chat request has, to tell a caller who asks: its texts, its tools, and what
+    stands around each message; images count nothing."""
+    tools = [
+        *filter(None, (message.get("tool_calls") for message in body["messages"])),
+        *(body.get("tools") or ()),
+    ]
+    length = len(orjson.dumps(tools)) - 2
+    return max(1, prompt_tokens(body) + round(length / BYTES_PER_TOKEN)) + TOKENS_PER_MESSAGE * len(
+        body["messages"]
+    )
 
 
 def prompt_tokens(body: Mapping[str, Any]) -> int:

@@ -11,9 +11,19 @@ from backends.bucket import Bucket
 from backends.model import Model
 from backends.openai_http import Deployment
 from backends.retrying import Retrying
-from protocol.settings import ModelSettings, OpenAIModel, Settings
+from protocol.settings import Endpoint, ModelSettings, OpenAIModel, Settings
 
 __all__ = ["Sockets", "make_models"]
+
+SERVED: Mapping[str, frozenset[Endpoint]] = {
+    "engines": frozenset({"chat", "completions"}),
+    "embedder": frozenset({"embeddings"}),
+}
+"""What our own processes serve."""
+
+NEVER = 1 << 62
+"""Failures after which our own processes are left alone: the supervisor restarts them, asking costs nothing, and
+their return should be noticed at once."""
 
 Sockets = Mapping[str, Path]
 """Our own processes ("engines", "embedder") → the Unix socket each serves on."""
@@ -49,6 +59,7 @@ def make_models(settings: Settings, sockets: Sockets) -> dict[str, Model]:
             timeout_s=patience_s,
             first_token_timeout_s=patience_s,
             idle_timeout_s=patience_s,
+            endpoints=SERVED[process],
         )
         return Model(
             name,
@@ -56,9 +67,9 @@ def make_models(settings: Settings, sockets: Sockets) -> dict[str, Model]:
             members=members,
             prices=prices,
             local=process,
-            seats=[seat(upstream)],
+            seats=[Seat(breaker=Breaker(failures=NEVER))],
             retrying=retrying(),
-            fallbacks=section.fallbacks,
+            fallbacks=() if members else section.fallbacks,
             output_cap=section.output_cap,
         )
 

@@ -22,10 +22,13 @@ from protocol.sse import EventSplitter, event_data
 
 __all__ = ["StreamTap"]
 
+LARGEST_FRAME = 512
+"""Bytes of an event around its words, at most; the smallest event tells better."""
+
 _NO_USAGE = (b'"usage":null', b'"usage": null')
 _LAST_FIELD = b',"usage":null}\n\n'
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
-_NULL = re.compile(rb"\s*:\s*null\s*(,?)\s*")
+_NULL = re.compile(rb"\s*:\s*null(?:\s*(,)\s*)?")
 
 
 class StreamTap:
@@ -33,21 +36,22 @@ class StreamTap:
 
     `usage_event` is the event that held usage, parsed, once it has come; `done` whether `[DONE]` has; `begun`
     whether the answer has begun: words, a tool call, or a reason to finish. `words` counts events with words
-    since, and `seen_bytes` their size beyond the smallest, for an estimate where no usage is reported.
+    since, and `seen_bytes` their size beyond the frame that each repeats, for an estimate where no usage is reported.
     """
 
     def __init__(self, name: str, secrets: Sequence[str] = (), *, usage_asked: bool = True) -> None:
         self.usage_event: Mapping[str, Any] | None = None
         self.done = self.begun = False
         self.words = 0
-        self._bytes, self._smallest = 0, 1 << 62
+        self._bytes = self._last = 0
+        self._frame = LARGEST_FRAME
         self._name, self._secrets, self._usage_asked = name, secrets, usage_asked
         self._splitter = EventSplitter()
 
     @property
     def seen_bytes(self) -> int:
         """Bytes of the events with words, without what every one of them repeats."""
-        return max(0, self._bytes - self.words * self._smallest) if self.words else 0
+        return max(0, self._bytes - self.words * self._frame)
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield the whole events in `data` that go on to the caller. Raises `UpstreamBroken`."""
@@ -86,7 +90,9 @@ class StreamTap:
         if self.begun:
             self.words += 1
             self._bytes += len(event)
-            self._smallest = min(self._smallest, len(event))
+            if self._last:  # the last event, which only says why the answer ends, is smaller than any frame
+                self._frame = min(self._frame, self._last)
+            self._last = len(event)
         return _without_null_usage(event) if silent and not self._usage_asked else event
 
     def _parsed(self, payload: bytes) -> Mapping[str, Any]:

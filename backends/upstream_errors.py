@@ -6,6 +6,7 @@ says about its own 4xx is passed on after `redact`.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
@@ -76,6 +77,8 @@ def _garbled(name: str) -> UpstreamError:
     return UpstreamBroken(f"The backend of {name!r} did not speak HTTP as it should.")
 
 
+_WORD = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
+
 TRANSLATED: Mapping[type[Http1Error], Callable[[str], UpstreamError]] = {
     ConnectError: _not_connected,
     PoolExhausted: _crowded,
@@ -132,14 +135,15 @@ def _refusal(
         again = Again.SAME if status >= 500 else Again.ELSEWHERE
         return UpstreamBroken(f"The backend of {name!r} answered with status {status}.", again=again)
     fields = _error_fields(body)
+    kind, param, code = (_safe_word(fields.get(key), secrets) for key in ("type", "param", "code"))
     return UpstreamRefused(
         redact(
             str(fields.get("message") or f"The backend of {name!r} refused the request ({status})."), secrets
         ),
         status=status,
-        type=_text(fields.get("type")) or ("rate_limit_error" if status == 429 else "invalid_request_error"),
-        param=_text(fields.get("param")),
-        code=_text(fields.get("code")) or ("rate_limit_exceeded" if status == 429 else None),
+        type=kind or ("rate_limit_error" if status == 429 else "invalid_request_error"),
+        param=param,
+        code=code or ("rate_limit_exceeded" if status == 429 else None),
         retry_after_s=wait_s,
     )
 
@@ -172,9 +176,11 @@ def _error_fields(body: bytes) -> Mapping[str, Any]:
     return error if isinstance(error, dict) else {"message": error}
 
 
-def _text(value: Any) -> str | None:
-    """OpenAI's fields are strings; some servers send numbers or the word None."""
-    return None if value in (None, "", "None") else str(value)[:200]
+def _safe_word(value: Any, secrets: Sequence[str]) -> str | None:
+    """OpenAI's `type`, `param` and `code` are single words; some servers send numbers or the word None. Anything else
+    is dropped: it could hold what only messages are searched for."""
+    told = redact(str(value), secrets)
+    return told if told != "None" and _WORD.fullmatch(told) else None
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:

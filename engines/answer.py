@@ -91,12 +91,23 @@ class Shape:
         members: list[MemberUsage] = []
         for parts in zip(*(end.members for end in ends), strict=True):
             prompt = max(part.prompt_tokens for part in parts)
-            members.append(MemberUsage(parts[0].model, prompt, sum(part.completion_tokens for part in parts)))
-        total = sum((Usage(m.prompt_tokens, m.completion_tokens) for m in members), Usage())
+            cached = min(part.cached_tokens for part in parts)  # the choices after the first find its prompt
+            spent = sum(part.completion_tokens for part in parts)
+            members.append(MemberUsage(parts[0].model, prompt, spent, cached))
+        total = sum((Usage(m.prompt_tokens, m.completion_tokens, m.cached_tokens) for m in members), Usage())
         body: dict[str, Any] = {"usage": total.wire()}
         if self.fused:
             table = [
-                {"model": m.model, "prompt_tokens": m.prompt_tokens, "completion_tokens": m.completion_tokens}
+                {
+                    "model": m.model,
+                    "prompt_tokens": m.prompt_tokens,
+                    "completion_tokens": m.completion_tokens,
+                    **(
+                        {"prompt_tokens_details": {"cached_tokens": m.cached_tokens}}
+                        if m.cached_tokens
+                        else {}
+                    ),
+                }
                 for m in members
             ]
             body["chorus"] = {"members": table}

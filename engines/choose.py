@@ -22,13 +22,20 @@ class Chooser:
         self._temperature, self._top_p, self._seed = temperature, top_p, seed
         self._generator: Generator | None = None
 
+    @property
+    def greedy(self) -> bool:
+        """Whether only the most likely symbol can come."""
+        return self._temperature == 0
+
     def choose(self, q: Tensor, allowed: Tensor) -> int:
-        """A symbol of `q`, shape (|U|,), among the `allowed` ones, bool of the same shape. q is not
+        """A position of `q`, shape (n,), among the `allowed` ones, bool of the same shape. q is not
         changed."""
         import torch
 
+        if self.greedy and bool(allowed[best := int(q.argmax())]):
+            return best
         q = q.masked_fill(~allowed, 0.0)
-        if self._temperature == 0:
+        if self.greedy:
             return int(q.argmax())
         if self._generator is None:
             self._generator = torch.Generator(device=q.device)

@@ -76,6 +76,9 @@ class Engine:
         self._scheduled: Any = None
         self._forced: Mapping[str, Sequence[int]] = {}
         self._logprobs: Any = None
+        self._watched: dict[str, frozenset[int]] = {}
+        self._seen: dict[str, dict[int, torch.Tensor]] = {}
+        self._cached: dict[str, int] = {}
 
     @classmethod
     def load(cls, spec: EngineSpec) -> Engine:
@@ -128,17 +131,36 @@ class Engine:
         )
         self._add(request_id, prompt, params)
 
-    def add_forced(self, request_id: str, prompt: Sequence[int]) -> None:
-        """Queue a request whose every token the caller will choose, by `finish` and `feed`."""
+    def add_forced(
+        self, request_id: str, prompt: Sequence[int], watch: Collection[int] = frozenset()
+    ) -> None:
+        """Queue a request whose every token the caller will choose, by `finish` and `feed`.
+
+        Of the prompt's tokens with an index in `watch`, `seen` tells what the model expected there; such a
+        request computes its whole prompt."""
         from vllm.sampling_params import SamplingParams
 
-        self._add(
-            request_id,
-            prompt,
-            SamplingParams(
-                temperature=0, max_tokens=self.spec.max_model_len, ignore_eos=True, detokenize=False
-            ),
+        params = SamplingParams(
+            temperature=0,
+            max_tokens=self.spec.max_model_len,
+            ignore_eos=True,
+            detokenize=False,
+            skip_reading_prefix_cache=bool(watch),
         )
+        if watch:
+            self._watched[request_id] = frozenset(watch)
+            self._seen[request_id] = {}
+        self._add(request_id, prompt, params)
+
+    def cached(self, request_id: str) -> int:
+        """How many of the request's first tokens were read from the prefix cache when it started; 0 before."""
+        return self._cached.get(request_id, 0)
+
+    def seen(self, request_id: str) -> dict[int, torch.Tensor]:
+        """By index of the watched prompt tokens computed by now, the logits before them, shape (vocabulary,).
+        Forgets them."""
+        self._watched.pop(request_id, None)
+        return self._seen.pop(request_id, {})
 
     def _add(self, request_id: str, prompt: Sequence[int], params: Any) -> None:
         from vllm.v1.request import Request
@@ -156,6 +178,10 @@ class Engine:
         """Drop requests, wherever they stand; unknown ids are ignored. Call between `finish` and
         `forward`."""
         self._core.abort_requests(list(request_ids))
+        for request_id in request_ids:
+            self._watched.pop(request_id, None)
+            self._seen.pop(request_id, None)
+            self._cached.pop(request_id, None)
 
     def feed(self, request_id: str, ids: Sequence[int]) -> None:
         """Wake a stalled request with `ids`: the next `forward` computes them all and yields its logits
@@ -192,15 +218,36 @@ class Engine:
         requests still reading their prompt are absent. Rows are views that live until `finish`: copy what you
         keep. Returns `{}` when nothing ran; otherwise `finish` must follow."""
         scheduled = self._scheduler.schedule()
+        for new in scheduled.scheduled_new_reqs:
+            self._cached.setdefault(new.req_id, new.num_computed_tokens)
         early = self._core.model_executor.execute_model(scheduled)
         if early is not None:
             self._scheduler.update_from_output(scheduled, early)
             return {}
         self._scheduled = scheduled
         runner = self._runner
+        if self._watched:
+            self._look()
         logits = runner.execute_model_state.logits
         reading = runner.discard_request_mask.np
         return {rid: logits[i] for i, rid in enumerate(runner.input_batch.req_ids) if not reading[i]}
+
+    def _look(self) -> None:
+        """Keep the logits before watched prompt tokens that this step computed."""
+        runner = self._runner
+        hidden = runner.execute_model_state.hidden_states
+        counts = self._scheduled.num_scheduled_tokens
+        for row, request_id in enumerate(runner.input_batch.req_ids):
+            watched = self._watched.get(request_id)
+            if watched is None or request_id not in counts:
+                continue
+            first = int(runner.input_batch.num_computed_tokens_cpu[row])
+            # The hidden state of token i - 1 tells what is expected at i.
+            here = [i for i in sorted(watched) if first <= i - 1 < first + counts[request_id]]
+            if here:
+                start = int(runner.query_start_loc.np[row]) - first
+                logits = runner.model.compute_logits(hidden[[start + i - 1 for i in here]])
+                self._seen[request_id].update(zip(here, logits.unbind(0), strict=True))
 
     def finish(self, forced: Mapping[str, Sequence[int]]) -> dict[str, Sampled]:
         """Complete the step begun by `forward`: force the ids of `forced`, let vLLM sample the rest and
@@ -240,12 +287,17 @@ class Engine:
 
         Log-probabilities are taken out here, since vLLM would line them up with the widened rows.
         """
-        output = self._sample(logits, spec_decode_metadata)
+        forced, runner = self._forced, self._runner
+        requests = runner.input_batch.req_ids
+        rows = {i: forced[rid] for i, rid in enumerate(requests) if rid in forced}
+        reading = runner.discard_request_mask.np
+        if rows and all(i in rows or reading[i] for i in range(len(requests))):
+            output = _nothing_sampled(logits, len(requests))  # nobody waits for the sampler's choice
+        else:
+            output = self._sample(logits, spec_decode_metadata)
         self._logprobs, output.logprobs_tensors = output.logprobs_tensors, None
-        forced = self._forced
         if not forced:
             return output
-        rows = {i: forced[rid] for i, rid in enumerate(self._runner.input_batch.req_ids) if rid in forced}
         # At least two columns: vLLM reads a one-column row as one token, even where it says -1.
         width = max(2, *(len(ids) for ids in rows.values())) if rows else 2
         chosen = output.sampled_token_ids.new_full((output.sampled_token_ids.shape[0], width), PAD)
@@ -270,6 +322,15 @@ class Engine:
     def close(self) -> None:
         """Release the model."""
         self._core.shutdown()
+
+
+def _nothing_sampled(logits: Any, requests: int) -> Any:
+    """A sampler's output whose every row will be replaced or discarded."""
+    import torch
+    from vllm.v1.outputs import SamplerOutput
+
+    ids = torch.zeros((requests, 1), dtype=torch.int32, device=logits.device)
+    return SamplerOutput(sampled_token_ids=ids, logprobs_tensors=None)
 
 
 def prepare_environment() -> None:

@@ -8,19 +8,21 @@ that is early keeps its row and stalls until the last one arrives; nobody else i
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from engines import shared_text
 from engines.byte_vocab import ByteVocab
 from engines.choose import Chooser
 from engines.engine import Engine
 from engines.generation import End, Generation, MemberUsage, Piece, Sink, TokenLogprob
-from engines.text_state import TextState
+from engines.text_state import Feedback, TextState
 from engines.token_trail import TokenTrail
 from engines.union import Union
 from engines.visible_text import VisibleText
-from ensembles.tokens.base import Ask, Fusion, Step
+from ensembles.tokens.base import Ask, Fusion, Mixture, Prepares, Prompt, PromptRow, Step
 from protocol.errors import MethodError
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class Team:
     union: Union
     fusion: Fusion
     main: int = 0
+    feedback: Feedback = "append"
 
 
 class FusedDecode:
@@ -59,8 +62,8 @@ class FusedDecode:
         self.id = generation.id
         self.sink = sink
         self.done = False
-        self._generation, self._team = generation, team
-        self._state = TextState([member.vocab for member in team.members], team.main)
+        self._generation, self._team, self._fusion = generation, team, team.fusion
+        self._state = TextState([member.vocab for member in team.members], team.main, team.feedback)
         self._text = VisibleText(generation.sampling.stops, generation.sampling.before)
         self._chooser = Chooser(
             generation.sampling.temperature, generation.sampling.top_p, generation.sampling.seed
@@ -69,13 +72,26 @@ class FusedDecode:
         self._rows: dict[int, Tensor] = {}
         self._computing: set[int] = set()
         self._started: set[int] = set()
+        self._restarts: Counter[int] = Counter()
         self._wanted: set[int] = set()
         self._heard: frozenset[int] = frozenset()
         self._end_tokens = 0
+        self._unprepared = isinstance(team.fusion, Prepares)
+        self._run = b""
 
     def start(self) -> None:
-        """Queue the members the fusion asks for first; the others join when it first asks for them."""
-        self._decide()
+        """Queue the members the fusion asks for first; the others join when it first asks for them. A fusion
+        that wants to see how they read the prompt has them all."""
+        if self._unprepared:
+            self._run = shared_text.common_run(
+                [
+                    member.vocab.text_of(prompt)
+                    for member, prompt in zip(self._team.members, self._generation.prompts, strict=True)
+                ]
+            )
+            self._wanted = set(range(len(self._team.members)))
+        else:
+            self._decide()
         self.wake()
 
     def requests(self) -> list[tuple[Engine, str]]:
@@ -88,7 +104,8 @@ class FusedDecode:
 
     def name_of(self, member: int) -> str:
         """Id of the member's engine request."""
-        return f"{self.id}/{member}"
+        again = self._restarts[member]
+        return f"{self.id}/{member}.{again}" if again else f"{self.id}/{member}"
 
     def advance(self, rows: Mapping[int, Tensor]) -> dict[int, Sequence[int]]:
         """Take the next-token logits of members, shape (|V_m|,) each; returns the ids each of *these* members
@@ -99,8 +116,10 @@ class FusedDecode:
                 self._computing.discard(m)
                 self._rows[m] = row
         if self._rows and not self._computing:
+            if self._unprepared:
+                self._prepare()
             self._decide()
-        going = self._wanted & rows.keys()
+        going = (self._wanted & rows.keys()) - self._state.stale
         self._wanted -= going
         self._computing |= going
         self._rows = {m: row.clone() if m in rows else row for m, row in self._rows.items()}
@@ -109,22 +128,56 @@ class FusedDecode:
     def wake(self) -> None:
         """Set members going that were not in the step: called between two steps."""
         for m in sorted(self._wanted):
-            engine, name = self._team.members[m].engine, self.name_of(m)
+            engine = self._team.members[m].engine
+            if m in self._state.stale and m in self._started:
+                # Its earlier ids changed: a new request, which finds what has not changed in the prefix cache.
+                engine.abort([self.name_of(m)])
+                self._restarts[m] += 1
+                self._started.discard(m)
+            name = self.name_of(m)
             ids = self._state.take_unfed(m)
             if m in self._started:
                 engine.feed(name, ids)
             else:
                 self._started.add(m)
-                engine.add_forced(name, [*self._generation.prompts[m], *ids])
+                watch = [i for i, _ in self._shown(m)] if self._unprepared else ()
+                engine.add_forced(name, [*self._generation.prompts[m], *ids], watch)
         self._computing |= self._wanted
         self._wanted = set()
+
+    def _shown(self, m: int) -> list[tuple[int, int]]:
+        """The member's prompt tokens that the fusion is shown: index, and byte offset in the shared text."""
+        emits = self._team.members[m].vocab.emits
+        within = shared_text.tokens_within(self._run, [emits[i] for i in self._generation.prompts[m]])
+        assert isinstance(self._team.fusion, Prepares)
+        return [(i, start) for i, start in within if i > 0][-self._team.fusion.reach :]
+
+    def _prepare(self) -> None:
+        """Let the fusion see how the members read the prompt."""
+        fusion, union = self._team.fusion, self._team.union
+        assert isinstance(fusion, Prepares)
+        rows = []
+        for m, (member, prompt) in enumerate(zip(self._team.members, self._generation.prompts, strict=True)):
+            seen = member.engine.seen(self.name_of(m))
+            rows.append(
+                tuple(
+                    PromptRow(
+                        start, len(member.vocab.emits[prompt[i]]), int(union.maps[m][prompt[i]]), seen[i]
+                    )
+                    for i, start in self._shown(m)
+                )
+            )
+        weights = tuple(member.weight for member in self._team.members)
+        self._fusion = fusion.prepare(Prompt(union, weights, tuple(rows)))
+        self._unprepared = False
 
     def _decide(self) -> None:
         """Ask the fusion until it wants to hear somebody; commit what it chooses on the way."""
         team = self._team
         weights = tuple(member.weight for member in team.members)
+        greedy = self._chooser.greedy and self._generation.sampling.top_logprobs is None
         while not self.done:
-            decision = team.fusion.decide(Step(team.union, weights, self._rows))
+            decision = self._fusion.decide(Step(team.union, weights, self._rows, greedy))
             if isinstance(decision, Ask):
                 if not decision.members or decision.members & self._rows.keys():
                     raise MethodError(
@@ -132,12 +185,28 @@ class FusedDecode:
                     )
                 self._wanted |= decision.members
                 return
-            self._commit(decision.q)
+            symbol = self._choose(decision)
+            if symbol is None and greedy:  # the few symbols it named cannot be written: see all of them
+                greedy = False
+                continue
+            if symbol is None:
+                raise MethodError("the fusion gave no symbol that every member can write")
+            self._commit(decision, symbol)
 
-    def _commit(self, q: Tensor) -> None:
-        """Choose a symbol, add it to the text, and end where the answer ends."""
+    def _choose(self, decision: Mixture) -> int | None:
+        """The symbol to come; None where no member-writable one is likely at all."""
+        union = self._team.union
+        if decision.symbols is None:
+            chosen = self._chooser.choose(decision.q, union.feedable)
+            return chosen if bool(union.feedable[chosen]) else None
+        allowed = union.feedable[decision.symbols]
+        if not bool(allowed.any()) or float(decision.q.masked_fill(~allowed, 0.0).max()) <= 0:
+            return None
+        return int(decision.symbols[self._chooser.choose(decision.q, allowed)])
+
+    def _commit(self, decision: Mixture, symbol: int) -> None:
+        """Add a symbol to the text, and end where the answer ends."""
         team, asked = self._team, self._generation.sampling
-        symbol = self._chooser.choose(q, team.union.feedable)
         self._heard = frozenset(self._rows)
         self._rows = {}
         if symbol == team.union.eos:
@@ -148,7 +217,7 @@ class FusedDecode:
         room = None if bound is None else bound - self._state.length
         added = self._state.commit(team.union.symbols[symbol], room)
         if asked.top_logprobs is not None:
-            self._trail.push(self._logprob(q, symbol, added))
+            self._trail.push(self._logprob(decision, symbol, added))
         shown = self._text.push(added)
         if self._text.stopped:
             self._end("stop", shown)
@@ -157,17 +226,20 @@ class FusedDecode:
         else:
             self._show(shown)
 
-    def _logprob(self, q: Tensor, symbol: int, added: bytes) -> TokenLogprob:
+    def _logprob(self, decision: Mixture, symbol: int, added: bytes) -> TokenLogprob:
         def log(p: float) -> float:
             return math.log(p) if p > 0 else -9999.0
 
-        values, best = q.topk(self._generation.sampling.top_logprobs or 1)
+        wanted = self._generation.sampling.top_logprobs or 0
+        values, best = decision.q.topk(min(wanted, decision.q.shape[0]))
+        place = symbol
+        if decision.symbols is not None:
+            best = decision.symbols[best]
+            place = int((decision.symbols == symbol).nonzero()[0])
         top = tuple(
             (self._team.union.symbols[u], log(p)) for u, p in zip(best.tolist(), values.tolist(), strict=True)
         )
-        return TokenLogprob(
-            added, log(float(q[symbol])), top if self._generation.sampling.top_logprobs else ()
-        )
+        return TokenLogprob(added, log(float(decision.q[place])), top)
 
     def _full(self) -> bool:
         """Whether some member's context has no room for another token."""
@@ -195,6 +267,6 @@ class FusedDecode:
             return MemberUsage(name, 0, 0)
         chose = m in self._heard
         tokens = len(self._state.ids[m]) - (0 if chose else len(self._state.unfed[m]))
-        return MemberUsage(
-            name, len(self._generation.prompts[m]), tokens + (self._end_tokens if chose else 0)
-        )
+        prompt = len(self._generation.prompts[m])
+        cached = min(prompt, self._team.members[m].engine.cached(self.name_of(m)))
+        return MemberUsage(name, prompt, tokens + (self._end_tokens if chose else 0), cached)

@@ -64,11 +64,13 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class MemberUsage:
-    """Tokens one member spent, an end-of-text token it chose included."""
+    """Tokens one member spent, an end-of-text token it chose included; `cached_tokens` of its prompt were read
+    from the prefix cache."""
 
     model: str
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,15 +16,18 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.byte_vocab import ByteVocab
+from engines.embedding_rows import TeamTables
 from engines.engine import Engine, EngineSpec
 from engines.fused_decode import FusedDecode, Member, Team
 from engines.generation import Event, Failure, Generation, Sink
 from engines.plain_decode import PlainDecode
+from engines.text_state import Feedback
 from engines.union import Union
-from ensembles.tokens.base import Fusion
+from ensembles.tokens.base import Binds, Fusion
 from protocol.errors import ChorusError, InternalError, UpstreamUnavailable
 
 if TYPE_CHECKING:
@@ -45,6 +48,7 @@ class FusionSpec:
     weights: tuple[float, ...]
     fusion: Fusion
     main: int = 0
+    feedback: Feedback = "append"
 
 
 class Host:
@@ -145,6 +149,7 @@ class Host:
             self.vocabs[name] = ByteVocab.load(spec.folder)
             self._engines[name] = self._load_engine(spec)
         unions: dict[tuple[str, ...], Union] = {}
+        tables: dict[tuple[Path, str], Tensor] = {}
         for name, fused in self.fusion_specs.items():
             if fused.members not in unions:
                 unions[fused.members] = Union.of([self.vocabs[member] for member in fused.members])
@@ -153,7 +158,12 @@ class Host:
                 Member(self._engines[member], self.vocabs[member], weight / total)
                 for member, weight in zip(fused.members, fused.weights, strict=True)
             )
-            self._teams[name] = Team(members, unions[fused.members], fused.fusion, fused.main)
+            fusion, union = fused.fusion, unions[fused.members]
+            if isinstance(fusion, Binds):
+                folders = [self.engine_specs[member].folder for member in fused.members]
+                log.info("binding %s to its models", name)
+                fusion = fusion.bind(TeamTables(union, folders, tables))
+            self._teams[name] = Team(members, union, fusion, fused.main, fused.feedback)
 
     def _take(self) -> bool:
         """Empty the inbox, waiting only where there is nothing to step. False when the host is to stop."""

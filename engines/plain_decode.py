@@ -50,5 +50,6 @@ class PlainDecode:
             self.sink(Piece(shown, tokens))
         if reason is not None:
             self.done = True
-            spent = MemberUsage(self._generation.model, len(self._generation.prompts[0]), self._spent)
+            prompt = len(self._generation.prompts[0])
+            spent = MemberUsage(self._generation.model, prompt, self._spent, self._engine.cached(self.id))
             self.sink(End("length" if reason == "length" else "stop", (spent,)))

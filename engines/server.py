@@ -40,6 +40,7 @@ from protocol.errors import (
     PayloadTooLarge,
     UpstreamUnavailable,
 )
+from protocol.features import TEXT_ONLY_CANNOT, refuse
 from protocol.settings import Settings
 
 if TYPE_CHECKING:
@@ -51,7 +52,6 @@ __all__ = ["Service", "application", "run"]
 
 log = logging.getLogger("chorus.engines")
 
-UNSUPPORTED = ("tools", "functions", "audio", "prediction", "web_search_options")
 LOWEST_TEMPERATURE = 1e-3
 """Below it a draw is the most likely token anyway, and dividing by it overflows."""
 MAX_BODY_BYTES = 32 * 1024 * 1024
@@ -74,7 +74,7 @@ class Service:
         """A chat completion. Raises `ChorusError`."""
         request = ChatRequest.parse(raw)
         members = self._members(request.model)
-        _refuse_unsupported(request.body)
+        refuse(request.body, TEXT_ONLY_CANNOT, who="models of the engine host")
         rendered = [self._prompts[member].render(request.messages) for member in members]
         stops = tuple(stop for one in rendered for stop in one.stops)
         before = next((one.before for one in rendered if one.before), b"")
@@ -96,7 +96,7 @@ class Service:
             raise BadRequest("'logprobs' must be an integer between 0 and 20.", param="logprobs")
         check_sampling(body)
         members = self._members(body["model"])
-        _refuse_unsupported(body)
+        refuse(body, TEXT_ONLY_CANNOT, who="models of the engine host")
         prompt = body.get("prompt")
         if isinstance(prompt, list) and len(prompt) == 1:
             prompt = prompt[0]
@@ -242,10 +242,15 @@ def application(service: Service) -> Starlette:
 
 
 def run(
-    settings: Settings, *, uds: Path | None = None, host: str = "127.0.0.1", port: int | None = None
+    settings: Settings,
+    *,
+    uds: Path | None = None,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    drain_s: int = 5,
 ) -> int:
-    """Load the engines of `settings` and serve until a signal. Returns the exit code: 0, or 1 when the step
-    loop broke."""
+    """Load the engines of `settings` and serve until a signal; then answers may go on for `drain_s` seconds.
+    Returns the exit code: 0, or 1 when the step loop broke."""
     import uvicorn
 
     from engines.assemble import assemble
@@ -271,7 +276,7 @@ def run(
         log_level="warning",
         access_log=False,
         lifespan="off",
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=drain_s,
         backlog=2048,
     )
     server = uvicorn.Server(config)
@@ -309,24 +314,3 @@ def _request_id(request: Request) -> str:
         if given.isascii() and given.isprintable() and 0 < len(given) <= 128
         else f"req-{secrets.token_hex(12)}"
     )
-
-
-def _refuse_unsupported(body: Mapping[str, Any]) -> None:
-    for key in UNSUPPORTED:
-        if body.get(key):
-            raise BadRequest(
-                f"'{key}' is not supported by models of the engine host.",
-                param=key,
-                code="unsupported_parameter",
-            )
-    kind = (
-        (body.get("response_format") or {}).get("type", "text")
-        if isinstance(body.get("response_format"), Mapping)
-        else "text"
-    )
-    if kind != "text":
-        raise BadRequest(
-            f"'response_format' {str(kind)[:64]!r} is not supported by models of the engine host.",
-            param="response_format",
-            code="unsupported_parameter",
-        )

@@ -1,28 +1,41 @@
 """The text several models write together, and where each of them stands in it.
 
 Invariant: the ids a member was given emit exactly the text, `bytes(generated_m) = B[:c_m]`, and all cursors
-c_m are |B| after every commit. Commits *append*: the new bytes are encoded alone, so no id given earlier ever
-changes and no cache is lost."""
+c_m are |B| after every commit. How a commit extends a member's ids is the team's `Feedback`:
+
+append      the new bytes are encoded alone: no id given earlier ever changes and no cache is lost (GaC, …);
+retail      they are encoded together with the last word, at most four tokens: near to what the model would
+            have written itself, and only the end of its cache is lost;
+retokenise  the whole text is encoded anew: what several authors' programs do, for comparisons."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from engines.byte_vocab import ByteVocab
 
-__all__ = ["TextState"]
+__all__ = ["Feedback", "TextState"]
+
+Feedback = Literal["append", "retail", "retokenise"]
+
+TAIL = 4
+"""Tokens that "retail" may encode again."""
 
 
 class TextState:
     """B and, for each member, its ids so far. `main` is the member whose tokens bound the answer's length."""
 
-    def __init__(self, vocabs: Sequence[ByteVocab], main: int = 0) -> None:
+    def __init__(self, vocabs: Sequence[ByteVocab], main: int = 0, feedback: Feedback = "append") -> None:
         self._vocabs = tuple(vocabs)
         self._main = main
+        self._feedback = feedback
         self.text = bytearray()
         self.ids: tuple[list[int], ...] = tuple([] for _ in vocabs)
         self.unfed: tuple[list[int], ...] = tuple([] for _ in vocabs)
-        """Ids committed that the member has not computed yet, oldest first."""
+        """Ids committed that the member has not computed yet, oldest first; all of them for one in `stale`."""
+        self.stale: set[int] = set()
+        """Members that computed ids which are no longer theirs: they have to start anew."""
 
     @property
     def length(self) -> int:
@@ -39,15 +52,36 @@ class TextState:
         ids = main.encode(symbol)
         if room is not None and len(ids) > room:
             symbol = main.text_of(ids[:room])
-        encoded = [vocab.encode(symbol) for vocab in self._vocabs]
+        extended = [
+            self._extended(vocab, given, symbol) for vocab, given in zip(self._vocabs, self.ids, strict=True)
+        ]
         self.text += symbol
-        for given, unfed, new in zip(self.ids, self.unfed, encoded, strict=True):
-            given += new
-            unfed += new
+        for m, (given, unfed, new) in enumerate(zip(self.ids, self.unfed, extended, strict=True)):
+            fed = len(given) - len(unfed)
+            if m in self.stale or new[:fed] != given[:fed]:
+                self.stale.add(m)
+                fed = 0
+            given[:] = new
+            unfed[:] = new[fed:]
         return symbol
 
+    def _extended(self, vocab: ByteVocab, given: list[int], symbol: bytes) -> list[int]:
+        """A member's ids with `symbol` behind them. Raises `Unencodable`."""
+        kept = len(given)
+        if self._feedback == "retokenise":
+            kept = 0
+        elif self._feedback == "retail":
+            least = max(0, kept - TAIL)
+            while kept > least:
+                kept -= 1
+                if vocab.emits[given[kept]][:1].isspace():
+                    break
+        return given[:kept] + vocab.encode(vocab.text_of(given[kept:]) + symbol)
+
     def take_unfed(self, member: int) -> list[int]:
-        """The ids the member has to compute to stand at the end of the text."""
+        """The ids the member has to compute to stand at the end of the text; from the first one where it is
+        stale, which it then no longer is."""
+        self.stale.discard(member)
         ids = self.unfed[member][:]
         self.unfed[member].clear()
         return ids

@@ -4,47 +4,34 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import aclosing
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any, cast
 from uuid import uuid4
 
 import orjson
 
 from gateway import explanation
-from gateway.catalogue import Catalogue, Target
+from gateway.catalogue import DIRECT, Catalogue, Target
 from gateway.exchange import ClientLeft, Exchange, Receive, Scope, Send
 from gateway.ledger.entry import Entry
+from gateway.passing import Relay, pass_surface, relayed
 from gateway.run import Limits, LiveRun, open_run
-from gateway.surfaces import parse_completion, parse_embedding
+from gateway.surfaces import Surface
 from gateway.telemetry import Telemetry
 from gateway.tenancy import Tenancy, Visit
+from gateway.told import Told, count
 from protocol import sse
-from protocol.chat import ChatRequest
-from protocol.errors import ChorusError, InternalError, MethodError
+from protocol.chat import ChatRequest, Options
+from protocol.errors import ChorusError, Forbidden, InternalError, MethodError
 from protocol.run import Answer, Chunk, Event, Reply, Trace
 from protocol.settings import ServerSettings
 from protocol.wire import replay
 
-__all__ = ["SURFACES", "Answering", "Surface"]
+__all__ = ["Answering"]
 
 log = logging.getLogger("chorus.gateway")
-
-
-@dataclass(frozen=True, slots=True)
-class Surface:
-    """A route that models answer: its path below `/v1`, here and upstream, and how its body is checked."""
-
-    path: str
-    parse: Callable[[bytes], ChatRequest]
-
-
-SURFACES: Mapping[tuple[str, str], Surface] = {
-    ("POST", "/v1/chat/completions"): Surface("/chat/completions", ChatRequest.parse),
-    ("POST", "/v1/completions"): Surface("/completions", parse_completion),
-    ("POST", "/v1/embeddings"): Surface("/embeddings", parse_embedding),
-}
 
 
 class Answering:
@@ -57,28 +44,94 @@ class Answering:
         self._telemetry, self._server = telemetry, server
 
     async def __call__(self, surface: Surface, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request of a `surface`."""
+        exchange = Exchange(scope, receive, send, surface.wording)
+
+        async def answer(record: _Record) -> None:
+            server = self._server
+            asked = surface.parse(await exchange.body(server.max_body_bytes, server.body_timeout_s))
+            record.asked, record.path = asked, surface.path
+            self._check(asked.model, record)
+            if surface.tongue is not None:
+                await self._other_words(surface, asked, record, exchange)
+                return
+            target = self._catalogue.resolve(asked.model, surface.endpoint, surface.path)
+            record.label = target.label
+            async with self._run(asked, record, exchange, surface.path) as run:
+                await _answer(asked, target, run, exchange)
+
+        await self._settled(answer, exchange)
+
+    async def relay(self, relay: Relay, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request of a `relay`."""
         exchange = Exchange(scope, receive, send)
+
+        async def answer(record: _Record) -> None:
+            server = self._server
+            raw = await exchange.body(server.max_body_bytes, server.body_timeout_s)
+            content_type = exchange.headers.get(b"content-type", b"").decode("latin-1")
+            record.path = relay.path
+            asked = relayed(relay, scope, content_type, raw, self._catalogue)
+            self._check(asked.model, record)
+            record.label = DIRECT
+            async with self._run(ChatRequest({}), record, exchange, relay.path) as run:
+                if relay.endpoint == "batches" and relay.method == "POST" and run.limits.caps:
+                    raise Forbidden(
+                        "A key with a budget may make no batches: what they cost is not known here."
+                    )
+                await asked.answer(run, exchange)
+
+        await self._settled(answer, exchange)
+
+    async def _other_words(
+        self, surface: Surface, asked: ChatRequest, record: _Record, exchange: Exchange
+    ) -> None:
+        """A surface that is not chat: passed on where the backend has it, else translated."""
+        if self._catalogue.has(asked.model, surface.endpoint):
+            record.label = DIRECT
+            async with self._run(asked, record, exchange, surface.path) as run:
+                body = run.limits.capped(asked.model, asked.body, surface.path)
+                await pass_surface(replace(asked, body=body), surface, run, exchange)
+            return
+        assert surface.telling is not None
+        target = self._catalogue.resolve(asked.model, "chat", surface.path)
+        record.label = target.label
+        telling = surface.telling(asked)
+        if surface.counts:
+            await count(telling, exchange)
+            return
+        exchange.wording = telling
+        async with self._run(asked, record, exchange) as run:
+            await _answer(telling.request, target, run, exchange, Told(telling))
+
+    @asynccontextmanager
+    async def _run(
+        self, asked: ChatRequest, record: _Record, exchange: Exchange, path: str = "/chat/completions"
+    ) -> AsyncIterator[LiveRun]:
+        """The run of one request; a client that leaves ends it."""
+        assert record.visit is not None
+        limits = await self._tenancy.enter(
+            record.visit, record.requested, asked.body, path, self._limits(asked.options)
+        )
+        exchange.told = record.visit.headers()
+        session = _session(exchange, asked)
+        async with open_run(self._catalogue, limits, path=path, session=session) as run:
+            record.trace = run.trace
+            async with exchange.leaving_cancels():
+                yield run
+
+    async def _settled(self, answer: Callable[[_Record], Awaitable[None]], exchange: Exchange) -> None:
+        """Admit, `answer`, and settle, whatever becomes of it."""
         record = _Record()
         self._telemetry.started()
         try:
-            record.visit = visit = Visit(await self._tenancy.admit(exchange.headers))
-            record.request = request = surface.parse(await exchange.body(self._server.max_body_bytes))
-            limits = await self._tenancy.enter(
-                visit, request.model, request.body, self._catalogue.names, self._limits(request)
-            )
-            exchange.told = visit.headers()
-            record.target = target = self._catalogue.resolve(request.model, surface.path)
-            async with open_run(
-                self._catalogue, limits, path=surface.path, session=_session(exchange, request)
-            ) as run:
-                record.trace = run.trace
-                async with exchange.leaving_cancels():
-                    await _answer(request, target, run, exchange)
+            record.visit = Visit(await self._tenancy.admit(exchange.headers))
+            await answer(record)
             record.outcome = "ok"
         except ClientLeft:
             log.info("%s: the client left", exchange.request_id)
         except ChorusError as error:
-            record.outcome = error.code or error.type
+            record.outcome = error.outcome
             await exchange.fail(error)
         except Exception:
             record.outcome = "internal_error"
@@ -87,32 +140,38 @@ class Answering:
                 InternalError(f"An internal error occurred; it is logged as {exchange.request_id}.")
             )
         finally:
-            self._settle(record, exchange, surface.path)
+            self._settle(record, exchange)
 
-    def _limits(self, request: ChatRequest) -> Limits:
+    def _limits(self, options: Options) -> Limits:
         """The caller's bounds, within the server's."""
-        server, options = self._server, request.options
+        server = self._server
         deadline_s = server.deadline_s if options.deadline_ms is None else options.deadline_ms / 1000
         return Limits(
             min(deadline_s, server.deadline_s), options.max_cost_usd, server.max_calls, server.max_depth
         )
 
-    def _settle(self, record: _Record, exchange: Exchange, path: str) -> None:
+    def _check(self, name: str, record: _Record) -> None:
+        """Raises `ModelNotFound` for a name that the caller's key may not use; it lists those that it may."""
+        assert record.visit is not None
+        record.visit.key.check(name, self._catalogue.names)
+        record.requested = name
+
+    def _settle(self, record: _Record, exchange: Exchange) -> None:
         if record.visit is not None:
             self._tenancy.leave(record.visit, record.trace)
-            self._tenancy.record(self._entry(record, record.visit, exchange, path))
+            self._tenancy.record(self._entry(record, record.visit, exchange))
         self._telemetry.finished(
-            record.request.model if record.request else "unknown",
-            record.target.label if record.target else "none",
+            record.requested,
+            record.label,
             record.outcome,
             record.trace,
             began_s=exchange.began_s,
             took_s=exchange.elapsed_s,
         )
 
-    def _entry(self, record: _Record, visit: Visit, exchange: Exchange, path: str) -> Entry:
-        """The request as the ledger keeps it."""
-        body = record.request.body if record.request else {}
+    def _entry(self, record: _Record, visit: Visit, exchange: Exchange) -> Entry:
+        """The request as the ledger keeps it. A name that means nothing here is not kept."""
+        body = record.asked.body if record.asked else {}
         return Entry(
             uuid4().hex,
             exchange.request_id,
@@ -120,9 +179,9 @@ class Answering:
             visit.key,
             body.get("user"),
             body.get("metadata"),
-            path,
-            record.request.model if record.target and record.request else "unknown",
-            record.target.label if record.target else "none",
+            record.path,
+            record.requested if record.label != "none" else "unknown",
+            record.label,
             record.outcome,
             exchange.elapsed_s,
             record.trace,
@@ -151,24 +210,31 @@ class _Record:
     """What became of a request, as far as it came."""
 
     visit: Visit | None = None
-    request: ChatRequest | None = None
-    target: Target | None = None
+    asked: ChatRequest | None = None
+    path: str = ""
+    requested: str = "unknown"
+    label: str = "none"
     trace: Trace | None = None
     outcome: str = "cancelled"
 
 
-async def _answer(request: ChatRequest, target: Target, run: LiveRun, exchange: Exchange) -> None:
+async def _answer(
+    request: ChatRequest, target: Target, run: LiveRun, exchange: Exchange, told: Told | None = None
+) -> None:
     """Ask the strategy. Nothing is sent before its first event, so that an error until then gets a status of
-    its own."""
+    its own. `told`: the surface's own words, where they are not chat's."""
+    whole, replayed, relay = (
+        (_send_whole, _replay, _relay) if told is None else (told.whole, told.replay, told.relay)
+    )
     async with aclosing(cast(Any, target.strategy.answer(request, run))) as events:
         first: Event | None = await anext(events, None)
         if first is None:
             raise MethodError(f"The strategy {target.label!r} gave no answer.")
         if isinstance(first, Answer):
-            relay = _replay if request.stream else _send_whole
-            await relay(request, first.reply, target, run, exchange)
+            send = replayed if request.stream else whole
+            await send(request, first.reply, target, run, exchange)
         elif request.stream:
-            await _relay(request, first, events, target, run, exchange)
+            await relay(request, first, events, target, run, exchange)
         else:
             raise MethodError(f"The strategy {target.label!r} streamed to a caller who did not ask for it.")
 

@@ -5,20 +5,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from backends.registry import Sockets
-from gateway.answering import SURFACES, Answering
+from gateway.answering import Answering
 from gateway.catalogue import Catalogue
 from gateway.composition import make_catalogue
 from gateway.exchange import Exchange, Receive, Scope, Send
 from gateway.pages import KEY, Lifespan, make_pages
+from gateway.passing import Relay, find_relay
+from gateway.surfaces import SURFACES
 from gateway.telemetry import Telemetry
 from gateway.tenancy import Tenancy
+from protocol.anthropic import ANTHROPIC
 from protocol.errors import MethodNotAllowed, StateUnavailable, Unauthenticated
 from protocol.settings import Settings
+from protocol.telling import OPENAI
 
 __all__ = ["Gateway", "make_app"]
 
@@ -52,16 +56,24 @@ class Gateway:
             if surface is not None:
                 await self._answer(surface, scope, receive, send)
                 return
-            await self._page(scope, receive, send)
+            relay = find_relay(scope["method"], scope["path"])
+            if isinstance(relay, Relay):
+                await self._answer.relay(relay, scope, receive, send)
+                return
+            await self._page(scope, receive, send, relay)
         else:
             await self._pages(scope, receive, send)
 
-    async def _page(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A page, behind the same door as the hot routes, with the same headers."""
-        exchange = Exchange(scope, receive, send)
+    async def _page(self, scope: Scope, receive: Receive, send: Send, methods: Sequence[str] | None) -> None:
+        """A page, behind the same door as the hot routes, with the same headers. `methods`: of a hot route that is
+        asked with none of them."""
         path, method = scope["path"], scope["method"]
+        exchange = Exchange(scope, receive, send, ANTHROPIC if path.startswith("/v1/messages") else OPENAI)
         if path in _HOT_PATHS:
-            await exchange.fail(MethodNotAllowed(f"{path} answers POST, not {method}."), {"allow": "POST"})
+            methods = ("POST",)
+        if methods:
+            allow = ", ".join(methods)
+            await exchange.fail(MethodNotAllowed(f"{path} answers {allow}, not {method}."), {"allow": allow})
             return
         if path.startswith("/v1"):
             try:
@@ -75,7 +87,7 @@ class Gateway:
 def _lifespan(catalogue: Catalogue, telemetry: Telemetry, tenancy: Tenancy) -> Lifespan:
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[None]:
-        watch = asyncio.create_task(telemetry.watch_loop(tenancy.degraded))
+        watch = asyncio.create_task(telemetry.watch(catalogue.models, tenancy.degraded))
         try:
             async with tenancy.serving():
                 yield

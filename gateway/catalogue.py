@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from backends.model import Model
 from protocol.chat import ChatRequest
-from protocol.errors import BadRequest, ModelNotFound
+from protocol.errors import BadRequest, ModelNotFound, NotFound
 from protocol.run import Event, Run, Strategy
+from protocol.settings import Endpoint
 
 __all__ = ["DIRECT", "Catalogue", "Direct", "Target"]
 
@@ -52,17 +53,35 @@ class Catalogue:
             **{name: Target(strategy, name) for name, strategy in strategies.items()},
         }
 
-    def resolve(self, name: str, path: str) -> Target:
-        """Who answers `name` on the surface `path`. Raises `ModelNotFound`, or `BadRequest` where it cannot
-        serve."""
+    def resolve(self, name: str, endpoint: Endpoint, path: str) -> Target:
+        """Who answers `name` at the `endpoint`, which the caller knows as /v1`path`. Raises `ModelNotFound`;
+        `BadRequest` where a strategy or an embedding model cannot serve; `NotFound` where the backend has no such
+        endpoint."""
         target = self._targets.get(name)
         if target is None:
             raise ModelNotFound(name, self.names)
-        if path != "/chat/completions" and name in self.strategies:
-            raise BadRequest(f"{name!r} is a strategy; /v1{path} serves models only.", param="model")
-        if path != "/embeddings" and name in self.embedding:
-            raise BadRequest(f"{name!r} is an embedding model; it serves /v1/embeddings only.", param="model")
+        if name in self.strategies:
+            if endpoint != "chat":
+                raise BadRequest(f"{name!r} is a strategy; /v1{path} serves models only.", param="model")
+        elif name in self.embedding:
+            if endpoint != "embeddings":
+                raise BadRequest(
+                    f"{name!r} is an embedding model; it serves /v1/embeddings only.", param="model"
+                )
+        elif endpoint not in self.models[name].endpoints:
+            raise NotFound(f"The model {name!r} has no /v1{path} here.", param="model")
         return target
+
+    def has(self, name: str, endpoint: Endpoint) -> bool:
+        """Whether `name` is a plain model whose backend has the `endpoint`."""
+        return name in self.models and endpoint in self.models[name].endpoints
+
+    def first_with(self, endpoint: Endpoint, path: str) -> str:
+        """The first configured model whose backend has the `endpoint`. Raises `NotFound`."""
+        for name, model in self.models.items():
+            if endpoint in model.endpoints:
+                return name
+        raise NotFound(f"No backend here has /v1{path}.")
 
     async def close(self) -> None:
         """Close the connections of every model."""

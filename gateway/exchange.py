@@ -13,7 +13,8 @@ from uuid import uuid4
 import orjson
 
 from protocol import sse
-from protocol.errors import ChorusError, PayloadTooLarge
+from protocol.errors import ChorusError, PayloadTooLarge, RequestTimeout
+from protocol.telling import OPENAI, Wording
 
 __all__ = ["ClientLeft", "Exchange", "Receive", "Scope", "Send", "request_id"]
 
@@ -43,11 +44,13 @@ def request_id(headers: Mapping[bytes, bytes]) -> str:
 
 
 class Exchange:
-    """Reads one request and answers it once: whole (`send_bytes`), or as a stream (`start_stream`,
-    `send_event`, `end_stream`). Every answer carries the request id and how long it took to begin."""
+    """Reads one request and answers it once: whole (`send_bytes`), or as a stream (`start_stream` or
+    `start_bytes`, `send_event`, `end_stream`). Every answer carries the request id and how long it took to
+    begin; errors are told in the surface's `wording`."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, wording: Wording = OPENAI) -> None:
         self._receive, self._send = receive, send
+        self.wording = wording
         self._started_at = time.perf_counter()
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.request_id = request_id(self.headers)
@@ -55,16 +58,23 @@ class Exchange:
         """Seconds until the answer began; None before."""
         self.told: dict[str, str] = {}
         """Further headers of the answer, whatever it will be."""
-        self._streaming = self._complete = False
+        self._streaming = self._raw = self._complete = False
 
     @property
     def elapsed_s(self) -> float:
         """Seconds since the request arrived."""
         return time.perf_counter() - self._started_at
 
-    async def body(self, limit: int) -> bytes:
-        """The whole request body. Raises `PayloadTooLarge` past `limit` bytes, `ClientLeft` when it never
-        ends."""
+    async def body(self, limit: int, timeout_s: float | None = None) -> bytes:
+        """The whole request body. Raises `PayloadTooLarge` past `limit` bytes, `RequestTimeout` when it has not come
+        after `timeout_s` seconds, `ClientLeft` when its sender goes away."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._body(limit)
+        except TimeoutError:
+            raise RequestTimeout(f"The request body did not arrive within {timeout_s:g} s.") from None
+
+    async def _body(self, limit: int) -> bytes:
         declared = self.headers.get(b"content-length", b"")
         if declared.isdigit() and int(declared) > limit:
             # A sender that asks first ("expect: 100-continue") still waits for leave, and is told at once.
@@ -121,6 +131,11 @@ class Exchange:
         self._streaming = True
         await self._begin(200, {**_STREAM_HEADERS, **headers})
 
+    async def start_bytes(self, status: int, content_type: str, headers: Mapping[str, str]) -> None:
+        """Begin an answer of bytes as they come; where it breaks off, so does the connection."""
+        self._streaming = self._raw = True
+        await self._begin(status, {"content-type": content_type, **headers})
+
     async def send_event(self, event: bytes) -> None:
         """Send one event, as bytes; waits while the client reads too slowly."""
         await self._send({"type": "http.response.body", "body": event, "more_body": True})
@@ -135,12 +150,15 @@ class Exchange:
         `[DONE]`."""
         if self._complete:
             return
+        if self._raw:
+            return  # the server closes a connection whose answer was not ended
         if self._streaming:
-            await self.end_stream(sse.event(error.body()))
+            await self.end_stream(self.wording.failed(error, self.request_id))
         else:
-            closing = {"connection": "close"} if isinstance(error, PayloadTooLarge) else {}
+            closing = {"connection": "close"} if isinstance(error, (PayloadTooLarge, RequestTimeout)) else {}
             told = {**error.headers(), **closing, **(headers or {})}
-            await self.send_bytes(orjson.dumps(error.body()), status=error.status, headers=told)
+            body = orjson.dumps(self.wording.error_body(error, self.request_id))
+            await self.send_bytes(body, status=error.status, headers=told)
 
     def labelled(self, send: Send) -> Send:
         """`send` for an application that answers in our stead: its answer gets the headers that every answer
@@ -162,6 +180,7 @@ class Exchange:
         return {
             **self.told,
             "x-request-id": self.request_id,
+            self.wording.request_id_header: self.request_id,
             "openai-processing-ms": str(round(self.elapsed_s * 1000)),
         }
 

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse
 
 from gateway.catalogue import Catalogue
 from gateway.keys.key import Key
+from gateway.openapi import document
 from gateway.telemetry import CONTENT_TYPE, Telemetry
 from protocol.errors import BadRequest, ChorusError, InternalError, MethodNotAllowed, ModelNotFound, NotFound
 
@@ -39,7 +40,7 @@ def make_pages(
 ) -> FastAPI:
     """`created`: seconds since the epoch, told as every model's time of creation. `degraded()` lists what does not work
     though requests are answered."""
-    # The hot routes are not FastAPI's: a generated document would miss the very routes one looks for.
+    # The hot routes are not FastAPI's: its own document would miss the very routes one looks for.
     pages = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
 
     def card(name: str) -> dict[str, Any]:
@@ -55,6 +56,10 @@ def make_pages(
         if name not in names:
             raise ModelNotFound(name, names)
         return card(name)
+
+    @pages.get("/openapi.json")
+    async def openapi() -> dict[str, Any]:
+        return document()
 
     async def live() -> dict[str, str]:
         return {"status": "alive"}

@@ -12,17 +12,21 @@ _ANY = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - nothing is bound 
 
 def ready_line(settings: Settings, server: ServerSettings) -> str:
     """Several lines; the last is a curl command."""
-    host = _ANY.get(server.host, f"[{server.host}]" if ":" in server.host else server.host)
-    base = f"http://{host}:{server.port}/v1"
+    base = f"http://{_address(server.host)}:{server.port}/v1"
     answering = [name for name, model in settings.models.items() if not model.embedder]
     names = [*settings.models, *settings.strategies]
     first = "auto" if "auto" in settings.strategies else answering[0]
     key = ' -H "authorization: Bearer $CHORUS_MASTER_KEY"' if server.master_key else ""
     return "\n".join(
         [
-            f"Chorus is ready at {base}  (probes and metrics: http://{server.admin_host}:{server.admin_port})",
+            f"Chorus is ready at {base}  (probes and metrics: http://{_address(server.admin_host)}:{server.admin_port})",
             f"Models: {', '.join(names)}",
             f"Try:    curl {base}/chat/completions{key} -H 'content-type: application/json' "
             f"""-d '{{"model": "{first}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'""",
         ]
     )
+
+
+def _address(host: str) -> str:
+    """`host` as it stands in a URL."""
+    return _ANY.get(host, f"[{host}]" if ":" in host else host)

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from backends.attempts import Calling
 from backends.model import Completed, Model, ModelStream
+from backends.passing import Outgoing, Passed
 from backends.pricing import Share
 from gateway.catalogue import Catalogue
 from protocol.again import Again
@@ -43,6 +44,14 @@ GRACE_S = 0.25
 holds."""
 
 
+_BOUNDED_BY: Mapping[str, tuple[str, ...]] = {
+    "/chat/completions": ("max_tokens", "max_completion_tokens"),
+    "/completions": ("max_tokens",),
+    "/responses": ("max_output_tokens",),
+}
+"""Surface → the fields that bound an answer; of those of Messages the bound is required."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one call tree may use: seconds, US dollars (None: no bound), calls, and levels of strategies."""
@@ -54,13 +63,13 @@ class Limits:
     caps: Mapping[str, int] = field(default_factory=dict)
     """Model → the most tokens its answer may have where the request does not say; sent along."""
 
-    def capped(self, name: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        """`body` with a bound on the answer of the model `name`, where it has none and one is set."""
-        cap = self.caps.get(name)
-        writes = "messages" in body or "prompt" in body
-        if cap is None or not writes or body.get("max_completion_tokens") or body.get("max_tokens"):
+    def capped(self, name: str, body: Mapping[str, Any], path: str) -> Mapping[str, Any]:
+        """`body`, to be sent to `path`, with a bound on the answer of the model `name`, where it has none and one
+        is set."""
+        cap, fields = self.caps.get(name), _BOUNDED_BY.get(path)
+        if cap is None or fields is None or any(body.get(field) for field in fields):
             return body
-        return {**body, "max_tokens": cap}
+        return {**body, fields[0]: cap}
 
 
 @dataclass(slots=True)
@@ -130,6 +139,11 @@ class LiveRun:
     @property
     def trace(self) -> Trace:
         return self._trace
+
+    @property
+    def limits(self) -> Limits:
+        """What the whole call tree may use."""
+        return self._tree.limits
 
     @property
     def remaining_s(self) -> float:
@@ -202,8 +216,24 @@ class LiveRun:
         unit: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return unit
 
+    @asynccontextmanager
+    async def passing(
+        self, name: str, body: Mapping[str, Any], outgoing: Callable[[str], Outgoing]
+    ) -> AsyncIterator[Passed]:
+        """A call whose answer is passed on in the backend's own words. `body` is what its cost is judged by before
+        it is made; what it spent is settled on leaving, from the answer's `usage`."""
+        model = self._model(name)
+        with self._accounted(model, body) as paid:
+            async with self._in_time():
+                passed = await model.forward(outgoing, paid.calling)
+            try:
+                yield passed
+            finally:
+                passed.abort()
+                paid.settle(model.shares({"usage": passed.usage.wire()}, body, 0))
+
     async def _reply(self, model: Model, body: Mapping[str, Any], *, first: bool) -> Reply:
-        body = self._tree.limits.capped(model.name, body)
+        body = self._tree.limits.capped(model.name, body, self._tree.path)
         with self._accounted(model, body, first=first) as paid:
             async with self._in_time():
                 completed: Completed = await model.call(self._tree.path, body, paid.calling)
@@ -234,7 +264,7 @@ class LiveRun:
     ) -> AsyncGenerator[Chunk, None]:
         """The events of `model`'s stream; what it spent is settled when it ends, however it ends."""
         tree = self._tree
-        body = tree.limits.capped(model.name, body)
+        body = tree.limits.capped(model.name, body, tree.path)
         with self._accounted(model, body, first=first) as paid:
             async with self._in_time():
                 stream = await model.stream(tree.path, body, paid.calling)
@@ -291,13 +321,13 @@ class LiveRun:
             yield payment
             outcome = "ok"
         except ChorusError as error:
-            outcome = error.code or error.type
+            outcome = error.outcome
             raise
         finally:
             tree.reserved_usd -= reserved_usd
             calling, took_s = payment.calling, payment.elapsed_s
-            attempts = max(1, len(calling.attempts))
-            tree.calls_made += attempts - 1
+            tree.calls_made += max(0, len(calling.attempts) - 1)
+            attempts = max(1, len(calling.attempts) - calling.hedges)
             book = tree.trace.embeddings if embedding else tree.trace.calls
             for share in payment.shares or (Share(model.name, Usage(), 0.0),):
                 book.append(

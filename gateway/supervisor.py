@@ -12,6 +12,7 @@ is told to stop, workers finish their answers before what answers them is stoppe
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import sys
@@ -30,6 +31,7 @@ from gateway.local_weights import wanted
 from gateway.ports import bind
 from gateway.ready_line import ready_line
 from gateway.run_dir import MULTIPROC_DIR, RunDir
+from gateway.service_manager import given_listener, notify
 from protocol.errors import SettingsError
 from protocol.settings import OpenAIModel, ServerSettings, Settings
 
@@ -66,7 +68,7 @@ def serve(
         }
     )
     with (
-        bind(server.host, server.port, "--port") as public,
+        given_listener(os.environ, os.getpid()) or bind(server.host, server.port, "--port") as public,
         bind(server.admin_host, server.admin_port, "--admin-port") as admin,
         RunDir.fresh() as (run_dir, metrics),
     ):
@@ -75,6 +77,8 @@ def serve(
         except WeightsError as error:
             raise SettingsError(str(error)) from error
         public.listen(BACKLOG)
+        host, port = public.getsockname()[:2]  # a given listener's are its own
+        server = server.model_copy(update={"host": host, "port": port})
         return asyncio.run(_Supervisor(settings, server, config, run_dir, metrics).run(public, admin))
 
 
@@ -102,7 +106,12 @@ class _Supervisor:
                 if not self._stop.is_set():
                     sys.stdout.write(ready_line(self._settings, self._server) + "\n")
                     sys.stdout.flush()
+                    notify(os.environ, "READY=1")
                 await self._stop.wait()
+                notify(os.environ, "STOPPING=1")
+                # Nobody accepts any more: who connects now is refused, or waits for our successor where a service
+                # manager holds the socket, instead of waiting here for nothing.
+                public.close()
                 await _stop_all(self._workers, WORKER_GRACE_S)
         finally:
             # In order: what answers the workers ends after them, also when we leave by an error.

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -136,16 +136,14 @@ class Tenancy:
         return await self._admission.admit(headers)
 
     async def enter(
-        self, visit: Visit, name: str, body: Mapping[str, Any], known: Collection[str], limits: Limits
+        self, visit: Visit, name: str, body: Mapping[str, Any], path: str, limits: Limits
     ) -> Limits:
-        """Check that the key may ask for `name`, set aside what the request may use, and tell what its call tree may:
-        `limits`, within what was set aside. Raises `ModelNotFound`, `RateLimited`, `QuotaSpent`,
-        `StateUnavailable`."""
-        visit.key.check(name, known)
+        """Set aside what a request for `name` on the surface `path` may use, and tell what its call tree may: `limits`,
+        within what was set aside. Raises `RateLimited`, `QuotaSpent`, `StateUnavailable`."""
         concerned = self._door.concerns(visit.key, name)
         if not concerned:
             return limits
-        visit.bound = bound = self._bounds.of(name, body)
+        visit.bound = bound = self._bounds.of(name, body, writes=path != "/embeddings")
         visit.stay = await self._door.enter(concerned, bound)
         if not visit.stay.metered:
             return limits

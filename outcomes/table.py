@@ -26,7 +26,16 @@ from protocol.routing import Queries
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["OutcomeTable", "Row", "query_id", "read_table", "split", "split_mask", "write_table"]
+__all__ = [
+    "OutcomeTable",
+    "Row",
+    "normalised_text",
+    "query_id",
+    "read_table",
+    "split",
+    "split_mask",
+    "write_table",
+]
 
 UNKNOWN = math.nan
 NUMBERS = ("score", "cost_usd", "prompt_tokens", "completion_tokens", "latency_s")
@@ -181,7 +190,7 @@ class OutcomeTable:
     def digest(self) -> str:
         """A hash of what a router learns from (texts, models, scores, costs), whatever the order of rows
         and columns."""
-        texts = [_normalised(text) for text in self.queries.texts]
+        texts = [normalised_text(text) for text in self.queries.texts]
         rows = sorted(range(len(self)), key=lambda i: (texts[i], self.query_ids[i]))
         columns = sorted(range(len(self.models)), key=self.models.__getitem__)
         hashed = hashlib.sha256(orjson.dumps([[self.models[j] for j in columns], [texts[i] for i in rows]]))
@@ -204,7 +213,7 @@ def split_mask(texts: Sequence[str], share: float, salt: str) -> NDArray[np.bool
     split.
     """
     limit = int(share * 2**32)
-    marks = [hashlib.sha256(f"{salt}\0{_normalised(text)}".encode()).digest() for text in texts]
+    marks = [hashlib.sha256(f"{salt}\0{normalised_text(text)}".encode()).digest() for text in texts]
     return np.array([int.from_bytes(mark[:4], "big") < limit for mark in marks], dtype=np.bool_)
 
 
@@ -292,6 +301,6 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
             yield from map(orjson.loads, lines)
 
 
-def _normalised(text: str) -> str:
+def normalised_text(text: str) -> str:
     """Text up to case, Unicode form and white space: what counts as a copy when splitting."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())

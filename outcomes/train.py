@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from outcomes.artefact import Manifest, annotate
 from outcomes.assignment import calibrate_knob
 from outcomes.embedder import EmbedderLike
+from outcomes.encoder_training import EncoderTraining
 from outcomes.evaluate import TEST_SHARE, evaluate_router
 from outcomes.table import OutcomeTable, read_table, split
 from protocol.errors import MethodError
@@ -30,13 +31,15 @@ def train(
     calibration_share: float = 0.15,
     resamples: int = 1000,
     seed: int = 0,
+    report: Callable[[int, int, float], None] | None = None,
 ) -> Manifest:
     """Fit the router `method` (id or alias) with its `options`, calibrate its quality knob, evaluate it,
     and write the artefact to `out`.
 
     The table is split three ways by query text: the router learns from one part, the knob is calibrated on
     `calibration_share` of the rest, and the metrics card is measured on `test_share` of all, which neither
-    has seen. `models` restricts the pool. Raises `MethodError`, `SettingsError`.
+    has seen. `models` restricts the pool; `report` hears (step, steps, loss) of an encoder's training.
+    Raises `MethodError`, `SettingsError`.
     """
     record = find_method(method, "router")
     table = read_table(table) if isinstance(table, Path) else table
@@ -52,8 +55,10 @@ def train(
         raise MethodError(
             f"{len(table)} queries are too few to split into training, calibration and test parts."
         )
+    kind = load_method(record)
+    told = {"report": report} if issubclass(kind, EncoderTraining) else {}
     try:
-        router = load_method(record)(**(options or {}))
+        router = kind(**{**(options or {}), **told})
     except TypeError as error:
         raise MethodError(f"{record.id} does not take these options: {error}.") from None
     router.fit(learn)

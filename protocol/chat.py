@@ -10,11 +10,43 @@ import orjson
 
 from protocol.errors import BadRequest
 
-__all__ = ["ChatRequest", "Options", "human_ask", "message_text"]
+__all__ = [
+    "INTEGERS",
+    "MAX_INTEGER",
+    "MAX_MESSAGES",
+    "MAX_STOPS",
+    "MAX_TOOLS",
+    "NUMBERS",
+    "ROLES",
+    "ChatRequest",
+    "Options",
+    "check_chat",
+    "check_integer",
+    "human_ask",
+    "message_text",
+]
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 MAX_CHOICES = 128
 MAX_STOPS = 16
+MAX_MESSAGES = 10_000
+MAX_TOOLS = 1_024
+MAX_INTEGER = 2**63 - 1
+"""Integers have 64 bits and a sign, in backends and in JSON parsers alike."""
+NUMBERS: Mapping[str, tuple[float, float, bool]] = {
+    "temperature": (0.0, 2.0, False),
+    "top_p": (0.0, 1.0, True),
+    "presence_penalty": (-2.0, 2.0, False),
+    "frequency_penalty": (-2.0, 2.0, False),
+}
+"""Sampling field → its least and greatest value, and whether the least is itself too low."""
+INTEGERS: Mapping[str, tuple[int, int]] = {
+    "max_tokens": (1, MAX_INTEGER),
+    "max_completion_tokens": (1, MAX_INTEGER),
+    "n": (1, MAX_CHOICES),
+    "seed": (-MAX_INTEGER - 1, MAX_INTEGER),
+    "top_logprobs": (0, 20),
+}
 MAX_DEPTH = 64
 """How deep a body may nest; JSON schemas of real tools stay far below it."""
 
@@ -69,9 +101,7 @@ class ChatRequest:
         """Parse and check a request body. Raises `BadRequest`; `param` names the offending field."""
         body = parse_object(raw)
         options = Options.parse(body.pop("chorus", None))
-        check_model(body)
-        _check_messages(body.get("messages"))
-        check_sampling(body)
+        check_chat(body)
         return cls(body, options)
 
     @property
@@ -155,17 +185,21 @@ def check_model(body: Mapping[str, Any]) -> None:
         raise BadRequest("'model' is required and must be a string.", param="model")
 
 
-def check_sampling(body: Mapping[str, Any]) -> None:
+def check_chat(body: dict[str, Any]) -> None:
+    """Check every field of a chat request that Chorus reads; the others are the backend's to judge. Raises
+    `BadRequest`."""
+    check_model(body)
+    _check_messages(body.get("messages"))
+    check_sampling(body)
+    _check_tools(body.get("tools"))
+
+
+def check_sampling(body: dict[str, Any]) -> None:
     """Check the sampling fields that chat and text completions share. Raises `BadRequest`."""
-    _number(body, "temperature", 0.0, 2.0)
-    _number(body, "top_p", 0.0, 1.0, exclusive_low=True)
-    _number(body, "presence_penalty", -2.0, 2.0)
-    _number(body, "frequency_penalty", -2.0, 2.0)
-    _integer(body, "max_tokens", 1, None)
-    _integer(body, "max_completion_tokens", 1, None)
-    _integer(body, "n", 1, MAX_CHOICES)
-    _integer(body, "seed", None, None)
-    _integer(body, "top_logprobs", 0, 20)
+    for key, (low, high, exclusive_low) in NUMBERS.items():
+        _number(body, key, low, high, exclusive_low=exclusive_low)
+    for key, (least, greatest) in INTEGERS.items():
+        check_integer(body, key, least, greatest)
     if not isinstance(body.get("stream", False), (bool, type(None))):
         raise BadRequest("'stream' must be true or false.", param="stream")
     options = body.get("stream_options")
@@ -187,6 +221,10 @@ def check_sampling(body: Mapping[str, Any]) -> None:
 def _check_messages(messages: Any) -> None:
     if not isinstance(messages, list) or not messages:
         raise BadRequest("'messages' is required and must be a non-empty list.", param="messages")
+    if len(messages) > MAX_MESSAGES:
+        raise BadRequest(
+            f"'messages' has {len(messages)} entries; at most {MAX_MESSAGES} are accepted.", param="messages"
+        )
     for i, message in enumerate(messages):
         where = f"messages[{i}]"
         if not isinstance(message, Mapping):
@@ -208,6 +246,17 @@ def _check_messages(messages: Any) -> None:
             raise BadRequest(
                 f"'{where}.content' parts must be objects with a 'type'.", param=f"{where}.content"
             )
+
+
+def _check_tools(tools: Any) -> None:
+    if tools is None:
+        return
+    if (
+        not isinstance(tools, list)
+        or len(tools) > MAX_TOOLS
+        or not all(isinstance(t, Mapping) for t in tools)
+    ):
+        raise BadRequest(f"'tools' must be a list of at most {MAX_TOOLS} objects.", param="tools")
 
 
 def _number(
@@ -233,12 +282,19 @@ def _number(
     return float(value)
 
 
-def _integer(body: Mapping[str, Any], key: str, low: int | None, high: int | None) -> None:
+def check_integer(body: dict[str, Any], key: str, low: int, high: int) -> None:
+    """Check an integer that may be absent or null. JSON has no integers: one written as 5.0 becomes 5 in `body`. Raises
+    `BadRequest`."""
     value = body.get(key)
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int) or not _within(value, low, high):
-        raise BadRequest(f"'{key}' must be an integer{_range(low, high)}; got {str(value)[:64]}.", param=key)
+    # Above 2**53 a float may be the rounding of an integer that is too long for the parser.
+    if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        bounds = f" of at least {low}" if high == MAX_INTEGER else f" between {low} and {high}"
+        raise BadRequest(f"'{key}' must be an integer{bounds}; got {str(body[key])[:64]}.", param=key)
+    body[key] = value
 
 
 def _within(value: float, low: float | None, high: float | None, exclusive_low: bool = False) -> bool:

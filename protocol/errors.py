@@ -9,6 +9,7 @@
     │   ├── NotFound              404  invalid_request_error
     │   │   └── ModelNotFound     404  invalid_request_error   model_not_found
     │   ├── MethodNotAllowed      405  invalid_request_error   method_not_allowed
+    │   ├── RequestTimeout        408  timeout_error           request_timeout
     │   ├── PayloadTooLarge       413  invalid_request_error   payload_too_large
     │   ├── BudgetExceeded        429  insufficient_quota      budget_exceeded
     │   ├── QuotaSpent            429  insufficient_quota      insufficient_quota
@@ -53,6 +54,7 @@ __all__ = [
     "PayloadTooLarge",
     "QuotaSpent",
     "RateLimited",
+    "RequestTimeout",
     "SettingsError",
     "StateUnavailable",
     "Unauthenticated",
@@ -83,6 +85,11 @@ class ChorusError(Exception):
     def body(self) -> dict[str, Any]:
         """The error in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+    @property
+    def outcome(self) -> str:
+        """What the error is called in metrics and traces: one of few words, all of them ours."""
+        return self.code or self.type
 
     def headers(self) -> dict[str, str]:
         """Response headers that tell an SDK whether and when to try again."""
@@ -149,6 +156,12 @@ class MethodNotAllowed(CallerError):
     """The route exists, but not with this HTTP method."""
 
     status, code = 405, "method_not_allowed"
+
+
+class RequestTimeout(CallerError):
+    """The body did not arrive within `server.body_timeout_s`."""
+
+    status, type, code = 408, "timeout_error", "request_timeout"
 
 
 class PayloadTooLarge(CallerError):
@@ -248,6 +261,10 @@ class UpstreamRefused(UpstreamError):
         super().__init__(message, param=param, code=code)
         self.status, self.type, self.retry_after_s = status, type, retry_after_s
         self.again = self._AGAIN.get(status, Again.NEVER)
+
+    @property
+    def outcome(self) -> str:
+        return f"refused_{self.status}"
 
 
 class UpstreamBusy(UpstreamError):

@@ -42,8 +42,8 @@ class Evidence:
 class Method:
     """A published method as the registry knows it.
 
-    `implementation` is the class in the method's module; `needs` what it must be given (text, embedding, logprobs,
-    full-logits, samples, artefact, labels); `unverified` what its card could not verify in a source.
+    `implementation` is the class in the method's module; `needs` what it must be given (text, embedding, encoder,
+    logprobs, full-logits, samples, artefact, labels); `unverified` what its card could not verify in a source.
     """
 
     id: str

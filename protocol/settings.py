@@ -21,6 +21,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    field_serializer,
     model_validator,
 )
 
@@ -33,6 +34,7 @@ __all__ = [
     "Aggregate",
     "Cascade",
     "EmbedderModel",
+    "Endpoint",
     "EngineModel",
     "Fusion",
     "Hedge",
@@ -88,12 +90,19 @@ class EngineModel(_Frozen):
     )
 
 
+Endpoint = Literal[
+    "chat", "completions", "embeddings", "messages", "responses", "images", "audio", "moderations", "files", "batches"
+]  # fmt: skip
+
+
 class OpenAIModel(_Frozen):
     """A model behind an OpenAI-compatible HTTP endpoint."""
 
     base_url: str = Field(
-        description="up to and including /v1; http://, https://, or unix:///path/to.sock",
+        description="up to and including /v1; http://, https://, or unix:///path/to.sock; or os.environ/NAME",
         pattern=r"^(https?|unix)://",
+        # A file names the variable, and the schema is for files; the pattern above is for what stands in it.
+        json_schema_extra={"pattern": r"^(https?|unix)://|^os\.environ/|^\$\{"},
     )
     model: str = Field(description="the model's name there")
     api_key: SecretStr | None = Field(None, description="os.environ/NAME")
@@ -109,9 +118,23 @@ class OpenAIModel(_Frozen):
     )
     max_connections: int = Field(1024, ge=1, description="open connections per worker")
     weight: Positive = Field(1.0, description="share of the calls, relative to the model's other deployments")
-    max_concurrent: int | None = Field(None, ge=1, description="calls at once, over all workers")
+    max_concurrent: int | None = Field(
+        None, ge=1, description="calls at once, over all workers (at least one each)"
+    )
     rpm: int | None = Field(None, ge=1, description="calls per minute, over all workers")
     tpm: int | None = Field(None, ge=1, description="tokens per minute, read and written, over all workers")
+    endpoints: frozenset[Endpoint] = Field(
+        frozenset({"chat", "completions", "embeddings"}),
+        description="what the server has; `messages` (Anthropic's) and `responses` are passed through where listed, "
+        "else translated to chat; the others are 404 where not listed",
+    )
+    messages_auth: Literal["bearer", "x-api-key"] = Field(
+        "bearer", description="how the key is sent with `messages`; Anthropic itself wants x-api-key"
+    )
+
+    @field_serializer("endpoints")
+    def _in_order(self, endpoints: frozenset[str]) -> list[str]:
+        return sorted(endpoints)
 
 
 def _one_or_many(value: Any) -> Any:
@@ -248,6 +271,7 @@ class ServerSettings(_Frozen):
         None, description="os.environ/NAME; when set, every /v1 request must carry it"
     )
     max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024)
+    body_timeout_s: Positive = Field(60.0, description="for a request's body to arrive, in seconds; else 408")
     deadline_s: Positive = Field(600.0, description="whole call tree of one request, in seconds")
     max_calls: int = Field(64, ge=1, description="calls one request may make, all levels together")
     max_depth: int = Field(4, ge=1, description="how deep strategies may call strategies")
@@ -271,7 +295,7 @@ class Resilience(_Frozen):
         5, ge=1, description="failures in a row after which a deployment is left alone"
     )
     cooldown_s: Positive = Field(
-        5.0, description="for how long, in seconds; doubles each time a probe fails, up to two minutes"
+        5.0, description="for how long, in seconds; doubles each time a probe fails, up to 30 s"
     )
 
 

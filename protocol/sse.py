@@ -26,17 +26,28 @@ class EventSplitter:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._searched = 0
+        self._marks: tuple[bytes, ...] = (b"\n\n",)
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield every event that `data` completes, bytes untouched. Raises `UpstreamBroken` past `MAX_EVENT_BYTES`."""
         self._buffer += data
+        if b"\r" in data:
+            self._marks = (b"\n\n", b"\r\n\r\n", b"\r\r")
         start = 0
-        while (end := _boundary(self._buffer, start)) is not None:
+        search = max(0, self._searched - 3)  # what was searched before is not again, but for half a boundary
+        while (end := self._boundary(search)) is not None:
             yield bytes(self._buffer[start:end])
-            start = end
+            start = search = end
         del self._buffer[:start]
+        self._searched = len(self._buffer)
         if len(self._buffer) > MAX_EVENT_BYTES:
             raise UpstreamBroken(f"The backend sent an event of more than {MAX_EVENT_BYTES} bytes.")
+
+    def _boundary(self, start: int) -> int | None:
+        """End of the first event at or after `start`, its blank line included, or None when none is whole yet."""
+        ends = [found + len(mark) for mark in self._marks if (found := self._buffer.find(mark, start)) >= 0]
+        return min(ends, default=None)
 
     @property
     def rest(self) -> bytes:
@@ -51,16 +62,8 @@ def event(body: Any) -> bytes:
 
 def event_data(raw: bytes) -> bytes:
     """The payload of one event: its `data:` lines joined by LF; empty for a comment."""
+    if raw.startswith(b"data: ") and raw.endswith(b"\n\n") and b"\r" not in raw and raw.count(b"\n") == 2:
+        return raw[6:-2]  # as nearly every event is written
     lines = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
     values = [line[5:] for line in lines if line.startswith(b"data:")]
     return b"\n".join(value[1:] if value.startswith(b" ") else value for value in values)
-
-
-def _boundary(buffer: bytearray, start: int) -> int | None:
-    """End of the first event at or after `start`, its blank line included, or None when no event is whole yet."""
-    ends = [
-        found + len(mark)
-        for mark in (b"\n\n", b"\r\n\r\n", b"\r\r")
-        if (found := buffer.find(mark, start)) >= 0
-    ]
-    return min(ends, default=None)

@@ -21,6 +21,10 @@ Differs from the paper:
   −ln 10: a game against a player held at rating 1000. `faithful=True` reproduces that.
 - A penalty of 1e-4 of a player's games keeps tiers that won everything finite.
 
+With thousands of training queries the far ones, at a tenth of the nearest one's weight, outweigh the near ones
+together: argmax is then the best single model (llmrouter: on every query). What the method orders are queries, for a
+threshold.
+
 Laws: equal similarities give one w for all, the global Bradley–Terry one; two players have the closed form
 400·log10(wins / losses); weighted ties are half wins; the tiers are the brute-force optimum.
 """

@@ -12,6 +12,7 @@ import numpy as np
 
 from outcomes.artefact import load_router
 from outcomes.assignment import Knob, utility_choice
+from outcomes.encoder_training import EncoderTraining
 from protocol.chat import ChatRequest, human_ask
 from protocol.errors import ChorusError, MethodError
 from protocol.methods import find_method
@@ -45,6 +46,7 @@ def load_routed(settings: Routing, *, answering: Collection[str], embedder_id: s
         quality=settings.quality,
         embed_deadline_s=settings.embed_deadline_ms / 1000,
         label=f"{manifest.method}@{manifest.version}",
+        threaded=isinstance(router, EncoderTraining),
     )
 
 
@@ -64,7 +66,9 @@ class Routed:
 
     `default` answers when there is nothing to decide on or the embedding does not come within
     `embed_deadline_s`
-    seconds: routing may help an answer, never prevent one. `label` names the artefact in traces.
+    seconds: routing may help an answer, never prevent one. `label` names the artefact in traces. `threaded`: the
+    router itself reads texts with an encoder, tens of milliseconds that are not the event loop's; the same
+    deadline holds for it.
     """
 
     router: Router
@@ -74,6 +78,7 @@ class Routed:
     quality: float = 0.5
     embed_deadline_s: float = 0.5
     label: str = ""
+    threaded: bool = False
 
     async def answer(self, request: ChatRequest, run: Run) -> AsyncIterator[Event]:
         quality = self.quality if request.options.quality is None else request.options.quality
@@ -94,10 +99,11 @@ class Routed:
             return _Choice(model=self.default, reason="default: the request has no text")
         try:
             queries = await self._embedded(text, run)
-            estimate = self.router.estimate(queries)
+            estimate = await self._estimated(queries, run)
         except TimeoutError:
             return _Choice(
-                model=self.default, reason=f"default: no embedding within {self.embed_deadline_s:g} s"
+                model=self.default,
+                reason=f"default: no embedding or estimate within {self.embed_deadline_s:g} s",
             )
         except ChorusError as error:
             return _Choice(model=self.default, reason=f"default: {error.code or error.type}")
@@ -112,6 +118,13 @@ class Routed:
             return Queries([text])
         async with asyncio.timeout(min(self.embed_deadline_s, run.remaining_s)):
             return Queries([text], await run.embed(self.embedder, [text]))
+
+    async def _estimated(self, queries: Queries, run: Run) -> Estimate:
+        """The router's estimate. Raises `TimeoutError`, `ChorusError`."""
+        if not self.threaded:
+            return self.router.estimate(queries)
+        async with asyncio.timeout(min(self.embed_deadline_s, run.remaining_s)):
+            return await asyncio.to_thread(self.router.estimate, queries)
 
 
 def _affordable(estimate: Estimate, budget_usd: float) -> tuple[Estimate, str]:

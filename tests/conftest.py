@@ -4,7 +4,7 @@ Mark a test with what it needs; without it the test is skipped with the command 
 ``CHORUS_REQUIRE_ALL=1`` (set in CI) it fails instead, so that nothing is skipped unseen:
 
     @pytest.mark.models                       # the real small models: weights, torch, vLLM
-    @pytest.mark.requires("redis-server")     # anything in THINGS, or "weights:<id>"
+    @pytest.mark.requires("redis-server")     # anything in THINGS, "weights:<id>", or "peer:<name>" of peers.py
 
 Fixtures that find out halfway call ``requires("data")``.
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from engines.weights import CATALOGUE, Home, status
+from tests import peers
 
 # thing -> (is it here, how to get it). A test that needs something new adds a line.
 THINGS: dict[str, tuple[Callable[[], bool], str]] = {
@@ -27,9 +28,18 @@ THINGS: dict[str, tuple[Callable[[], bool], str]] = {
         lambda: all(importlib.util.find_spec(name) for name in ("torch", "vllm", "transformers")),
         "make .venv (or: pip install 'chorus-gateway[engines]', see docs/install.md)",
     ),
+    "torch": (
+        lambda: importlib.util.find_spec("torch") is not None,
+        "make .venv (or: pip install 'chorus-gateway[engines]', see docs/install.md)",
+    ),
     "redis-server": (lambda: shutil.which("redis-server") is not None, "apt-get install redis-server"),
     "postgres": (lambda: shutil.which("pg_ctlcluster") is not None, "apt-get install postgresql"),
+    "promtool": (lambda: shutil.which("promtool") is not None, "apt-get install prometheus"),
+    "prometheus": (lambda: shutil.which("prometheus") is not None, "apt-get install prometheus"),
+    "docker-compose": (lambda: shutil.which("docker-compose") is not None, "apt-get install docker-compose"),
+    "systemd-analyze": (lambda: shutil.which("systemd-analyze") is not None, "apt-get install systemd"),
     "chromium": (lambda: shutil.which("chromium") is not None, "apt-get install chromium"),
+    "curl": (lambda: shutil.which("curl") is not None, "apt-get install curl"),
     "data": (
         lambda: Path(os.environ.get("CHORUS_DATA", "/nonexistent")).is_dir(),
         "set CHORUS_DATA to the folder with the published outcome tables",
@@ -53,6 +63,8 @@ def _look_up(thing: str) -> tuple[bool, str]:
     if kind == "weights":
         found = {entry.weights.id: entry.installed for entry in status()}
         return found[id], f"python -m engines.weights {id}"
+    if kind == "peer":
+        return peers.available(id), peers.remedy(id)
     present, remedy = THINGS[thing]
     return present(), remedy
 

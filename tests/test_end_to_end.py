@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import httpx
 import openai
 import pytest
@@ -214,3 +215,31 @@ def test_killed_engine_host_returns(served: Served) -> None:
     assert served.engine_host()["restarts"] == 1
     answer = served.client.chat.completions.create(model="duet", messages=ASK, max_tokens=4)
     assert answer.choices[0].message.content
+
+
+@pytest.mark.parametrize("model", ["smollm2-135m", "auto", "cascade", "vote", "duet"])
+def test_messages_and_responses(served: Served, model: str) -> None:
+    """Every name answers on Anthropic's Messages and on Responses, whole and streamed, with the SDKs of both."""
+    ask: Any = ASK
+    with anthropic.Anthropic(base_url=served.base, api_key="unused", max_retries=0, timeout=120) as client:
+        whole = client.messages.create(model=model, max_tokens=8, messages=ask)
+        assert whole.content[0].type == "text"
+        assert whole.content[0].text
+        assert whole.usage.output_tokens > 0
+        with client.messages.stream(model=model, max_tokens=8, messages=ask) as stream:
+            assert "".join(stream.text_stream)
+            assert stream.get_final_message().usage.input_tokens > 0
+    with served.client as sdk:
+        told = sdk.responses.create(model=model, input="What is the capital of France?", max_output_tokens=8)
+        assert told.output_text
+        events = list(sdk.responses.create(model=model, input="Hello.", max_output_tokens=8, stream=True))
+        assert events[-1].type in ("response.completed", "response.incomplete")
+
+
+def test_text_models_refuse_images(served: Served) -> None:
+    """A picture for a model that only reads text is a 400 naming its place, not an answer about nothing."""
+    picture: Any = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}]
+    for model in ("gemma3-270m", "duet"):
+        with served.client as sdk, pytest.raises(openai.BadRequestError) as caught:
+            sdk.chat.completions.create(model=model, messages=[{"role": "user", "content": picture}])
+        assert caught.value.param == "messages[0].content[0]"

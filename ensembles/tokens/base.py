@@ -6,24 +6,48 @@ for the members it still wants to hear. The host owns the rest: it samples the s
 every member, and keeps engines, caches, stop strings and streams. A member nobody asks costs nothing and
 catches up, in one forward, when it is asked again.
 
+Two steps come before the first sync point, for methods that need them: `bind`, once, when the models are
+loaded, gives a method their embeddings (`Binds`); `prepare`, once a request, lets it look at how the members
+read the prompt (`Prepares`). Both return a fusion and change nothing.
+
 Laws (`tests/contracts/fusion_checks.py`): decide() changes nothing and depends on nothing but its step; q ≥ 0
-and Σq = 1; it never asks for a member it was given; given all members, it decides; one-hot weights, or
-members that agree, give that member's distribution."""
+and Σq = 1 (of a greedy step: the same most likely symbol); it never asks for a member it was given; given all
+members, it decides; one-hot weights, or members that agree, give that member's distribution."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Alphabet", "Ask", "Decision", "Fusion", "Mixture", "Step"]
+__all__ = [
+    "Alphabet",
+    "Ask",
+    "Binds",
+    "Decision",
+    "Fusion",
+    "Mixture",
+    "Prepares",
+    "Prompt",
+    "PromptRow",
+    "Step",
+    "Tables",
+]
 
 
 class Alphabet(Protocol):
-    """The symbols that the members' vocabularies have together: byte strings, and one end of the answer."""
+    """The symbols that the members' vocabularies have together: byte strings, and one end of the answer.
+
+    A symbol's logit in a member is log Σ exp of the logits of its ids there (most have one); control tokens
+    are no symbols and their logits count nowhere. `logits` always has shape (≥ |V_m|,), raw, and stays
+    unchanged; tensors of symbols are int64, of values float32."""
+
+    @property
+    def symbols(self) -> Sequence[bytes]:
+        """What each symbol emits; the end of the answer emits nothing."""
 
     @property
     def size(self) -> int:
@@ -34,18 +58,38 @@ class Alphabet(Protocol):
         """The symbol that ends the answer."""
 
     def project(self, member: int, logits: Tensor) -> Tensor:
-        """p_m A_m of shape (|U|,), float32, sum 1, for the member's `logits` of shape (|V_m|,), which stay
-        unchanged."""
+        """p_m A_m of shape (|U|,), sum 1: the member's softmax by symbol."""
+
+    def top(self, member: int, logits: Tensor, k: int) -> tuple[Tensor, float]:
+        """The symbols of the member's k largest logits, best first, each once, and a bound: no other symbol's
+        logit is larger."""
+
+    def log_mass(self, member: int, logits: Tensor) -> float:
+        """The log of Σ exp of the logits of all symbols: a symbol's logit minus this is its log-probability."""
+
+    def read(self, member: int, logits: Tensor, symbols: Tensor) -> Tensor:
+        """The logits of `symbols`, same shape; −inf where the member has no id for one (a symbol of −1 is
+        nobody's)."""
+
+    def begin(self, member: int, symbols: Tensor) -> Tensor:
+        """The symbols with which the member begins to write `symbols`: themselves where it has an id for
+        them, else the first of its own segmentation of their bytes, −1 where it cannot write them."""
+
+    def shared(self, members: frozenset[int]) -> Tensor:
+        """The symbols that all of `members` have an id for, ascending."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One sync point. `logits[m]` has shape (|V_m|,), raw, for the members heard so far; `weights` sum to
-    1."""
+    """One sync point. `logits[m]` has shape (|V_m|,), raw, for the members heard so far; `weights` sum to 1.
+
+    `greedy`: the host will take the most likely symbol and look at nothing else, so the decision's q may be
+    anything with the right maximum: that is where a method may save work."""
 
     alphabet: Alphabet
     weights: tuple[float, ...]
     logits: Mapping[int, Tensor]
+    greedy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +101,11 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """The fused next-symbol distribution: `q` has shape (|U|,), sums to 1."""
+    """The fused next-symbol distribution. Without `symbols`, `q` has shape (|U|,); with them, q[i] belongs to
+    symbols[i], both of shape (n,), and no other symbol can come. Of equally likely ones the first is taken."""
 
     q: Tensor
+    symbols: Tensor | None = None
 
 
 Decision = Ask | Mixture
@@ -71,3 +117,62 @@ class Fusion(Protocol):
 
     def decide(self, step: Step) -> Decision:
         """Pure: the same step gives the same decision, and the step's tensors stay unchanged."""
+
+
+class Tables(Protocol):
+    """What a loaded team knows about its members, beside their logits."""
+
+    @property
+    def alphabet(self) -> Alphabet:
+        """The members' symbols."""
+
+    @property
+    def members(self) -> int:
+        """Number of members M."""
+
+    def embeddings(self, member: int, symbols: Tensor, side: Literal["input", "output"]) -> Tensor:
+        """Rows of the member's embedding table (input) or of its output head, for symbols it has an id for:
+        shape (n, d_m), float32."""
+
+
+@runtime_checkable
+class Binds(Protocol):
+    """A fusion that needs `Tables`."""
+
+    def bind(self, tables: Tables) -> Fusion:
+        """The fusion for this team; may compute for seconds. Called once, before any request."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRow:
+    """What a member expected before one token of the prompt: `logits`, shape (|V_m|,), raw, at byte `start`
+    of the shared text, and the `symbol` that came, `size` bytes long."""
+
+    start: int
+    size: int
+    symbol: int
+    logits: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """How the members read the text that all their prompts have in common: its longest run of equal bytes
+    (prompts differ by template). `rows[m]` are the member's tokens that lie inside it, in order, each member
+    in its own segmentation; where two members have a row with the same `start`, they stood at one point."""
+
+    alphabet: Alphabet
+    weights: tuple[float, ...]
+    rows: tuple[tuple[PromptRow, ...], ...]
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """A fusion that looks at the prompt before it begins, say to weigh its members. Reading the prompt then
+    makes no use of the prefix cache, and costs a row of logits for each token looked at."""
+
+    @property
+    def reach(self) -> int:
+        """How many tokens of the shared text each member shows at most: the last ones."""
+
+    def prepare(self, prompt: Prompt) -> Fusion:
+        """The fusion for this request. Pure."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from gateway.cli import catalogue, chat, inspect, keys, learn, serve, usage, weights
+from gateway.cli import catalogue, chat, doctor, inspect, keys, learn, serve, usage, weights
 
 __all__ = ["application"]
 
@@ -27,4 +27,5 @@ application.command()(learn.evaluate)
 application.command()(catalogue.methods)
 application.command()(inspect.check)
 application.command()(inspect.schema)
+application.command()(doctor.doctor)
 application.command()(chat.chat)

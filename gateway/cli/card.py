@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["show"]
+if TYPE_CHECKING:
+    from outcomes.compare import Comparison
+
+__all__ = ["show", "show_comparison"]
 
 FACTS = {
     "queries": "held-out queries",
@@ -45,6 +48,61 @@ def show(card: Mapping[str, Any]) -> None:
     for key, name in FACTS.items():
         if card.get(key) is not None:
             console.print(f"{name}: {_fact(card[key])}", markup=False)
+
+
+def show_comparison(found: Comparison) -> None:
+    """Print all rows, best score first within baselines and routers, and which routers decide how much alike."""
+    from rich.console import Console
+    from rich.table import Table
+
+    headings = (
+        "",
+        "score",
+        "gain over best single",
+        "gap",
+        "USD / query",
+        "AIQ",
+        "APGR",
+        "ECE",
+        "fit s",
+        "kB",
+        "ms",
+    )
+    table = Table(*headings, box=None, pad_edge=False)
+    for rows in (found.baselines, found.routers):
+        for row in sorted(rows, key=lambda row: -row.score.mean):
+            table.add_row(
+                row.name,
+                _interval(row.score.mean, row.score.low, row.score.high, ".3f"),
+                _interval(row.gain.mean, row.gain.low, row.gain.high, "+.3f"),
+                f"{row.gap:+.0%}",
+                *(
+                    _or_blank(value, ".3g")
+                    for value in (row.cost_usd, row.aiq, row.apgr, row.calibration, row.fit_s)
+                ),
+                _or_blank(row.artefact_bytes and row.artefact_bytes / 1000, ".0f"),
+                _or_blank(row.estimate_ms, ".2f"),
+            )
+        table.add_section()
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(table)
+    facts = (
+        f"{found.train_queries} training and {found.test_queries} test queries, {len(found.models)} models"
+    )
+    console.print(
+        facts + (f"; AIQ of mixing single models {found.aiq_singles:.3g}" if found.aiq_singles else "")
+    )
+    names = [row.name for row in found.routers]
+    agreement = Table("same choice, %", *map(str, range(1, len(names) + 1)), box=None, pad_edge=False)
+    for i, (name, shares) in enumerate(zip(names, found.agreement, strict=True), 1):
+        agreement.add_row(f"{i} {name}", *(f"{100 * share:.0f}" for share in shares))
+    console.print(agreement)
+    for a, b, share in found.alike():
+        console.print(f"{a} and {b} choose alike on {share:.1%} of the queries", markup=False)
+
+
+def _or_blank(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 def _interval(mean: float | None, low: float | None, high: float | None, form: str) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -134,6 +134,7 @@ def train(
         chorus train knn-router --outcomes outcomes.parquet --embedder all-minilm-l6-v2-int8 --out
         config/artefacts/knn-router
     """
+    from outcomes.encoder_training import progress_line
     from outcomes.train import train as fit
 
     manifest = fit(
@@ -143,6 +144,7 @@ def train(
         embedder=_embedder(embedder),
         options=options(option),
         models=words(models) or None,
+        report=progress_line,
     )
     typer.echo(f"{manifest.method} {manifest.version} for {', '.join(manifest.models)} written to {out}")
     show(manifest.metrics)
@@ -208,22 +210,66 @@ def calibrate(
 
 
 def evaluate(
-    artefact: Annotated[Path, typer.Argument(help="Folder written by `chorus train` or `chorus calibrate`.")],
-    outcomes: Outcomes,
+    artefact: Annotated[
+        Path | None, typer.Argument(help="Folder written by `chorus train` or `chorus calibrate`.")
+    ] = None,
+    outcomes: Annotated[
+        Path | None,
+        typer.Option(help="Outcome table to judge the artefact on: parquet, or a folder of .jsonl.gz."),
+    ] = None,
+    train: Annotated[
+        Path | None, typer.Option(help="Instead of an artefact: the table that methods are trained on.")
+    ] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="The table they are judged on; default: held-out queries of --train.")
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated routers to compare; default: every one of `chorus methods`."),
+    ] = None,
     embedder: EmbedderName = None,
     whole: Annotated[
         bool, typer.Option("--whole", help="Use every query, of a table the artefact never saw.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="The whole card as JSON.")] = False,
+    json: Annotated[
+        Path | None,
+        typer.Option("--json", help="Write everything as JSON to this file; - prints it instead."),
+    ] = None,
 ) -> None:
-    """Print an artefact's metrics card on the held-out queries of an outcome table.
+    """Print what an artefact, or every method trained anew, is worth on held-out queries of an outcome table.
 
-    Score and cost stand beside each single model, chance and the oracle, with 95 % bootstrap intervals.
+    Scores stand beside each single model, chance, the best model of each task and the oracle, with 95 % bootstrap
+    intervals. Without --test, queries are held out by a hash of their text, so that copies never straddle.
 
-    Example:
+    Examples:
         chorus evaluate config/artefacts/knn-router --outcomes outcomes.parquet --embedder
         all-minilm-l6-v2-int8
+
+        chorus evaluate --train outcomes.parquet --methods knn,mf,avengers --embedder all-minilm-l6-v2-int8
     """
+    if (artefact is None) == (train is None):
+        raise SettingsError("Name an artefact and --outcomes, or --train (and --test) to compare methods.")
+    if train is not None:
+        card = _compared(train, test, words(methods), embedder, json)
+    elif artefact is not None and outcomes is not None:
+        card = _judged(artefact, outcomes, embedder, whole)
+        if str(json) != "-":
+            show(card)
+    else:
+        raise SettingsError("--outcomes: say which table to judge the artefact on.")
+    if json is not None:
+        import orjson
+
+        text = orjson.dumps(card, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY).decode()
+        if str(json) == "-":
+            typer.echo(text)
+        else:
+            json.parent.mkdir(parents=True, exist_ok=True)
+            json.write_text(text + "\n")
+
+
+def _judged(artefact: Path, outcomes: Path, embedder: str | None, whole: bool) -> dict[str, Any]:
+    """The card of an artefact, a router's or a cascade's."""
     from outcomes.artefact import read_manifest
     from outcomes.evaluate import evaluate as of_router
     from outcomes.table import read_table, split
@@ -236,15 +282,44 @@ def evaluate(
         from cascades.calibrate import evaluate as of_cascade
 
         _, scorer, rule, _ = load_cascade(artefact, manifest.method)
-        card = of_cascade(rule, table if whole else split(table)[1], manifest.models, scorer)
-    else:
-        card = of_router(artefact, table, embedder=_embedder(embedder), whole=whole).wire()
-    if json:
-        import orjson
+        return of_cascade(rule, table if whole else split(table)[1], manifest.models, scorer)
+    return of_router(artefact, table, embedder=_embedder(embedder), whole=whole).wire()
 
-        typer.echo(orjson.dumps(card, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY).decode())
-    else:
-        show(card)
+
+def _compared(
+    train: Path, test: Path | None, names: list[str], embedder: str | None, json: Path | None
+) -> dict[str, Any]:
+    """Every method trained on one table and judged on the other, or on held-out queries of the one."""
+    from engines.weights import Home
+    from gateway.cli.card import show_comparison
+    from outcomes.compare import compare, complete
+    from outcomes.embedding_cache import embedded
+    from outcomes.table import read_table, split
+    from protocol.methods import find_method, load_method, methods
+
+    # Fine-tuning an encoder takes minutes each: those are compared when they are named.
+    quick = [method for method in methods("router") if "encoder" not in method.needs]
+    records = [find_method(name, "router") for name in names] or quick
+    tables = [complete(read_table(_existing(path))) for path in (train, test) if path is not None]
+    if len(tables) > 1:
+        shared = [name for name in tables[0].models if name in tables[1].models]
+        tables = [table.only(shared) for table in tables]
+    if any("embedding" in record.needs for record in records):
+        encoder = _embedder(embedder)
+        if encoder is None:
+            raise SettingsError("--embedder: some of these methods need one, e.g. all-minilm-l6-v2-int8.")
+        cache = Home.from_environ().root / "embeddings"
+        tables = [embedded(table, encoder, cache) for table in tables]
+    seen, held_out = (tables[0], tables[1]) if len(tables) > 1 else split(tables[0])
+    found = compare(
+        seen,
+        held_out,
+        {record.id: load_method(record) for record in records},
+        progress=lambda name: typer.echo(f"training {name}", err=True),
+    )
+    if str(json) != "-":
+        show_comparison(found)
+    return found.wire()
 
 
 def _existing(path: Path) -> Path:

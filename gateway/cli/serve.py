@@ -49,13 +49,13 @@ def engines(
     uds: Annotated[Path | None, typer.Option(help="Listen on this Unix socket.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on, with --port.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Listen on this TCP port.")] = None,
+    drain_s: Annotated[int, typer.Option(min=0, help="Seconds that answers may go on after SIGTERM.")] = 5,
 ) -> None:
     """Run the engine host alone: every engine model and fusion of the config behind one OpenAI-compatible
     socket.
 
     `chorus serve` starts one by itself. Run it by hand to give it a container or a GPU of its own. It has
-    no keys and no
-    limits: keep it on a Unix socket or on loopback.
+    no keys and no limits: keep it on a Unix socket, on loopback, or on a network where only gateways are.
 
     Examples:
         chorus engines config/local.yaml --uds /run/chorus/engines.sock
@@ -68,4 +68,4 @@ def engines(
 
     if (uds is None) == (port is None):
         raise SettingsError("Give one of --uds and --port.")
-    raise typer.Exit(run(load_settings(config), uds=uds, host=host, port=port))
+    raise typer.Exit(run(load_settings(config), uds=uds, host=host, port=port, drain_s=drain_s))

@@ -23,6 +23,11 @@ NANO = 1_000_000_000
 """Nanodollars in a US dollar: the unit all money is counted in, in whole numbers."""
 REFERENCE_TOKENS = 40_000
 """The most that one image, sound or file costs which a message only names, by a URL or an id."""
+STORED = ("previous_response_id", "conversation")
+STORED_TOKENS = 1_000_000
+"""What a conversation that the backend keeps may have, unless the model's context is known."""
+WORDS = ("text", "refusal", "input_text", "output_text", "tool_use", "tool_result", "thinking")
+"""Parts of a message that are words, all of them in the body."""
 FUSED_FACTOR = 8
 """A fusion's main model may write this many bytes with one token, and another member as many tokens for them."""
 LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
@@ -66,9 +71,10 @@ class Bounds:
         }
         """Model → the `max_tokens` that is sent where a request under a budget names none."""
 
-    def of(self, name: str, body: Mapping[str, Any]) -> Bound:
-        """The bound of a request for `name` with `body`. A name that does not exist costs nothing."""
-        asked = _asked(body)
+    def of(self, name: str, body: Mapping[str, Any], *, writes: bool = True) -> Bound:
+        """The bound of a request for `name` with `body`; embeddings are not answered in `writes`. A name that does not
+        exist costs nothing."""
+        asked = _asked(body, writes)
         # Of tokens an estimate, by four bytes each, will do: a limit on them is corrected by what was used.
         tokens = asked.size // 4 + asked.references + (asked.most or 0) * asked.answers
         return Bound(math.ceil(self._usd(name, asked) * NANO), tokens)
@@ -123,10 +129,9 @@ class Bounds:
         return model.max_output_tokens or min(self._default, model.context_length or self._default)
 
 
-def _asked(body: Mapping[str, Any]) -> _Asked:
+def _asked(body: Mapping[str, Any], writes: bool) -> _Asked:
     most = [value for field in LIMITS if isinstance(value := body.get(field), int) and value > 0]
     answers = body.get("n") or 1
-    writes = any(field in body for field in ("messages", "prompt")) or "max_output_tokens" in body
     if isinstance(body.get("prompt"), list) and all(isinstance(text, str) for text in body["prompt"]):
         answers *= max(1, len(body["prompt"]))  # each text is answered
     answers = max(answers, body.get("best_of") or 1)
@@ -136,17 +141,11 @@ def _asked(body: Mapping[str, Any]) -> _Asked:
 
 def _references(body: Mapping[str, Any]) -> int:
     """Tokens of what messages only name."""
-    named = 0
-    for message in body.get("messages") or ():
-        content = message.get("content")
+    named = STORED_TOKENS if any(body.get(field) for field in STORED) else 0
+    messages = body.get("messages") or body.get("input") or ()
+    for message in messages if isinstance(messages, list) else ():
+        content = message.get("content") if isinstance(message, Mapping) else None
         for part in content if isinstance(content, list) else ():
-            if part.get("type") not in (
-                "text",
-                "refusal",
-                "input_text",
-                "tool_use",
-                "tool_result",
-                "thinking",
-            ):
+            if not isinstance(part, Mapping) or part.get("type") not in WORDS:
                 named += REFERENCE_TOKENS
     return named

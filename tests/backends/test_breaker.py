@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backends.breaker import LONGEST_S, Breaker
+from backends.breaker import LONGEST_COOLDOWN_S, Breaker
 
 
 def broken(failures: int = 2, cooldown_s: float = 5.0) -> Breaker:
@@ -45,8 +45,8 @@ def test_a_failed_probe_waits_twice_as_long() -> None:
         assert until is not None
         waits.append(until - now)
         now = until
-    assert waits[:3] == [10.0, 20.0, 40.0]
-    assert waits[-1] == LONGEST_S
+    assert waits[:3] == [10.0, 20.0, 30.0]
+    assert waits[-1] == LONGEST_COOLDOWN_S
 
 
 def test_an_abandoned_probe_frees_its_place() -> None:

@@ -136,7 +136,7 @@ async def test_held_back_is_bounded(deploy: Deploy, upstream: ScriptedUpstream) 
 async def test_breaker_opens_and_probes(deploy: Deploy, upstream: ScriptedUpstream) -> None:
     """After failures in a row nobody is asked for a while; then one probe decides."""
     upstream.default = Script(status=500)
-    seat = Seat(breaker=Breaker(failures=2, cooldown_s=0.1))
+    seat = Seat(breaker=Breaker(failures=2, cooldown_s=0.5))
     model = Model("m", [deploy()], prices={}, seats=[seat], retrying=Retrying(retries=0))
     for _ in range(2):
         with pytest.raises(UpstreamBroken):
@@ -146,7 +146,7 @@ async def test_breaker_opens_and_probes(deploy: Deploy, upstream: ScriptedUpstre
     assert len(upstream.seen) == 2
     assert caught.value.headers()["retry-after-ms"]
     upstream.default = Script()
-    await asyncio.sleep(0.11)
+    await asyncio.sleep(0.55)
     assert await model.call(CHAT, BODY)
     assert not seat.breaker.open
 

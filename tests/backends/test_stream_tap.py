@@ -100,8 +100,10 @@ def test_an_empty_answer_is_an_answer() -> None:
 def test_counts_what_was_seen() -> None:
     """Chunks with words are counted, and the bytes by which larger ones exceed the smallest."""
     tap = StreamTap("m")
-    list(tap.feed(ROLE + b"".join(event({"choices": [{"text": text}]}) for text in ("a", "b", "c" * 41))))
-    assert (tap.words, tap.seen_bytes) == (3, 40)
+    list(
+        tap.feed(ROLE + b"".join(event({"choices": [{"text": text}]}) for text in ("a", "b", "c" * 41, "d")))
+    )
+    assert (tap.words, tap.seen_bytes) == (4, 40)
 
 
 def test_end_without_done_raises() -> None:

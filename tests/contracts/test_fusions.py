@@ -12,9 +12,23 @@ from tests.contracts.fusion_checks import BROKEN, CHECKS, Make
 
 FUSIONS = tuple(methods("fusion"))
 
+EXCEPTIONS = {
+    ("deepen", "check_order_of_members_is_nothing"): "its main member's logits are the ones that are moved",
+    ("eva", "check_order_of_members_is_nothing"): "the pivot's tokens are the ones that are written",
+}
+"""(method, check) → why the law is not the method's. Strict: one that starts to hold must go."""
+
+
+@pytest.fixture
+def _exceptions(request: pytest.FixtureRequest) -> None:
+    method, check = request.getfixturevalue("method"), request.getfixturevalue("check")
+    if reason := EXCEPTIONS.get((method.id, check.__name__)):
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True, raises=AssertionError))
+
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("method", FUSIONS, ids=lambda method: method.id)
+@pytest.mark.usefixtures("_exceptions")
 def test_fusion(method: Method, check: Callable[[Make], None]) -> None:
     """A fusion with its default options keeps the law."""
     check(load_method(method))

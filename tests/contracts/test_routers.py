@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from outcomes import artefact
 from protocol.methods import load_method, methods
 from protocol.routing import Estimate, Outcomes, Queries
 from routers.knn_router import KnnRouter
+from tests.conftest import requires
 from tests.contracts import router_checks
+from tests.encoders import tiny_encoder
 
 CASES = [
     pytest.param(method, check, id=f"{method.id}-{check.__name__}")
@@ -20,10 +23,20 @@ CASES = [
 ]
 
 
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Path:
+    """A tiny encoder to start from."""
+    return tiny_encoder(tmp_path_factory.mktemp("tiny-encoder"))
+
+
 @pytest.mark.parametrize(("method", "check"), CASES)
-def test_router_contract(method, check, tmp_path: Path) -> None:
-    """A registered router keeps the law."""
-    check(load_method(method), tmp_path)
+def test_router_contract(method, check, tmp_path: Path, tiny: Path) -> None:
+    """A registered router keeps the law; one that fine-tunes an encoder starts from a tiny one."""
+    make = load_method(method)
+    if "encoder" in method.needs:
+        requires("torch")
+        make = partial(make, start=str(tiny), epochs=1, batch=24)
+    check(make, tmp_path)
 
 
 class _Broken(KnnRouter):

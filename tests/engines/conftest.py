@@ -16,7 +16,11 @@ from engines.generation import End, Event, Failure, Generation, Piece, Sampling,
 from engines.host import FusionSpec, Host
 from engines.templates import Prompting, prompting
 from ensembles.tokens.base import Ask, Decision, Mixture, Step
+from ensembles.tokens.cp_delta import CPDelta
+from ensembles.tokens.deepen import DeePEn
 from ensembles.tokens.gac import GaC
+from ensembles.tokens.packllm import PackLLM
+from ensembles.tokens.unite import UniTE
 
 prepare_environment()  # before any test imports torch: OpenMP looks only once
 
@@ -58,6 +62,9 @@ class Broken:
     def decide(self, step: Step) -> Decision:
         raise RuntimeError("a bug in a method")
 
+
+DEEPEN = {"eta": 0.3, "anchors": 512, "rows": 64}
+"""DeePEn's options here: small tables, and a rate at which the helper is heard."""
 
 DICTATED = tuple(
     text.encode() for text in (" Zürich", " and", "\n\n\n\n", "こんにちは", " responsibilities", "\r\n", "7")
@@ -154,6 +161,19 @@ def ask(weights: Callable[[str], Path]) -> Iterator[Asker]:
         FusionSpec("gate-shut", PAIR, (0.5, 0.5), GaC(threshold=1.0)),
         FusionSpec("dictation-smol", PAIR, (0.5, 0.5), Dictation(DICTATED, 0)),
         FusionSpec("dictation-gemma", PAIR, (0.5, 0.5), Dictation(DICTATED, 1), main=1),
+        FusionSpec("dictation-retail", PAIR, (0.5, 0.5), Dictation(DICTATED, 0), feedback="retail"),
+        FusionSpec("dictation-retokenise", PAIR, (0.5, 0.5), Dictation(DICTATED, 0), feedback="retokenise"),
+        FusionSpec("unite", PAIR, (0.5, 0.5), UniTE()),
+        FusionSpec("unite-twice", (SMOL, SMOL), (0.5, 0.5), UniTE()),
+        FusionSpec("unite-first-only", PAIR, (1.0, 0.0), UniTE()),
+        FusionSpec("unite-second-only", PAIR, (0.0, 1.0), UniTE(), main=1),
+        FusionSpec("cp-delta", PAIR, (0.5, 0.5), CPDelta()),
+        FusionSpec("cp-delta-twice", (SMOL, SMOL), (0.5, 0.5), CPDelta()),
+        FusionSpec("pack-sim", PAIR, (0.5, 0.5), PackLLM("sim")),
+        FusionSpec("pack-opt", PAIR, (0.5, 0.5), PackLLM()),
+        FusionSpec("pack-twice", (SMOL, SMOL), (0.5, 0.5), PackLLM()),
+        FusionSpec("deepen", PAIR, (0.5, 0.5), DeePEn(**DEEPEN)),  # type: ignore[arg-type]
+        FusionSpec("deepen-twice", (SMOL, SMOL), (0.5, 0.5), DeePEn(**DEEPEN)),  # type: ignore[arg-type]
         FusionSpec("broken", PAIR, (0.5, 0.5), Broken()),
     ]
     host = Host(specs, fusions)

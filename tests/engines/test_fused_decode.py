@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from engines.text_state import Feedback, TextState
 from tests.engines.conftest import DICTATED, FOLDERS, GEMMA, PAIR, PROMPTS, SMOL
 
 if TYPE_CHECKING:
@@ -22,13 +23,26 @@ def _texts(ask: Asker, model: str) -> list[str]:
     return [reply.text for reply in ask.all(*((model, question) for question in PROMPTS))]
 
 
-@pytest.mark.parametrize(("fusion", "model"), [("smol-twice", SMOL), ("gemma-thrice", GEMMA)])
+@pytest.mark.parametrize(
+    ("fusion", "model"),
+    [
+        ("smol-twice", SMOL),
+        ("gemma-thrice", GEMMA),
+        ("unite-twice", SMOL),
+        ("cp-delta-twice", SMOL),
+        ("pack-twice", SMOL),
+        ("deepen-twice", SMOL),
+    ],
+)
 def test_members_that_are_one_model_write_its_text(ask: Asker, fusion: str, model: str) -> None:
     """Copies of a model, fused, give its own greedy answer, byte for byte."""
     assert _texts(ask, fusion) == _texts(ask, model)
 
 
-@pytest.mark.parametrize(("fusion", "model"), [("first-only", SMOL), ("second-only", GEMMA)])
+@pytest.mark.parametrize(
+    ("fusion", "model"),
+    [("first-only", SMOL), ("second-only", GEMMA), ("unite-first-only", SMOL), ("unite-second-only", GEMMA)],
+)
 def test_degenerate_weights_give_one_member(ask: Asker, fusion: str, model: str) -> None:
     """One-hot weights give that model's greedy answer, though the other member has to take tokens not its
     own."""
@@ -46,17 +60,27 @@ def test_fused_distribution_equals_an_independent_computation(
 ) -> None:
     """The log-probabilities of five fused steps equal ½(p₁ + p₂) computed with transformers and its own
     token strings."""
+    import numpy as np
+
+    from tests.engines.plain_loop import PlainModel
+
     question = PROMPTS[1]
     reply = ask("duet", question, max_tokens=5, top_logprobs=5)
     assert len(reply.tokens) == 5
     before = b""
-    models = {name: _Reference(weights(FOLDERS[name])) for name in PAIR}
+    models = {name: PlainModel(weights(FOLDERS[name])) for name in PAIR}
     prompts = dict(zip(PAIR, ask.prompt_ids("duet", question), strict=True))
     for token in reply.tokens:
         q: dict[bytes, float] = {}
         for name, model in models.items():
-            for text, p in model.next_bytes(prompts[name], before).items():
-                q[text] = q.get(text, 0.0) + p / 2
+            # Read anew each time, as a plain loop without a cache would.
+            after = model.tokenizer(before.decode(), add_special_tokens=False)["input_ids"] if before else []
+            z, _ = model.run([*prompts[name], *after])
+            z[-1][model.mute] = -np.inf
+            p = np.exp(z[-1] - z[-1].max())
+            for i, share in enumerate((p / p.sum()).tolist()):
+                text = model.emits[i] or b""
+                q[text] = q.get(text, 0.0) + share / 2
         assert sum(q.values()) == pytest.approx(1, abs=1e-4)
         best = sorted((text for text in q if text), key=q.__getitem__, reverse=True)[:5]
         # An end of the answer may be among the five as well; it has no bytes.
@@ -66,62 +90,6 @@ def test_fused_distribution_equals_an_independent_computation(
             assert logp == pytest.approx(math.log(q[text]), abs=2e-3)
         assert token.token == best[0]
         before += token.token
-
-
-class _Reference:
-    """A model in transformers, next-token probabilities by bytes, with a byte table written for this test
-    alone."""
-
-    def __init__(self, folder: Path) -> None:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        strings = self.tokenizer.convert_ids_to_tokens(list(range(self.model.config.vocab_size)))
-        decoder = self.tokenizer.backend_tokenizer.decoder
-        special = set(self.tokenizer.all_special_ids) | {
-            i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special
-        }
-        byte_level = "ByteLevel" in str(type(decoder))
-        self.emits = [
-            None if i in special else _bytes_of(string, byte_level) for i, string in enumerate(strings)
-        ]
-        eos = self.model.generation_config.eos_token_id
-        self.eos = set(eos if isinstance(eos, list) else [eos])
-
-    def next_bytes(self, prompt: tuple[int, ...], before: bytes) -> dict[bytes, float]:
-        """The distribution after the prompt and the bytes written so far, ends under the empty string."""
-        import torch
-
-        ids = self.tokenizer(before.decode(), add_special_tokens=False)["input_ids"] if before else []
-        with torch.no_grad():
-            logits = self.model(torch.tensor([[*prompt, *ids]])).logits[0, -1]
-        for i, text in enumerate(self.emits):
-            if text is None and i not in self.eos:
-                logits[i] = -torch.inf
-        out: dict[bytes, float] = {}
-        for i, p in enumerate(logits.softmax(-1).tolist()):
-            text = self.emits[i] or b""
-            out[text] = out.get(text, 0.0) + p
-        return out
-
-
-def _bytes_of(string: str, byte_level: bool) -> bytes:
-    if not byte_level:
-        if string.startswith("<0x") and string.endswith(">") and len(string) == 6:
-            return bytes.fromhex(string[3:5])
-        return string.replace("▁", " ").encode()
-    # GPT-2's table, from its definition: the three printable ranges stand for themselves, the rest is
-    # shifted.
-    table, shift = {}, 0
-    for byte in range(256):
-        if 33 <= byte <= 126 or 161 <= byte <= 172 or 174 <= byte <= 255:
-            table[chr(byte)] = byte
-        else:
-            table[chr(256 + shift)] = byte
-            shift += 1
-    return bytes(table[c] for c in string)
 
 
 @pytest.mark.parametrize(("fusion", "member"), [("dictation-smol", 0), ("dictation-gemma", 1)])
@@ -140,6 +108,21 @@ def test_feeding_back_equals_a_fresh_run(ask: Asker, fusion: str, member: int) -
     assert fused.end is not None
     assert plain.end is not None
     assert fused.end.members[member].completion_tokens == len(fed) + plain.end.members[0].completion_tokens
+
+
+@pytest.mark.parametrize("feedback", ["retail", "retokenise"])
+def test_restarted_members_equal_a_fresh_run(ask: Asker, feedback: Feedback) -> None:
+    """Members whose earlier ids change start anew on the ids they have now: the text is that of a fresh run on
+    them."""
+    prompts = ask.prompt_ids("duet", PROMPTS[0])
+    state = TextState([ask.host.vocabs[name] for name in PAIR], feedback=feedback)
+    for symbol in DICTATED:
+        state.commit(symbol)
+    appended = [i for symbol in DICTATED for i in ask.host.vocabs[SMOL].encode(symbol)]
+    assert state.ids[0] != appended
+    fused = ask.send_ids(f"dictation-{feedback}", prompts, max_tokens=len(state.ids[0]) + 8).result()
+    plain = ask.send_ids(SMOL, ((*prompts[0], *state.ids[0]),), max_tokens=8).result()
+    assert fused.text.encode() == b"".join(DICTATED) + plain.text.encode()
 
 
 def test_an_open_gate_is_the_primary_alone(ask: Asker) -> None:
@@ -162,6 +145,19 @@ def test_together_as_alone(ask: Asker) -> None:
     wanted = [(model, question) for question in PROMPTS[:2] for model in ("duet", SMOL, GEMMA, "gate-shut")]
     alone = [ask(*pair, max_tokens=12).text for pair in wanted]
     assert [reply.text for reply in ask.all(*wanted, max_tokens=12)] == alone
+
+
+def test_usage_tells_what_the_prefix_cache_saved(ask: Asker) -> None:
+    """The same long prompt again: each member reads whole blocks of it from its cache, and says how much."""
+    question = "Repeat after me: " + "one two three four five six seven eight nine ten " * 20
+    for model in ("duet", SMOL):
+        first, second = (ask(model, question, max_tokens=2).end for _ in range(2))
+        assert first is not None
+        assert second is not None
+        for before, after in zip(first.members, second.members, strict=True):
+            assert after.prompt_tokens == before.prompt_tokens
+            assert max(before.cached_tokens, 64) < after.cached_tokens + 1 <= after.prompt_tokens
+        question = question.upper()
 
 
 def test_a_broken_method_fails_its_request_only(ask: Asker) -> None:

@@ -39,8 +39,11 @@ class ScriptedEngine:
     ) -> None:
         self.live[request_id] = ([], sampling.max_tokens or 99, False)
 
-    def add_forced(self, request_id: str, prompt: Sequence[int]) -> None:
+    def add_forced(self, request_id: str, prompt: Sequence[int], watch: Collection[int] = ()) -> None:
         self.live[request_id] = ([], 99, True)
+
+    def cached(self, request_id: str) -> int:
+        return 0
 
     def abort(self, request_ids: Sequence[str]) -> None:
         for name in request_ids:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +10,19 @@ from pathlib import Path
 import pytest
 
 from engines.byte_vocab import ByteVocab, Unencodable
-from engines.text_state import TextState
+from engines.text_state import Feedback, TextState
 from tests.engines.test_byte_vocab import _tokenizer
 
 LETTERS = ByteVocab.parse(_tokenizer({"a": 0, "b": 1, "c": 2}, "bytes"))
+MERGED = ByteVocab.parse(
+    json.dumps(
+        {
+            **json.loads(_tokenizer({"a": 0, "b": 1, "ab": 2, "Ġ": 3}, "bytes")),
+            "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2, "Ġ": 3}, "merges": [["a", "b"]]},
+        }
+    )
+)
+"""Letters that merge, and a space."""
 PAIRS = ByteVocab.parse(_tokenizer({"a": 0, "b": 1, "ab": 2}, "bytes"))
 
 
@@ -24,6 +34,33 @@ def test_commits_append_and_wait_to_be_fed() -> None:
     state.commit(b"b")
     assert state.ids == ([0, 1, 1], [2, 1])
     assert [state.take_unfed(0), state.take_unfed(0), state.take_unfed(1)] == [[1], [], [1]]
+
+
+def test_retokenising_writes_what_the_model_would() -> None:
+    """`a` then `b` becomes the one token `ab`; a member that computed `a` already has to start anew."""
+    state = TextState([LETTERS, MERGED], feedback="retokenise")
+    state.commit(b"a")
+    assert [state.take_unfed(0), state.take_unfed(1)] == [[0], [0]]
+    state.commit(b"b")
+    assert state.ids == ([0, 1], [2])
+    assert state.stale == {1}
+    assert [state.take_unfed(0), state.take_unfed(1)] == [[1], [2]]
+    assert not state.stale
+
+
+def test_retailing_leaves_earlier_words_alone() -> None:
+    """Only the last word, or the last four tokens, are encoded again; a member not fed yet is not stale."""
+    state = TextState([MERGED], feedback="retail")
+    state.ids[0][:] = [0, 1, 3, 0]  # "ab a", its first word as two tokens
+    state.text += b"ab a"
+    state.commit(b"b")
+    assert state.ids == ([0, 1, 3, 2],)
+    assert state.stale == {0}
+    assert state.take_unfed(0) == [0, 1, 3, 2]
+    waiting = TextState([MERGED], feedback="retail")
+    waiting.commit(b"a")
+    waiting.commit(b"b")
+    assert (waiting.take_unfed(0), waiting.stale) == ([2], set())
 
 
 def test_a_symbol_is_cut_to_the_room_left() -> None:
@@ -43,14 +80,15 @@ def test_bytes_that_a_member_lacks_change_nothing() -> None:
 
 
 @pytest.mark.requires("weights:smollm2-135m-instruct", "weights:gemma3-270m")
-def test_invariant_on_a_random_walk(weights: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize(("feedback", "steps"), [("append", 200), ("retail", 200), ("retokenise", 30)])
+def test_invariant_on_a_random_walk(weights: Callable[[str], Path], feedback: Feedback, steps: int) -> None:
     """bytes(generated_m) = B after each of thousands of commits of tokens of either real vocabulary."""
     vocabs = [ByteVocab.load(weights(id)) for id in ("smollm2-135m-instruct", "gemma3-270m")]
     chance = random.Random(3)
     texts = [[text for text in vocab.ids if not set(text) & set(vocabs[0].missing_bytes)] for vocab in vocabs]
     for _ in range(20):
-        state = TextState(vocabs)
-        for _ in range(200):
+        state = TextState(vocabs, feedback=feedback)
+        for _ in range(steps):
             state.commit(chance.choice(chance.choice(texts)))
         for vocab, ids in zip(vocabs, state.ids, strict=True):
             assert vocab.text_of(ids) == bytes(state.text)

@@ -56,3 +56,39 @@ def test_the_real_pair(weights: Callable[[str], Path]) -> None:
         assert float(union.project(m, logits).sum()) == pytest.approx(1, abs=1e-4)
         writable = union.feedable.nonzero().flatten().tolist()[:: 997 + m]
         assert all(vocab.text_of(vocab.encode(union.symbols[u])) == union.symbols[u] for u in writable)
+
+
+def test_reading_agrees_with_the_projection() -> None:
+    """A symbol's logit less the log of all mass is its log-probability, ends and twins pooled, controls ignored."""
+    twins = ByteVocab.parse(
+        _tokenizer({"<0x61>": 0, "a": 1, "<eos>": 2, "<pad>": 3}, "sp", ("<eos>", "<pad>"))
+    )
+    union = Union.of([A, twins])
+    everything = torch.arange(union.size)
+    for m, logits in ((0, torch.tensor([0.0, 1.0, 2.0, -1.0])), (1, torch.tensor([1.0, 2.0, 0.5, 9.0]))):
+        p = (union.read(m, logits, everything) - union.log_mass(m, logits)).exp()
+        assert p.tolist() == pytest.approx(union.project(m, logits).tolist())
+    assert union.read(1, torch.zeros(4), torch.tensor([-1, 1])).tolist() == [-torch.inf, -torch.inf]
+
+
+def test_the_top_is_what_a_sort_says() -> None:
+    """Symbols best first, controls never among them, twins once; what is left out is below the bound."""
+    union = Union.of([A, B])
+    symbols, bound = union.top(1, torch.tensor([1.0, 2.0, 0.0, 50.0]), 2)
+    assert symbols.tolist() == [3, 1]
+    assert 0.0 <= bound <= 1.0
+    symbols, bound = union.top(1, torch.tensor([1.0, 2.0, 0.0, 50.0]), 9)
+    assert (symbols.tolist(), bound) == ([3, 1, 4], -torch.inf)
+
+
+def test_a_member_begins_a_symbol_with_its_own_first_token() -> None:
+    """`ab` is `a`… for a vocabulary without it; bytes that cannot be written have no beginning."""
+    letters = ByteVocab.parse(_tokenizer({"<eos>": 0, "a": 1, "b": 2}, "bytes", ("<eos>",)))
+    union = Union.of([A, letters, B])
+    assert union.symbols == (b"a", b"b", b"ab", b"c", b"")
+    everything = torch.arange(union.size)
+    assert union.begin(0, everything).tolist() == [0, 1, 2, -1, 4]
+    assert union.begin(1, everything).tolist() == [0, 1, 0, -1, 4]
+    assert union.begin(1, everything[1:3]).tolist() == [1, 0]
+    assert union.shared(frozenset({0, 1})).tolist() == [0, 1, 4]
+    assert union.shared(frozenset({0, 1, 2})).tolist() == [1, 4]

@@ -331,6 +331,31 @@ async def test_a_stream_that_has_begun_is_not_replaced(
     assert run.trace.usage == Usage()
 
 
+@pytest.mark.parametrize("request_", [REQUEST, STREAMED], ids=["whole", "stream"])
+async def test_a_hedge_is_paid(upstream: ScriptedUpstream, request_: ChatRequest) -> None:
+    """The call that answered first and the one given up for it both stand in the trace, the latter with its prompt."""
+    upstream.scripts = {"slow": Script(delay_s=60)}
+    async with upstream.serving() as url:
+        text = f"""
+          models:
+            one:
+              openai: [{{base_url: '{url}', model: slow}}, {{base_url: '{url}', model: fast}}]
+              price: {{input_usd_per_token: 1, output_usd_per_token: 1}}
+              balance: least-busy
+              hedge: {{after_s: 0.02, max_cost_usd: 50}}
+        """
+        models = make_models(parse_settings(text), {})
+        async with open_run(Catalogue(models, {}), limits(budget_usd=200.0)) as run:
+            assert [event async for event in run.relay("one", request_)]
+            assert run.remaining_usd == 184.0
+        await models["one"].close()
+    assert [(c.outcome, c.attempts, c.cost_usd, c.estimated) for c in run.trace.calls] == [
+        ("ok", 1, 15.0, False),
+        ("hedged", 1, 1.0, True),
+    ]
+    assert run.trace.usage == Usage(7, 8)
+
+
 async def test_embeddings_have_no_fallback(fallback: Catalogue, upstream: ScriptedUpstream) -> None:
     """Vectors of another model would mean something else."""
     upstream.scripts = {"up-one": Script(status=500)}
@@ -374,7 +399,7 @@ async def test_failed_calls_raise(catalogue: Make, upstream: ScriptedUpstream) -
     async with open_run(catalogue(), limits()) as run:
         with pytest.raises(ChorusError):
             await run.call("one", REQUEST)
-    assert run.trace.calls[0].outcome == "rate_limit_exceeded"
+    assert run.trace.calls[0].outcome == "refused_429"
 
 
 async def test_strategies_that_stream_unasked(catalogue: Make) -> None:

@@ -62,11 +62,13 @@ strategies:
     sockets = {"engines": Path("/run/engines.sock"), "embedder": Path("/run/embedder.sock")}
     catalogue = make_catalogue(parse_settings(config), sockets)
     assert catalogue.names == ("a", "e", "vote", "duet")
-    labels = {name: catalogue.resolve(name, "/chat/completions").label for name in ("a", "vote", "duet")}
+    labels = {
+        name: catalogue.resolve(name, "chat", "/chat/completions").label for name in ("a", "vote", "duet")
+    }
     assert labels == {"a": "direct", "vote": "vote", "duet": "duet"}
     with pytest.raises(BadRequest, match="embedding model"):
-        catalogue.resolve("e", "/chat/completions")
+        catalogue.resolve("e", "chat", "/chat/completions")
     with pytest.raises(BadRequest, match="strategy"):
-        catalogue.resolve("vote", "/embeddings")
+        catalogue.resolve("vote", "embeddings", "/embeddings")
     with pytest.raises(ModelNotFound, match="a, e, vote, duet"):
-        catalogue.resolve("nope", "/chat/completions")
+        catalogue.resolve("nope", "chat", "/chat/completions")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from outcomes.evaluate import evaluate, evaluate_router
 from outcomes.table import OutcomeTable, split
 from outcomes.train import train
 from protocol.errors import ArtefactMismatch, MethodError, SettingsError
+from tests.encoders import tiny_encoder
+from tests.routers.recorded import worded_table
 
 TOPICS = ("river", "number", "word", "colour")
 
@@ -151,3 +154,24 @@ def test_evaluating_with_another_embedder_is_refused(tmp_path: Path) -> None:
         evaluate(tmp_path, _table(), embedder=other)
     with pytest.raises(MethodError, match="topics@1"):
         evaluate(tmp_path, _table())
+
+
+@pytest.mark.requires("torch")
+def test_an_encoder_is_trained_by_the_same_call(tmp_path: Path) -> None:
+    """No embedder is asked for, every step is told, and the artefact stands alone: its start may be gone."""
+    start, told = tiny_encoder(tmp_path / "tiny"), []
+    options = {"start": str(start), "epochs": 1}
+    train(
+        "selectllm",
+        worded_table(200),
+        tmp_path / "out",
+        options=options,
+        report=lambda *step: told.append(step),
+    )
+    assert [step for step, _, _ in told] == list(range(1, told[0][1] + 1))
+    shutil.rmtree(start)
+    manifest, router = load_router(tmp_path / "out", models=("m0", "m1", "m2"))
+    assert manifest.knob is not None
+    assert manifest.embedder == ""
+    assert str(tmp_path) not in (tmp_path / "out" / "manifest.json").read_text()
+    assert router.estimate(worded_table(4).queries).quality.shape == (4, 3)

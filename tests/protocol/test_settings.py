@@ -153,3 +153,21 @@ def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         settings.server.port = 1
     assert isinstance(settings, Settings)
+
+
+@pytest.mark.parametrize("fallbacks", ["[nope]", "[a]", "[e]"])
+def test_fallbacks_are_other_models_that_answer(fallbacks: str) -> None:
+    """A fallback is a configured model, not the model itself, and none that only embeds."""
+    models = f"a: {{engine: {{weights: x}}, fallbacks: {fallbacks}}}, e: {{embedder: {{weights: x}}}}"
+    with pytest.raises(SettingsError, match=r"models\.a\.fallbacks: no "):
+        parse_settings(f"models: {{{models}}}")
+
+
+@pytest.mark.parametrize(
+    ("fields", "cap"),
+    [("", 2048), (", context_length: 500", 500), (", context_length: 500, max_output_tokens: 9", 9)],
+)
+def test_output_cap(fields: str, cap: int) -> None:
+    """The longest answer is what the settings say, else the context, else what the engine holds."""
+    settings = parse_settings(f"models: {{a: {{engine: {{weights: x}}{fields}}}}}")
+    assert settings.models["a"].output_cap == cap

@@ -76,3 +76,19 @@ def accuracies(table: OutcomeTable) -> OutcomeTable:
     was on top, so above 0 is right."""
     sampled = np.isin(table.categories, SAMPLED)[:, None]
     return replace(table, score=np.where(sampled, table.score, table.score > 0))
+
+
+def worded_table(n: int = 120, seed: int = 0) -> OutcomeTable:
+    """Three models, each right on the questions that its own word is in, with noise: what encoders can read."""
+    rng = np.random.default_rng(seed)
+    topic = rng.integers(0, 3, n)
+    words, filler = (
+        np.array(["history", "algebra", "poem"])[topic],
+        np.array(["what is the", "question", "a noise"]),
+    )
+    texts = [
+        f"{filler[rng.integers(3)]} {word} number {rng.integers(1000)} {i}" for i, word in enumerate(words)
+    ]
+    score = (rng.random((n, 3)) < np.where(topic[:, None] == np.arange(3), 0.95, 0.2)).astype(float)
+    cost = np.tile(np.geomspace(1e-6, 9e-6, 3), (n, 1))
+    return OutcomeTable.of_matrices(["m0", "m1", "m2"], texts, score, cost, categories=[*map(str, words)])

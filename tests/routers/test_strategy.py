@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from outcomes.assignment import Knob
 from outcomes.table import OutcomeTable
 from protocol.chat import ChatRequest, Options
 from protocol.errors import ArtefactMismatch, MethodError, UpstreamUnavailable
+from protocol.routing import Estimate, Queries
 from protocol.run import Answer, Event, Reply, Trace
 from protocol.settings import Routing
 from protocol.usage import Usage
@@ -111,7 +113,7 @@ async def test_a_requests_quality_overrides_the_default() -> None:
     ("embedding", "reason"),
     [
         (UpstreamUnavailable("the embedder is restarting"), "upstream_unavailable"),
-        (None, "no embedding within 0.01 s"),
+        (None, "no embedding or estimate within 0.01 s"),
         (np.ones(3, dtype=np.float32), "method_error"),
     ],
 )
@@ -177,3 +179,23 @@ def test_an_artefact_for_others_stops_the_start(tmp_path: Path) -> None:
     annotate(tmp_path, knob=None)
     with pytest.raises(MethodError, match="chorus train"):
         load_routed(settings, answering={CHEAP, DEAR}, embedder_id="e@1")
+
+
+async def test_a_slow_router_does_not_hold_the_loop() -> None:
+    """An encoder's estimate runs beside the event loop, and one that is late gives the default."""
+    turned = threading.Event()
+
+    class Slow:
+        def estimate(self, queries: Queries) -> Estimate:
+            assert turned.wait(10), "the event loop stood still"
+            return Estimate((CHEAP, DEAR), np.array([[0.0, 1.0]]), np.array([[1e-6, 9e-6]]))
+
+    routed = _routed(router=Slow(), embedder=None, threaded=True, embed_deadline_s=10.0)
+    asyncio.get_running_loop().call_soon(turned.set)
+    assert await _answer(routed, _request(quality=1.0), ListRun(None)) == DEAR
+    turned.clear()
+    late = replace(routed, embed_deadline_s=0.01)
+    asyncio.get_running_loop().call_later(0.2, turned.set)
+    run = ListRun(None)
+    assert await _answer(late, _request(quality=1.0), run) == CHEAP
+    assert "within" in run.trace.decision["reason"]

@@ -8,11 +8,12 @@ import sys
 import pytest
 import torch
 
+from ensembles.tokens import gac
 from ensembles.tokens.base import Ask, Mixture, Step
 from ensembles.tokens.gac import METHOD, GaC
 from protocol.errors import SettingsError
 from protocol.methods import find_method
-from tests.contracts.fusion_checks import DIFFERENT, SHARED, decide, step
+from tests.contracts.fusion_checks import DIFFERENT, SHARED, SmallAlphabet, decide, step
 
 
 def test_shared_vocabulary_is_plain_averaging() -> None:
@@ -26,8 +27,6 @@ def test_shared_vocabulary_is_plain_averaging() -> None:
 
 def test_golden_numbers() -> None:
     """Worked by hand: p₁ = (½, ½) on {a, b}, p₂ = (¼, ¾) on {b, c}, weights ½: q = (¼, ⅜, ⅜)."""
-    from tests.contracts.fusion_checks import SmallAlphabet
-
     alphabet = SmallAlphabet(((0, 1), (1, 2)), 3)
     logits = {0: torch.tensor([0.0, 0.0]), 1: torch.tensor([1.0, 3.0]).log()}
     q = decide(GaC(), Step(alphabet, (0.5, 0.5), logits))
@@ -69,3 +68,21 @@ def test_importing_it_loads_no_torch() -> None:
     """Listing methods must not load torch."""
     code = "import sys, ensembles.tokens.gac; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_short_cut_has_the_argmax(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two candidates a member out of twelve, the short cut either knows the argmax or says it does
+    not."""
+    monkeypatch.setattr(gac, "CANDIDATES", 2)
+    alphabet = SmallAlphabet((tuple(range(12)), tuple(reversed(range(2, 14)))), 15)
+    known = 0
+    for seed in range(200):
+        full = step(alphabet, (0.6, 0.4), seed)
+        found = gac._likeliest(full)
+        whole = gac._mix(full)
+        if found is not None:
+            known += 1
+            assert found.symbols is not None
+            assert int(found.symbols[found.q.argmax()]) == int(whole.argmax())
+            assert torch.allclose(found.q, whole[found.symbols], atol=1e-6)
+    assert 20 < known < 200

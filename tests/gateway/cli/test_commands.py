@@ -30,6 +30,7 @@ COMMANDS = [
     "methods",
     "check",
     "schema",
+    "doctor",
     "chat",
 ]
 CONFIG = "models: {a: {openai: {base_url: 'http://x/v1', model: m, api_key: os.environ/CLI_KEY}}}\n"

@@ -102,13 +102,13 @@ def test_from_questions_to_a_calibrated_cascade(chorus, gateway, files: Path) ->
     assert rows["cascade"]["cost_usd"] < rows["large"]["cost_usd"]
     assert manifest.parameters == {"scorer": {"variant": "chow-average", "alpha": 0.0}}
 
-    status, out, _ = chorus("evaluate", files / "a", "--outcomes", files / "o.parquet", "--json")
+    status, out, _ = chorus("evaluate", files / "a", "--outcomes", files / "o.parquet", "--json", "-")
     assert status == 0
     again = orjson.loads(out)
     assert again["rows"] == manifest.metrics["rows"]
     assert (
         orjson.loads(
-            chorus("evaluate", files / "a", "--outcomes", files / "o.parquet", "--json", "--whole")[1]
+            chorus("evaluate", files / "a", "--outcomes", files / "o.parquet", "--json", "-", "--whole")[1]
         )["queries"]
         == 80
     )
@@ -189,3 +189,46 @@ def test_train_says_what_is_missing(chorus, gateway, files: Path, monkeypatch: p
     status, _, err = chorus(*arguments, "--embedder", "all-minilm-l6-v2-int8")
     assert status == 2
     assert "chorus models pull all-minilm-l6-v2-int8" in err
+
+
+def test_methods_side_by_side(chorus, tmp_path: Path) -> None:
+    """With --train alone, methods that need no embedder are trained and judged on held-out queries; --test names
+    another table; what does not fit together is refused."""
+    from outcomes.table import split, write_table
+    from tests.contracts.router_checks import outcomes
+
+    table = outcomes(400)
+    write_table(table, tmp_path / "o.parquet")
+    common = ("evaluate", "--train", tmp_path / "o.parquet", "--methods", "multiple-minds,blending,pickllm")
+    status, out, err = chorus(*common, "--json", tmp_path / "card.json")
+    assert status == 0
+    assert "best single, chosen on train" in out
+    assert "training pickllm" in err
+    card = orjson.loads((tmp_path / "card.json").read_bytes())
+    assert [row["name"] for row in card["routers"]] == ["multiple-minds", "blending", "pickllm"]
+    assert card["train_queries"] + card["test_queries"] <= 400
+
+    for name, part in zip(("a", "b"), split(table), strict=True):
+        write_table(part, tmp_path / f"{name}.parquet")
+    pair = (
+        "evaluate",
+        "--train",
+        tmp_path / "a.parquet",
+        "--test",
+        tmp_path / "b.parquet",
+        "--methods",
+        "blending",
+    )
+    status, out, _ = chorus(*pair, "--json", "-")
+    assert status == 0
+    assert orjson.loads(out)["test_queries"] == card["test_queries"]
+
+    for arguments, told in (
+        (("evaluate",), "--train"),
+        (("evaluate", tmp_path), "--outcomes"),
+        ((*common[:3], "--methods", "knn"), "--embedder"),
+        ((*common, "--test", tmp_path / "o.parquet"), "in the training table"),
+    ):
+        status, _, err = chorus(*arguments)
+        assert status != 0
+        assert told in err

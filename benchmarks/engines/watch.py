@@ -1,0 +1,93 @@
+"""A host that writes down where each step's time went."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from engines.engine import Engine, EngineSpec, Sampled
+from engines.host import FusionSpec, Host
+from ensembles.tokens.base import Decision, Fusion, Step
+
+__all__ = ["StepTime", "WatchedHost"]
+
+
+@dataclass(slots=True)
+class StepTime:
+    """One step of the loop. Seconds by part: "forward NAME", "finish NAME", "mix"; what is left of `total` is
+    ours: commit, text, streams, the loop. `rows`: sequences that each engine decoded."""
+
+    total: float = 0.0
+    parts: Counter[str] = field(default_factory=Counter)
+    rows: dict[str, int] = field(default_factory=dict)
+
+    def sum(self, prefix: str) -> float:
+        """Seconds in the parts whose name begins so."""
+        return sum(seconds for name, seconds in self.parts.items() if name.startswith(prefix))
+
+
+class WatchedHost(Host):
+    """`steps` grows by one a step."""
+
+    def __init__(self, engines: Sequence[EngineSpec], fusions: Sequence[FusionSpec]) -> None:
+        self.steps: list[StepTime] = []
+        self._now = StepTime()
+        watched = [
+            FusionSpec(f.name, f.members, f.weights, _WatchedFusion(f.fusion, self.part), f.main)
+            for f in fusions
+        ]
+        super().__init__(engines, watched, load=self._load_watched)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[StepTime]:
+        """Time what happens inside, less the parts inside it."""
+        begun, before = time.perf_counter(), self._now.parts.total()
+        yield self._now
+        inside = self._now.parts.total() - before
+        self._now.parts[name] += time.perf_counter() - begun - inside
+
+    def _load_watched(self, spec: EngineSpec) -> Engine:
+        return _WatchedEngine(Engine.load(spec), self.part)  # type: ignore[return-value]  # the same methods
+
+    def _step(self) -> None:
+        self._now = StepTime()
+        begun = time.perf_counter()
+        super()._step()
+        self._now.total = time.perf_counter() - begun
+        self.steps.append(self._now)
+
+
+class _WatchedEngine:
+    """An engine whose two halves of a step are timed."""
+
+    def __init__(self, engine: Engine, part: Callable[[str], Any]) -> None:
+        self._engine, self._part = engine, part
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def forward(self) -> dict[str, Any]:
+        name = self._engine.spec.name
+        with self._part(f"forward {name}") as step:
+            rows = self._engine.forward()
+        step.rows[name] = len(rows)
+        return rows
+
+    def finish(self, forced: Mapping[str, Collection[int]]) -> dict[str, Sampled]:
+        with self._part(f"finish {self._engine.spec.name}"):
+            return self._engine.finish(forced)  # type: ignore[arg-type]
+
+
+class _WatchedFusion:
+    """A fusion whose decisions are timed."""
+
+    def __init__(self, fusion: Fusion, part: Callable[[str], Any]) -> None:
+        self._fusion, self._part = fusion, part
+
+    def decide(self, step: Step) -> Decision:
+        with self._part("mix"):
+            return self._fusion.decide(step)

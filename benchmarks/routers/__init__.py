@@ -1,0 +1,1 @@
+"""Routers side by side on published outcome tables: `python -m benchmarks.routers`, behind `make bench-routers`."""

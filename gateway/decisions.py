@@ -1,0 +1,69 @@
+"""What strategies decided, as bounded facts that metrics can count.
+
+A strategy notes in its trace whatever its decision rested on. From that every decision of the tree is read
+here in the same way, whatever the method: who was chosen, and how. What a fact is called is the strategy's
+choice; those that mean the same are listed here together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["HOW", "Decision", "decisions"]
+
+HOW = ("estimated", "default", "first", "deferred", "merged", "other")
+"""A router chose by its estimates, or could not and took its default; a cascade kept its first stage's
+answer, or asked on; several answers were merged into one; or the trace tells none of these."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One strategy's decision. `chosen`: a configured name, or "none"; `how`: one of `HOW`.
+
+    `quality`: the chosen model's estimated quality, 0 to 1, where there is one; `cost_usd`: what each model
+    was estimated to cost for this query, in US dollars.
+    """
+
+    strategy: str
+    chosen: str
+    how: str
+    quality: float | None = None
+    cost_usd: Mapping[str, float] = field(default_factory=dict)
+
+
+def decisions(strategy: str, facts: Mapping[str, Any]) -> Iterator[Decision]:
+    """The decision that `facts` (a trace's) tell of, if they do, and those of the strategies it asked."""
+    own = {key: value for key, value in facts.items() if key not in ("nested", "strategy")}
+    if own:
+        chosen = _chosen(own)
+        estimates: Mapping[str, Any] = own.get("estimates") or {}
+        yield Decision(
+            strategy,
+            chosen,
+            _how(own),
+            estimates.get(chosen, {}).get("quality"),
+            {name: row["cost_usd"] for name, row in estimates.items() if row.get("cost_usd") is not None},
+        )
+    for inner in facts.get("nested", ()):
+        yield from decisions(inner["strategy"], inner)
+
+
+def _chosen(facts: Mapping[str, Any]) -> str:
+    """A router's `chosen` and a cascade's `accepted` are names; an answer ensemble's `chosen` is the index of
+    a sample."""
+    chosen = facts.get("accepted", facts.get("chosen"))
+    if isinstance(chosen, int):
+        chosen = facts["samples"][chosen]["model"]
+    return chosen if isinstance(chosen, str) else "none"
+
+
+def _how(facts: Mapping[str, Any]) -> str:
+    if "stages" in facts:
+        return "first" if len(facts["stages"]) == 1 else "deferred"
+    if "samples" in facts:
+        return "merged"
+    if str(facts.get("reason", "")).startswith("default"):
+        return "default"
+    return "estimated" if "estimates" in facts else "other"

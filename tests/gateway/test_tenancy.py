@@ -85,6 +85,38 @@ async def test_caps_are_sent(
     assert [seen.body.get("max_tokens") for seen in upstream.seen] == [33, None, None]
 
 
+async def test_every_surface_passes_the_door(
+    serve: Any, chat: Any, sections: dict[str, Any], upstream: ScriptedUpstream
+) -> None:
+    """Messages and text completions are for keys too, limited and counted as chat is, each with its own errors."""
+    headers = await make_key(sections, models=["one"], limits={"rpm": 2, "budgets_usd": {"day": 1}})
+    secret = headers["authorization"].removeprefix("Bearer ")
+    client = await serve({"one": {}, "two": {}}, **sections)
+    message = {"model": "one", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+    told = await client.post("/v1/messages", json=message, headers={"x-api-key": secret})
+    assert told.status_code == 200
+    told = await client.post("/v1/completions", json={"model": "one", "prompt": "hi"}, headers=headers)
+    assert told.status_code == 200
+    assert upstream.seen[-1].body["max_tokens"] == 4096
+    told = await client.post("/v1/messages", json=message, headers={"x-api-key": secret})
+    assert (told.status_code, told.json()["type"]) == (429, "error")
+    assert "retry-after-ms" in told.headers
+    told = await client.post("/v1/embeddings", json={"model": "two", "input": "hi"}, headers=headers)
+    assert told.json()["error"]["code"] == "model_not_found"
+
+
+async def test_no_batches_under_a_budget(
+    serve: Any, sections: dict[str, Any], upstream: ScriptedUpstream
+) -> None:
+    """What a batch will cost is not known: a key with a budget may make none."""
+    headers = await make_key(sections, limits={"budgets_usd": {"day": 1}})
+    async with upstream.serving() as base:
+        model = {"openai": {"base_url": base, "model": "x", "endpoints": ["chat", "batches"]}}
+        client = await serve({"one": model}, **sections)
+        told = await client.post("/v1/batches", json={"input_file_id": "f"}, headers=headers)
+    assert (told.status_code, told.json()["error"]["code"]) == (403, "forbidden")
+
+
 async def test_a_spent_budget(
     serve: Any, chat: Any, sections: dict[str, Any], upstream: ScriptedUpstream
 ) -> None:

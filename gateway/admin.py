@@ -12,8 +12,9 @@ from typing import Any
 
 from aiohttp import web
 
+from gateway.admin_api import AdminApi
 from gateway.telemetry import CONTENT_TYPE, merged
-from protocol.errors import InternalError, MethodNotAllowed, NotFound
+from protocol.errors import ChorusError, InternalError, MethodNotAllowed, NotFound
 
 __all__ = ["admin_server"]
 
@@ -22,9 +23,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @asynccontextmanager
-async def admin_server(listener: socket, status: Status, metrics: Path) -> AsyncIterator[None]:
+async def admin_server(
+    listener: socket, status: Status, metrics: Path, api: AdminApi | None = None
+) -> AsyncIterator[None]:
     """Serve on `listener`. `status()` tells `{"status": "ready" | …, "components": {…}}`; `metrics` is the
-    folder that the workers write into."""
+    folder that the workers write into; `api` is closed in the end."""
 
     async def live(request: web.Request) -> web.Response:
         return web.json_response({"status": "alive"})
@@ -49,6 +52,7 @@ async def admin_server(listener: socket, status: Status, metrics: Path) -> Async
             web.get("/metrics", exposition),
         ]
     )
+    application.add_routes(api.routes() if api is not None else ())
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     await web.SockSite(runner, listener).start()
@@ -56,6 +60,8 @@ async def admin_server(listener: socket, status: Status, metrics: Path) -> Async
         yield
     finally:
         await runner.cleanup()
+        if api is not None:
+            await api.close()
 
 
 @web.middleware
@@ -63,10 +69,12 @@ async def _speak_openai(request: web.Request, handler: Handler) -> web.StreamRes
     """Errors in the same shape as everywhere."""
     try:
         return await handler(request)
+    except ChorusError as told:
+        error: Any = told
     except web.HTTPMethodNotAllowed:
-        error: Any = MethodNotAllowed(f"{request.path} does not answer {request.method}.")
+        error = MethodNotAllowed(f"{request.path} does not answer {request.method}.")
     except web.HTTPNotFound:
         error = NotFound(f"There is no route {request.path}.")
     except web.HTTPException:
         error = InternalError("The admin server failed.")
-    return web.json_response(error.body(), status=error.status)
+    return web.json_response(error.body(), status=error.status, headers=error.headers())

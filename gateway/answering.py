@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
+from uuid import uuid4
 
 import orjson
 
 from gateway import explanation
-from gateway.admission import Admission
 from gateway.catalogue import DIRECT, Catalogue, Target
 from gateway.exchange import ClientLeft, Exchange, Receive, Scope, Send
+from gateway.ledger.entry import Entry
 from gateway.passing import Relay, pass_surface, relayed
 from gateway.run import Limits, LiveRun, open_run
 from gateway.surfaces import Surface
 from gateway.telemetry import Telemetry
+from gateway.tenancy import Tenancy, Visit
 from gateway.told import Told, count
 from protocol import sse
 from protocol.chat import ChatRequest, Options
-from protocol.errors import ChorusError, InternalError, MethodError
+from protocol.errors import ChorusError, Forbidden, InternalError, MethodError
 from protocol.run import Answer, Chunk, Event, Reply, Trace
 from protocol.settings import ServerSettings
 from protocol.wire import replay
@@ -35,9 +38,9 @@ class Answering:
     """Answers the requests of every surface: admit, parse, resolve, answer, relay, settle."""
 
     def __init__(
-        self, catalogue: Catalogue, admission: Admission, telemetry: Telemetry, server: ServerSettings
+        self, catalogue: Catalogue, tenancy: Tenancy, telemetry: Telemetry, server: ServerSettings
     ) -> None:
-        self._catalogue, self._admission = catalogue, admission
+        self._catalogue, self._tenancy = catalogue, tenancy
         self._telemetry, self._server = telemetry, server
 
     async def __call__(self, surface: Surface, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,7 +50,8 @@ class Answering:
         async def answer(record: _Record) -> None:
             server = self._server
             asked = surface.parse(await exchange.body(server.max_body_bytes, server.body_timeout_s))
-            record.requested = asked.model
+            record.asked, record.path = asked, surface.path
+            self._check(asked.model, record)
             if surface.tongue is not None:
                 await self._other_words(surface, asked, record, exchange)
                 return
@@ -66,9 +70,15 @@ class Answering:
             server = self._server
             raw = await exchange.body(server.max_body_bytes, server.body_timeout_s)
             content_type = exchange.headers.get(b"content-type", b"").decode("latin-1")
+            record.path = relay.path
             asked = relayed(relay, scope, content_type, raw, self._catalogue)
-            record.requested, record.label = asked.model, DIRECT
-            async with self._run(ChatRequest({}), record, exchange) as run:
+            self._check(asked.model, record)
+            record.label = DIRECT
+            async with self._run(ChatRequest({}), record, exchange, relay.path) as run:
+                if relay.endpoint == "batches" and relay.method == "POST" and run.limits.caps:
+                    raise Forbidden(
+                        "A key with a budget may make no batches: what they cost is not known here."
+                    )
                 await asked.answer(run, exchange)
 
         await self._settled(answer, exchange)
@@ -80,7 +90,8 @@ class Answering:
         if self._catalogue.has(asked.model, surface.endpoint):
             record.label = DIRECT
             async with self._run(asked, record, exchange, surface.path) as run:
-                await pass_surface(asked, surface, run, exchange)
+                body = run.limits.capped(asked.model, asked.body, surface.path)
+                await pass_surface(replace(asked, body=body), surface, run, exchange)
             return
         assert surface.telling is not None
         target = self._catalogue.resolve(asked.model, "chat", surface.path)
@@ -98,7 +109,12 @@ class Answering:
         self, asked: ChatRequest, record: _Record, exchange: Exchange, path: str = "/chat/completions"
     ) -> AsyncIterator[LiveRun]:
         """The run of one request; a client that leaves ends it."""
-        limits, session = self._limits(asked.options), _session(exchange, asked)
+        assert record.visit is not None
+        limits = await self._tenancy.enter(
+            record.visit, record.requested, asked.body, path, self._limits(asked.options)
+        )
+        exchange.told = record.visit.headers()
+        session = _session(exchange, asked)
         async with open_run(self._catalogue, limits, path=path, session=session) as run:
             record.trace = run.trace
             async with exchange.leaving_cancels():
@@ -109,7 +125,7 @@ class Answering:
         record = _Record()
         self._telemetry.started()
         try:
-            self._admission.admit(exchange.headers)
+            record.visit = Visit(await self._tenancy.admit(exchange.headers))
             await answer(record)
             record.outcome = "ok"
         except ClientLeft:
@@ -134,7 +150,16 @@ class Answering:
             min(deadline_s, server.deadline_s), options.max_cost_usd, server.max_calls, server.max_depth
         )
 
+    def _check(self, name: str, record: _Record) -> None:
+        """Raises `ModelNotFound` for a name that the caller's key may not use; it lists those that it may."""
+        assert record.visit is not None
+        record.visit.key.check(name, self._catalogue.names)
+        record.requested = name
+
     def _settle(self, record: _Record, exchange: Exchange) -> None:
+        if record.visit is not None:
+            self._tenancy.leave(record.visit, record.trace)
+            self._tenancy.record(self._entry(record, record.visit, exchange))
         self._telemetry.finished(
             record.requested,
             record.label,
@@ -142,6 +167,24 @@ class Answering:
             record.trace,
             began_s=exchange.began_s,
             took_s=exchange.elapsed_s,
+        )
+
+    def _entry(self, record: _Record, visit: Visit, exchange: Exchange) -> Entry:
+        """The request as the ledger keeps it. A name that means nothing here is not kept."""
+        body = record.asked.body if record.asked else {}
+        return Entry(
+            uuid4().hex,
+            exchange.request_id,
+            time.time() - exchange.elapsed_s,
+            visit.key,
+            body.get("user"),
+            body.get("metadata"),
+            record.path,
+            record.requested if record.label != "none" else "unknown",
+            record.label,
+            record.outcome,
+            exchange.elapsed_s,
+            record.trace,
         )
 
 
@@ -166,6 +209,9 @@ def _session(exchange: Exchange, request: ChatRequest) -> str | None:
 class _Record:
     """What became of a request, as far as it came."""
 
+    visit: Visit | None = None
+    asked: ChatRequest | None = None
+    path: str = ""
     requested: str = "unknown"
     label: str = "none"
     trace: Trace | None = None

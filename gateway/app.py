@@ -10,17 +10,17 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from backends.registry import Sockets
-from gateway.admission import Admission
 from gateway.answering import Answering
 from gateway.catalogue import Catalogue
 from gateway.composition import make_catalogue
 from gateway.exchange import Exchange, Receive, Scope, Send
-from gateway.pages import Lifespan, make_pages
+from gateway.pages import KEY, Lifespan, make_pages
 from gateway.passing import Relay, find_relay
 from gateway.surfaces import SURFACES
 from gateway.telemetry import Telemetry
+from gateway.tenancy import Tenancy
 from protocol.anthropic import ANTHROPIC
-from protocol.errors import MethodNotAllowed, Unauthenticated
+from protocol.errors import MethodNotAllowed, StateUnavailable, Unauthenticated
 from protocol.settings import Settings
 from protocol.telling import OPENAI
 
@@ -40,10 +40,14 @@ class Gateway:
 
     def __init__(self, catalogue: Catalogue, settings: Settings) -> None:
         telemetry = Telemetry(catalogue.names)
-        self._admission = Admission(settings.server.master_key)
-        self._answer = Answering(catalogue, self._admission, telemetry, settings.server)
+        self._tenancy = tenancy = Tenancy(settings, telemetry.ledger_dropped)
+        self._answer = Answering(catalogue, tenancy, telemetry, settings.server)
         self._pages = make_pages(
-            catalogue, telemetry, created=int(time.time()), lifespan=_lifespan(catalogue, telemetry)
+            catalogue,
+            telemetry,
+            created=int(time.time()),
+            degraded=tenancy.degraded,
+            lifespan=_lifespan(catalogue, telemetry, tenancy),
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,19 +77,20 @@ class Gateway:
             return
         if path.startswith("/v1"):
             try:
-                self._admission.admit(exchange.headers)
-            except Unauthenticated as error:
+                scope[KEY] = await self._tenancy.admit(exchange.headers)
+            except (Unauthenticated, StateUnavailable) as error:
                 await exchange.fail(error)
                 return
         await self._pages(scope, receive, exchange.labelled(send))
 
 
-def _lifespan(catalogue: Catalogue, telemetry: Telemetry) -> Lifespan:
+def _lifespan(catalogue: Catalogue, telemetry: Telemetry, tenancy: Tenancy) -> Lifespan:
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[None]:
-        watch = asyncio.create_task(telemetry.watch(catalogue.models))
+        watch = asyncio.create_task(telemetry.watch(catalogue.models, tenancy.degraded))
         try:
-            yield
+            async with tenancy.serving():
+                yield
         finally:
             watch.cancel()
             await catalogue.close()

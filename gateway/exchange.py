@@ -56,6 +56,8 @@ class Exchange:
         self.request_id = request_id(self.headers)
         self.began_s: float | None = None
         """Seconds until the answer began; None before."""
+        self.told: dict[str, str] = {}
+        """Further headers of the answer, whatever it will be."""
         self._streaming = self._raw = self._complete = False
 
     @property
@@ -176,6 +178,7 @@ class Exchange:
 
     def _labels(self) -> dict[str, str]:
         return {
+            **self.told,
             "x-request-id": self.request_id,
             self.wording.request_id_header: self.request_id,
             "openai-processing-ms": str(round(self.elapsed_s * 1000)),

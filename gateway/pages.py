@@ -14,20 +14,32 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from gateway.catalogue import Catalogue
+from gateway.keys.key import Key
 from gateway.openapi import document
 from gateway.telemetry import CONTENT_TYPE, Telemetry
 from protocol.errors import BadRequest, ChorusError, InternalError, MethodNotAllowed, ModelNotFound, NotFound
 
-__all__ = ["Lifespan", "make_pages"]
+__all__ = ["KEY", "Lifespan", "make_pages"]
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[None]]
+
+KEY = "chorus.key"
+"""Where the ASGI scope of a page behind the door holds the caller's `Key`."""
 
 LIVE = ("/livez", "/health", "/health/liveliness", "/health/liveness")
 READY = ("/readyz", "/health/readiness")
 
 
-def make_pages(catalogue: Catalogue, telemetry: Telemetry, *, created: int, lifespan: Lifespan) -> FastAPI:
-    """`created`: seconds since the epoch, told as every model's time of creation."""
+def make_pages(
+    catalogue: Catalogue,
+    telemetry: Telemetry,
+    *,
+    created: int,
+    degraded: Callable[[], list[str]],
+    lifespan: Lifespan,
+) -> FastAPI:
+    """`created`: seconds since the epoch, told as every model's time of creation. `degraded()` lists what does not work
+    though requests are answered."""
     # The hot routes are not FastAPI's: its own document would miss the very routes one looks for.
     pages = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
 
@@ -35,13 +47,14 @@ def make_pages(catalogue: Catalogue, telemetry: Telemetry, *, created: int, life
         return {"id": name, "object": "model", "created": created, "owned_by": "chorus"}
 
     @pages.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [card(name) for name in catalogue.names]}
+    async def models(request: Request) -> dict[str, Any]:
+        return {"object": "list", "data": [card(name) for name in _names(request, catalogue)]}
 
     @pages.get("/v1/models/{name:path}")
-    async def model(name: str) -> dict[str, Any]:
-        if name not in catalogue.names:
-            raise ModelNotFound(name, catalogue.names)
+    async def model(name: str, request: Request) -> dict[str, Any]:
+        names = _names(request, catalogue)
+        if name not in names:
+            raise ModelNotFound(name, names)
         return card(name)
 
     @pages.get("/openapi.json")
@@ -56,7 +69,8 @@ def make_pages(catalogue: Catalogue, telemetry: Telemetry, *, created: int, life
         whole = all(components.values())
         states = {name: "ready" if up else "not ready" for name, up in components.items()}
         return JSONResponse(
-            {"status": "ready" if whole else "not ready", "components": states}, 200 if whole else 503
+            {"status": "ready" if whole else "not ready", "components": states, "degraded": degraded()},
+            200 if whole else 503,
         )
 
     for path in LIVE:
@@ -70,6 +84,12 @@ def make_pages(catalogue: Catalogue, telemetry: Telemetry, *, created: int, life
 
     _speak_openai(pages)
     return pages
+
+
+def _names(request: Request, catalogue: Catalogue) -> list[str]:
+    """The names that the caller may use."""
+    key: Key = request.scope[KEY]
+    return key.names(catalogue.names)
 
 
 async def _local_health(catalogue: Catalogue) -> dict[str, bool]:

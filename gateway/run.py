@@ -44,6 +44,14 @@ GRACE_S = 0.25
 holds."""
 
 
+_BOUNDED_BY: Mapping[str, tuple[str, ...]] = {
+    "/chat/completions": ("max_tokens", "max_completion_tokens"),
+    "/completions": ("max_tokens",),
+    "/responses": ("max_output_tokens",),
+}
+"""Surface → the fields that bound an answer; of those of Messages the bound is required."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one call tree may use: seconds, US dollars (None: no bound), calls, and levels of strategies."""
@@ -52,6 +60,16 @@ class Limits:
     budget_usd: float | None = None
     max_calls: int = 64
     max_depth: int = 4
+    caps: Mapping[str, int] = field(default_factory=dict)
+    """Model → the most tokens its answer may have where the request does not say; sent along."""
+
+    def capped(self, name: str, body: Mapping[str, Any], path: str) -> Mapping[str, Any]:
+        """`body`, to be sent to `path`, with a bound on the answer of the model `name`, where it has none and one
+        is set."""
+        cap, fields = self.caps.get(name), _BOUNDED_BY.get(path)
+        if cap is None or fields is None or any(body.get(field) for field in fields):
+            return body
+        return {**body, fields[0]: cap}
 
 
 @dataclass(slots=True)
@@ -121,6 +139,11 @@ class LiveRun:
     @property
     def trace(self) -> Trace:
         return self._trace
+
+    @property
+    def limits(self) -> Limits:
+        """What the whole call tree may use."""
+        return self._tree.limits
 
     @property
     def remaining_s(self) -> float:
@@ -210,6 +233,7 @@ class LiveRun:
                 paid.settle(model.shares({"usage": passed.usage.wire()}, body, 0))
 
     async def _reply(self, model: Model, body: Mapping[str, Any], *, first: bool) -> Reply:
+        body = self._tree.limits.capped(model.name, body, self._tree.path)
         with self._accounted(model, body, first=first) as paid:
             async with self._in_time():
                 completed: Completed = await model.call(self._tree.path, body, paid.calling)
@@ -240,6 +264,7 @@ class LiveRun:
     ) -> AsyncGenerator[Chunk, None]:
         """The events of `model`'s stream; what it spent is settled when it ends, however it ends."""
         tree = self._tree
+        body = tree.limits.capped(model.name, body, tree.path)
         with self._accounted(model, body, first=first) as paid:
             async with self._in_time():
                 stream = await model.stream(tree.path, body, paid.calling)

@@ -25,6 +25,7 @@ from prometheus_client import multiprocess
 from backends.openai_http import Deployment
 from engines.weights import Terminal, WeightsError, ensure
 from gateway.admin import admin_server
+from gateway.admin_api import AdminApi
 from gateway.child import Child, Program
 from gateway.local_weights import wanted
 from gateway.ports import bind
@@ -100,7 +101,7 @@ class _Supervisor:
         self._workers = [Child(self._worker(i, public)) for i in range(self._server.workers)]
         keeping = [asyncio.create_task(child.keep()) for child in (*self._workers, *self._helpers)]
         try:
-            async with admin_server(admin, self.status, self._metrics):
+            async with admin_server(admin, self.status, self._metrics, _admin_api(self._settings)):
                 await self._until_ready()
                 if not self._stop.is_set():
                     sys.stdout.write(ready_line(self._settings, self._server) + "\n")
@@ -181,6 +182,15 @@ class _Supervisor:
         )
         environ = {MULTIPROC_DIR: str(self._metrics)}
         return Program(name, argv, ready, environ=environ, pass_fds=(public.fileno(),), ended=ended)
+
+
+def _admin_api(settings: Settings) -> AdminApi | None:
+    """None where nothing can be kept: then there are no keys to administer either."""
+    try:
+        return AdminApi(settings)
+    except SettingsError as error:
+        sys.stderr.write(f"chorus: no admin API: {error}\n")
+        return None
 
 
 def _helper_names(settings: Settings) -> Iterator[str]:

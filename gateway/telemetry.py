@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
@@ -24,6 +24,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0,
 _CALLS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 _SHARES = tuple(tenth / 10 for tenth in range(1, 11))
 LOOP_PROBE_S = 0.5
+COMPONENTS = ("shared state", "ledger")
 
 
 class Telemetry:
@@ -100,6 +101,18 @@ class Telemetry:
             registry=registry, multiprocess_mode="livemax",
         )  # fmt: skip
 
+        self._ledger_dropped = Counter(
+            "chorus_ledger_dropped", "Requests that the ledger lost: its queue was full", registry=registry
+        )
+        self._degraded = Gauge(
+            "chorus_degraded", "1 while it does not work, though requests are answered",
+            ["component"], registry=registry, multiprocess_mode="livemax",
+        )  # fmt: skip
+
+    def ledger_dropped(self, count: int) -> None:
+        """`count` requests will not be in the ledger."""
+        self._ledger_dropped.inc(count)
+
     def started(self) -> None:
         """A request has come."""
         self._in_flight.inc()
@@ -143,9 +156,11 @@ class Telemetry:
             for model, cost_usd in decision.cost_usd.items():
                 self._estimated_cost.labels(decision.strategy, model).inc(cost_usd)
 
-    async def watch(self, models: Mapping[str, Model]) -> None:
-        """Until cancelled, note which deployments of `models` are left alone, and the event loop's delay, of which
-        the gauge keeps the worst of ten probes."""
+    async def watch(
+        self, models: Mapping[str, Model], degraded: Callable[[], Collection[str]] = tuple
+    ) -> None:
+        """Until cancelled, note which deployments of `models` are left alone, what is `degraded`, and the event loop's
+        delay, of which the gauge keeps the worst of ten probes."""
         loop = asyncio.get_running_loop()
         recent: list[float] = []
         while True:
@@ -153,6 +168,9 @@ class Telemetry:
             await asyncio.sleep(LOOP_PROBE_S)
             recent = [*recent[-9:], max(0.0, loop.time() - due)]
             self._loop_delay.set(max(recent))
+            missing = degraded()
+            for component in COMPONENTS:
+                self._degraded.labels(component).set(component in missing)
             for name, model in models.items():
                 for i, seat in enumerate(model.seats):
                     self._open.labels(name, str(i)).set(seat.breaker.open)

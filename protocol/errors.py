@@ -12,6 +12,8 @@
     │   ├── RequestTimeout        408  timeout_error           request_timeout
     │   ├── PayloadTooLarge       413  invalid_request_error   payload_too_large
     │   ├── BudgetExceeded        429  insufficient_quota      budget_exceeded
+    │   ├── QuotaSpent            429  insufficient_quota      insufficient_quota
+    │   ├── RateLimited           429  requests | tokens | …   rate_limit_exceeded
     │   └── DeadlineExceeded      504  timeout_error           deadline_exceeded
     ├── UpstreamError           a backend; a retry or another backend may help
     │   ├── UpstreamRefused       as the backend said (its own 4xx)
@@ -22,6 +24,7 @@
     ├── MethodError             500  a method or its artefact; the config must be mended
     │   └── ArtefactMismatch
     ├── SettingsError           what the operator typed; stops the start, never crosses HTTP
+    ├── StateUnavailable        503  server_error            state_unavailable
     └── InternalError           500  ours
 
 Each class fixes the HTTP status, OpenAI's `type` and `code`, and whether trying again makes sense.
@@ -29,7 +32,7 @@ Each class fixes the HTTP status, OpenAI's `type` and `code`, and whether trying
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from protocol.again import Again
@@ -49,8 +52,11 @@ __all__ = [
     "ModelNotFound",
     "NotFound",
     "PayloadTooLarge",
+    "QuotaSpent",
+    "RateLimited",
     "RequestTimeout",
     "SettingsError",
+    "StateUnavailable",
     "Unauthenticated",
     "UpstreamBroken",
     "UpstreamBusy",
@@ -173,6 +179,31 @@ class BudgetExceeded(CallerError):
         return {"x-should-retry": "false"}
 
 
+class QuotaSpent(CallerError):
+    """A budget of the key, its team, the model or the whole gateway is spent until its period ends."""
+
+    status, type, code = 429, "insufficient_quota", "insufficient_quota"
+
+    def headers(self) -> dict[str, str]:
+        return {"x-should-retry": "false"}
+
+
+class RateLimited(CallerError):
+    """A limit on requests, tokens, requests at once, or on money set aside is reached for now; `type` says which
+    ("requests", "tokens"), `limits` are the `x-ratelimit-*` headers."""
+
+    status, code = 429, "rate_limit_exceeded"
+
+    def __init__(
+        self, message: str, *, type: str, retry_after_s: float, limits: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.type, self.retry_after_s, self.limits = type, retry_after_s, dict(limits or {})
+
+    def headers(self) -> dict[str, str]:
+        return {**retry_after(self.retry_after_s), **self.limits}
+
+
 class DeadlineExceeded(CallerError):
     """The caller's own deadline (`chorus.deadline_ms`) passed before an answer was ready."""
 
@@ -290,6 +321,16 @@ class SettingsError(ChorusError):
     """A value in the config file is wrong. The message has its path, what was found, and what is accepted."""
 
     code = "invalid_settings"
+
+
+class StateUnavailable(ChorusError):
+    """The store that keeps keys and budgets does not answer, and what was asked cannot be allowed without it."""
+
+    status, code = 503, "state_unavailable"
+    retryable = True
+
+    def headers(self) -> dict[str, str]:
+        return retry_after(2.0)
 
 
 class InternalError(ChorusError):

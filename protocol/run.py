@@ -134,6 +134,12 @@ class Trace:
         return sum(call.usage != Usage() and not call.estimated for call in self.calls) > 1
 
     @property
+    def used_tokens(self) -> int:
+        """Tokens read and written by all calls together, embeddings and estimates included."""
+        calls = (*self.calls, *self.embeddings)
+        return sum(call.usage.prompt_tokens + call.usage.completion_tokens for call in calls)
+
+    @property
     def cost_usd(self) -> float:
         """US dollars spent by all calls together, embeddings included."""
         return sum(call.cost_usd for call in (*self.calls, *self.embeddings))

@@ -27,6 +27,7 @@ from pydantic import (
 
 from protocol.errors import SettingsError
 from protocol.litellm_config import is_litellm, translate
+from protocol.tenancy import KeySettings, LedgerSettings, LimitsSettings, RedisSettings, StateSettings
 from protocol.usage import Price
 
 __all__ = [
@@ -305,6 +306,11 @@ class Settings(_Frozen):
     strategies: dict[Name, StrategySettings] = Field(default_factory=dict)
     server: ServerSettings = ServerSettings()
     resilience: Resilience = Resilience()
+    keys: KeySettings = KeySettings()
+    limits: LimitsSettings = LimitsSettings()
+    state: StateSettings = StateSettings()
+    redis: RedisSettings | None = None
+    ledger: LedgerSettings = LedgerSettings()
 
     @model_validator(mode="after")
     def _names_resolve(self) -> Settings:
@@ -319,6 +325,9 @@ class Settings(_Frozen):
         for name, strategy in self.strategies.items():
             _check_members(name, strategy, self, answering | (set(self.strategies) - {name}))
         _check_no_circle(self.strategies)
+        _require(
+            "limits.models", self.limits.models, {*self.models, *self.strategies}, "models and strategies"
+        )
         return self
 
     def redacted(self) -> dict[str, Any]:
@@ -432,7 +441,10 @@ def _resolve_paths(settings: Settings, base: Path) -> Settings:
                 part = part.model_copy(update={"artefact": (base / part.artefact).resolve()})
                 strategy = strategy.model_copy(update={kind: part})
         strategies[name] = strategy
-    return settings.model_copy(update={"strategies": strategies})
+    state = settings.state
+    if state.folder is not None:
+        state = state.model_copy(update={"folder": (base / state.folder.expanduser()).resolve()})
+    return settings.model_copy(update={"strategies": strategies, "state": state})
 
 
 def _check_members(name: str, strategy: StrategySettings, settings: Settings, answering: set[str]) -> None:

@@ -91,3 +91,9 @@ def _offline() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
         yield
+
+
+@pytest.fixture(autouse=True)
+def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test keeps keys or a ledger where the user of this machine does, nor where another test did."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))

@@ -217,6 +217,18 @@ OVERVIEW = Dashboard(
             "s",
             {"worst worker": "max(chorus_event_loop_delay_seconds)"},
         ),
+        Panel(
+            "Degraded",
+            "1 while a part does not work though requests are answered.",
+            "short",
+            {"{{component}}": "max by (component) (chorus_degraded)"},
+        ),
+        Panel(
+            "Ledger rows dropped",
+            "A second, because the queue to the ledger was full.",
+            "short",
+            {"dropped": rate("chorus_ledger_dropped_total")},
+        ),
     ),
 )
 

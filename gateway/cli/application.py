@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from gateway.cli import catalogue, chat, doctor, inspect, learn, serve, weights
+from gateway.cli import catalogue, chat, doctor, inspect, keys, learn, serve, usage, weights
 
 __all__ = ["application"]
 
@@ -18,6 +18,8 @@ application = typer.Typer(
 application.command()(serve.serve)
 application.command()(serve.engines)
 application.add_typer(weights.group, name="models")
+application.add_typer(keys.group, name="keys")
+application.command()(usage.usage)
 application.command()(learn.collect)
 application.command()(learn.train)
 application.command()(learn.calibrate)

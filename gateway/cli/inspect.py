@@ -76,6 +76,12 @@ _SECTIONS = (
     ("strategies.NAME.aggregate", "Aggregate"),
     ("server", "ServerSettings"),
     ("resilience", "Resilience"),
+    ("keys", "KeySettings"),
+    ("limits", "LimitsSettings"),
+    ("limits.everyone, limits.models.NAME, limits.teams.NAME", "LimitSettings"),
+    ("state", "StateSettings"),
+    ("redis", "RedisSettings"),
+    ("ledger", "LedgerSettings"),
 )
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import httpx
@@ -20,6 +22,7 @@ from gateway.catalogue import Catalogue
 from gateway.composition import make_catalogue
 from protocol.run import Strategy
 from protocol.settings import Settings, parse_settings
+from tests.redis_server import RedisServer
 
 ServeGateway = Callable[..., Awaitable[httpx.AsyncClient]]
 
@@ -142,3 +145,28 @@ def config_file(tmp_path: Path) -> Callable[[str], Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+async def start_redis() -> AsyncIterator[Callable[[], Awaitable[RedisServer]]]:
+    """Starts Redis servers, and ends them. Needs `redis-server`: mark the test with `requires`."""
+    servers: list[RedisServer] = []
+
+    async def start() -> RedisServer:
+        # Not pytest's own folder: its path is too long for a socket.
+        servers.append(RedisServer(Path(mkdtemp(prefix="chorus-redis-"))))
+        await servers[-1].start()
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        for client in server.clients:
+            await client.close()
+        await server.stop()
+        shutil.rmtree(server.folder)
+
+
+@pytest.fixture
+async def redis(start_redis: Callable[[], Awaitable[RedisServer]]) -> RedisServer:
+    """One server."""
+    return await start_redis()

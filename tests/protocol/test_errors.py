@@ -12,6 +12,7 @@ CLASSES = [getattr(errors, name) for name in errors.__all__]
 MAKE = {
     errors.ContextLengthExceeded: lambda: errors.ContextLengthExceeded(limit=8, prompt_tokens=9),
     errors.ModelNotFound: lambda: errors.ModelNotFound("x", ["a", "b"]),
+    errors.RateLimited: lambda: errors.RateLimited("slow down", type="requests", retry_after_s=1.5),
     errors.UpstreamRefused: lambda: errors.UpstreamRefused("no", status=429, retry_after_s=1.5),
 }
 
@@ -47,7 +48,7 @@ def test_blame_decides_the_status(kind: type[errors.ChorusError]) -> None:
         assert not error.retryable
     elif isinstance(error, errors.UpstreamError):
         assert error.retryable
-    else:
+    elif not isinstance(error, errors.StateUnavailable):
         assert error.status == 500
 
 

@@ -21,6 +21,8 @@ COMMANDS = [
     "serve",
     "engines",
     "models",
+    "keys",
+    "usage",
     "collect",
     "train",
     "calibrate",
@@ -40,14 +42,19 @@ def test_all_commands_are_there() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [*COMMANDS, *(f"models {name}" for name in ("list", "pull", "rm", "price"))]
+    "command",
+    [
+        *COMMANDS,
+        *(f"models {name}" for name in ("list", "pull", "rm", "price")),
+        *(f"keys {name}" for name in ("create", "list", "revoke", "rotate")),
+    ],
 )
 def test_help_is_worth_reading(chorus, command: str) -> None:
     """Every command's help says what it does, each option has words, and most show an example."""
     status, out, _ = chorus(*command.split(), "--help")
     assert status == 0
     assert len(out) > 300
-    if command not in ("models", "models list", "models rm"):
+    if command not in ("models", "models list", "models rm", "keys"):
         assert "Example" in out
 
 

@@ -1,0 +1,157 @@
+"""The admin API: keys, usage and the audit log over HTTP, on the admin port and behind a key of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+from gateway.keys.key import Key
+from gateway.keys.office import Office, Order
+from gateway.keys.secret import kept_secret
+from gateway.ledger.usage import GROUPS, usage
+from gateway.state.store import StoreAway
+from gateway.tenancy import LEDGER, make_pepper, make_shared
+from protocol.chat import parse_object
+from protocol.errors import BadRequest, StateUnavailable, Unauthenticated
+from protocol.settings import Settings
+from protocol.tenancy import state_folder
+
+__all__ = ["AdminApi"]
+
+ADMIN_PREFIX = "sk-chorus-admin-"
+MAX_BODY = 64 * 1024
+DAY_S = 86_400.0
+
+
+class AdminApi:
+    """The routes below `/admin`. Raises `SettingsError` where no admin key is set and none can be kept."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._shared = make_shared(settings)
+        folder = state_folder(settings.state)
+        self._ledger = folder / LEDGER
+        given = settings.keys.admin
+        key = given.get_secret_value() if given else kept_secret(folder / "admin.key", ADMIN_PREFIX)
+        self._key = key.encode()
+        self._office = Office(self._shared.book, make_pepper(settings))
+
+    def routes(self) -> list[web.RouteDef]:
+        """To be added to the admin server."""
+        return [
+            web.post("/admin/keys", self._create),
+            web.get("/admin/keys", self._list),
+            web.get("/admin/keys/{name}", self._show),
+            web.patch("/admin/keys/{name}", self._change),
+            web.post("/admin/keys/{name}/rotate", self._rotate),
+            web.post("/admin/keys/{name}/revoke", self._revoke),
+            web.get("/admin/audit", self._audit),
+            web.get("/admin/usage", self._usage),
+        ]
+
+    async def close(self) -> None:
+        """Close the stores."""
+        await self._shared.store.close()
+
+    async def _create(self, request: web.Request) -> web.Response:
+        actor = self._admit(request)
+        order = Order.parse(await _body(request))
+        key, secret = await _answered(self._office.create(order, actor))
+        return web.json_response({**_told(key), "secret": secret}, status=201, headers=_SECRET)
+
+    async def _list(self, request: web.Request) -> web.Response:
+        self._admit(request)
+        keys = await _answered(self._office.keys())
+        return web.json_response({"object": "list", "data": [_told(key) for key in keys]})
+
+    async def _show(self, request: web.Request) -> web.Response:
+        self._admit(request)
+        return web.json_response(_told(await _answered(self._office.find(request.match_info["name"]))))
+
+    async def _change(self, request: web.Request) -> web.Response:
+        actor = self._admit(request)
+        key = await _answered(self._office.change(request.match_info["name"], await _body(request), actor))
+        return web.json_response(_told(key))
+
+    async def _rotate(self, request: web.Request) -> web.Response:
+        actor = self._admit(request)
+        grace_s = (await _body(request)).get("grace_s", 0)
+        if (
+            isinstance(grace_s, bool)
+            or not isinstance(grace_s, (int, float))
+            or not 0 <= grace_s <= 30 * DAY_S
+        ):
+            raise BadRequest("'grace_s' must be seconds, at most 30 days.", param="grace_s")
+        name = request.match_info["name"]
+        key, secret = await _answered(self._office.rotate(name, actor, grace_s=grace_s))
+        return web.json_response({**_told(key), "secret": secret}, headers=_SECRET)
+
+    async def _revoke(self, request: web.Request) -> web.Response:
+        actor = self._admit(request)
+        key = await _answered(self._office.revoke(request.match_info["name"], actor))
+        return web.json_response(_told(key))
+
+    async def _audit(self, request: web.Request) -> web.Response:
+        self._admit(request)
+        count = _number(request, "limit", 100, 1000)
+        return web.json_response({"object": "list", "data": await _answered(self._office.audit(count))})
+
+    async def _usage(self, request: web.Request) -> web.Response:
+        self._admit(request)
+        by = tuple(filter(None, request.query.get("by", "key").split(",")))
+        if not by or not set(by) <= set(GROUPS):
+            raise BadRequest(f"'by' must be some of {', '.join(GROUPS)}.", param="by")
+        since = time.time() - _number(request, "days", 30, 36_500) * DAY_S
+        lines = await asyncio.to_thread(usage, self._ledger, by, since)
+        rows = [
+            {
+                **dict(zip(by, line.group, strict=True)),
+                "requests": line.requests,
+                "calls": line.calls,
+                "prompt_tokens": line.prompt_tokens,
+                "completion_tokens": line.completion_tokens,
+                "cost_usd": line.cost_usd,
+            }
+            for line in lines
+        ]
+        return web.json_response({"object": "list", "data": rows})
+
+    def _admit(self, request: web.Request) -> str:
+        """Who acts, for the audit log. Raises `Unauthenticated`."""
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._key):
+            raise Unauthenticated("The admin API needs the admin key: 'Authorization: Bearer <key>'.")
+        return f"api:{request.remote or 'unknown'}"
+
+
+_SECRET: Mapping[str, str] = {"cache-control": "no-store"}
+
+
+def _told(key: Key) -> dict[str, Any]:
+    return {**key.wire(), "object": "key", "state": key.state(time.time())}
+
+
+async def _body(request: web.Request) -> dict[str, Any]:
+    raw = await request.content.read(MAX_BODY + 1)
+    if len(raw) > MAX_BODY:
+        raise BadRequest("The body is too large.")
+    return parse_object(raw) if raw else {}
+
+
+async def _answered(deed: Any) -> Any:
+    try:
+        return await deed
+    except StoreAway:
+        raise StateUnavailable("The store of keys does not answer; try again soon.") from None
+
+
+def _number(request: web.Request, name: str, default: int, most: int) -> int:
+    given = request.query.get(name, str(default))
+    if not given.isdigit() or not 1 <= int(given) <= most:
+        raise BadRequest(f"'{name}' must be a whole number from 1 to {most}.", param=name)
+    return int(given)

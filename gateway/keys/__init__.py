@@ -1,0 +1,1 @@
+"""Virtual keys: who a request comes from."""

@@ -1,0 +1,120 @@
+"""What an administrator does with keys. Every deed goes into the audit log, before its result is told."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gateway.keys.book import Book
+from gateway.keys.key import Key
+from gateway.keys.secret import Pepper, new_secret
+from protocol.errors import BadRequest, NotFound
+from protocol.tenancy import LimitSettings
+
+__all__ = ["Office", "Order"]
+
+MAX_DAYS = 36_500
+
+
+class Order(BaseModel):
+    """What can be said of a key: when it is made, and, all but its life, later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    alias: str | None = Field(None, max_length=128)
+    owner: str | None = Field(None, max_length=256)
+    team: str | None = Field(None, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]*$")
+    models: tuple[str, ...] | None = Field(None, max_length=1000)
+    tags: tuple[str, ...] = Field((), max_length=64)
+    limits: LimitSettings = LimitSettings()
+    expires_in_days: float | None = Field(None, gt=0, le=MAX_DAYS)
+
+    @classmethod
+    def parse(cls, body: Mapping[str, Any]) -> Order:
+        """Raises `BadRequest` naming the first field that is wrong."""
+        try:
+            return cls.model_validate(body)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise BadRequest(f"'{where}': {first['msg']}.", param=where) from None
+
+
+class Office:
+    """Keys made, changed, rotated and revoked, each time by an `actor`. Raises `StoreAway`, `NotFound`."""
+
+    def __init__(self, book: Book, pepper: Pepper, now: Callable[[], float] = time.time) -> None:
+        self._book, self._pepper, self._now = book, pepper, now
+
+    async def create(self, order: Order, actor: str) -> tuple[Key, str]:
+        """A new key and its secret, which nobody can tell again."""
+        now = self._now()
+        secret = new_secret()
+        key = Key(
+            f"key_{secrets.token_hex(8)}",
+            order.alias,
+            order.owner,
+            order.team,
+            order.models,
+            order.tags,
+            order.limits,
+            created=now,
+            expires=now + order.expires_in_days * 86_400 if order.expires_in_days else None,
+        )
+        await self._note(actor, "create", key)
+        await self._book.put(key, self._pepper.digest(secret.encode()))
+        return key, secret
+
+    async def keys(self) -> list[Key]:
+        """All keys, oldest first."""
+        return sorted(await self._book.all(), key=lambda key: key.created)
+
+    async def find(self, name: str) -> Key:
+        """The key with this id or alias."""
+        found = [key for key in await self._book.all() if name in (key.id, key.alias)]
+        active = [key for key in found if key.revoked is None] or found
+        if len(active) != 1:
+            raise NotFound(
+                f"There is no key {name[:128]!r}." if not active else f"{len(active)} keys are called so."
+            )
+        return active[0]
+
+    async def change(self, name: str, body: Mapping[str, Any], actor: str) -> Key:
+        """Change what `body` names of a key."""
+        key = await self.find(name)
+        order = Order.parse(body)
+        if "expires_in_days" in body:
+            raise BadRequest("A key's life is set when it is made; rotate it.", param="expires_in_days")
+        key = replace(key, **{field: getattr(order, field) for field in body})
+        await self._note(actor, "change", key, fields=sorted(body))
+        await self._book.put(key)
+        return key
+
+    async def rotate(self, name: str, actor: str, *, grace_s: float = 0.0) -> tuple[Key, str]:
+        """The same key with a new secret; the old one is good for `grace_s` seconds more."""
+        key = await self.find(name)
+        if key.revoked is not None:
+            raise BadRequest("A revoked key stays revoked.")
+        secret = new_secret()
+        await self._note(actor, "rotate", key, grace_s=grace_s)
+        await self._book.put(key, self._pepper.digest(secret.encode()), grace_s=grace_s)
+        return key, secret
+
+    async def revoke(self, name: str, actor: str) -> Key:
+        """End a key for good, its former secrets too."""
+        key = replace(await self.find(name), revoked=self._now())
+        await self._note(actor, "revoke", key)
+        await self._book.put(key)
+        return key
+
+    async def audit(self, count: int = 100) -> list[dict[str, Any]]:
+        """The latest deeds, latest first."""
+        return await self._book.notes(count)
+
+    async def _note(self, actor: str, action: str, key: Key, **detail: Any) -> None:
+        await self._book.note({"actor": actor, "action": action, "key": key.id, "alias": key.alias, **detail})

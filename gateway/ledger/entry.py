@@ -1,0 +1,125 @@
+"""One request as the ledger keeps it. No prompt, no answer, no part of either."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from gateway.keys.key import Key
+from gateway.limits.bounds import nano
+from protocol.run import Call, Trace
+
+__all__ = ["Entry", "cost_nano", "facts"]
+
+FACTS = (
+    "router",
+    "strategy",
+    "method",
+    "chosen",
+    "reason",
+    "quality",
+    "stage",
+    "accepted",
+    "nested",
+    "estimates",
+)
+"""What of a decision is kept; a strategy's other facts may hold words of the answer."""
+ESTIMATED = ("quality", "cost_usd")
+MAX_TEXT = 512
+MAX_PAIRS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A request that has been answered; made into rows when it is written. `at`: seconds since the epoch."""
+
+    id: str
+    request_id: str
+    at: float
+    key: Key
+    user: Any
+    metadata: Any
+    path: str
+    requested: str
+    strategy: str
+    outcome: str
+    latency_s: float
+    trace: Trace | None
+
+    def rows(self) -> tuple[tuple[Any, ...], list[tuple[Any, ...]]]:
+        """The row of `requests`, and those of `calls`."""
+        trace, key = self.trace or Trace(), self.key
+        calls = [
+            _call(self.id, number, self.at, call, kind)
+            for number, (call, kind) in enumerate(
+                [
+                    *((call, "answer") for call in trace.calls),
+                    *((call, "embedding") for call in trace.embeddings),
+                ]
+            )
+        ]
+        decision = facts(trace.decision)
+        row = (
+            self.id,
+            self.request_id,
+            self.at,
+            key.id,
+            key.alias,
+            key.owner,
+            key.team,
+            orjson.dumps(key.tags).decode() if key.tags else None,
+            self.user[:MAX_TEXT] if isinstance(self.user, str) else None,
+            _metadata(self.metadata),
+            self.path,
+            self.requested,
+            self.strategy,
+            self.outcome,
+            sum(call.usage.prompt_tokens for call in trace.calls),
+            sum(call.usage.completion_tokens for call in trace.calls),
+            cost_nano(trace),
+            self.latency_s,
+            orjson.dumps(decision, option=orjson.OPT_SERIALIZE_NUMPY).decode() if decision else None,
+        )
+        return row, calls
+
+
+def cost_nano(trace: Trace) -> int:
+    """What the whole tree cost, in nanodollars: the sum of what each call did, each in whole nanodollars."""
+    return sum(nano(call.cost_usd) for call in (*trace.calls, *trace.embeddings))
+
+
+def facts(decision: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a decision that hold nobody's words: names, reasons and numbers of known meaning."""
+    kept: dict[str, Any] = {}
+    for name in FACTS:
+        value = decision.get(name)
+        if name == "nested" and isinstance(value, list):
+            kept[name] = [facts(inner) for inner in value if isinstance(inner, Mapping)]
+        elif name == "estimates" and isinstance(value, Mapping):
+            kept[name] = {
+                model: {field: row.get(field) for field in ESTIMATED}
+                for model, row in value.items()
+                if isinstance(row, Mapping)
+            }
+        elif isinstance(value, (str, int, float)):
+            kept[name] = value
+    return kept
+
+
+def _call(request: str, number: int, at: float, call: Call, kind: str) -> tuple[Any, ...]:
+    return (
+        *(request, number, at, call.model, kind, call.outcome, call.attempts, int(call.estimated)),
+        *(call.usage.prompt_tokens, call.usage.completion_tokens),
+        *(call.usage.cached_tokens, call.usage.reasoning_tokens, nano(call.cost_usd), call.latency_s),
+    )
+
+
+def _metadata(value: Any) -> str | None:
+    """OpenAI's `metadata`: a few short pairs of text."""
+    if not isinstance(value, Mapping):
+        return None
+    pairs = [(str(name)[:64], text[:MAX_TEXT]) for name, text in value.items() if isinstance(text, str)]
+    return orjson.dumps(dict(pairs[:MAX_PAIRS])).decode() if pairs else None

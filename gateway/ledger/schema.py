@@ -1,0 +1,48 @@
+"""The ledger's tables, step by step; a step that was released is never changed."""
+
+__all__ = ["MIGRATIONS"]
+
+MIGRATIONS = (
+    """
+    CREATE TABLE requests (
+        id TEXT PRIMARY KEY,
+        request_id TEXT NOT NULL,
+        at REAL NOT NULL,
+        key TEXT NOT NULL,
+        alias TEXT,
+        owner TEXT,
+        team TEXT,
+        tags TEXT,
+        user TEXT,
+        metadata TEXT,
+        path TEXT NOT NULL,
+        requested TEXT NOT NULL,
+        strategy TEXT NOT NULL,
+        outcome TEXT NOT NULL,
+        prompt_tokens INTEGER NOT NULL,
+        completion_tokens INTEGER NOT NULL,
+        cost_nano INTEGER NOT NULL,
+        latency_s REAL NOT NULL,
+        decision TEXT
+    ) WITHOUT ROWID;
+    CREATE INDEX requests_at ON requests (at);
+    CREATE TABLE calls (
+        request TEXT NOT NULL,
+        number INTEGER NOT NULL,
+        at REAL NOT NULL,
+        model TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        outcome TEXT NOT NULL,
+        attempts INTEGER NOT NULL,
+        estimated INTEGER NOT NULL,
+        prompt_tokens INTEGER NOT NULL,
+        completion_tokens INTEGER NOT NULL,
+        cached_tokens INTEGER NOT NULL,
+        reasoning_tokens INTEGER NOT NULL,
+        cost_nano INTEGER NOT NULL,
+        latency_s REAL NOT NULL,
+        PRIMARY KEY (request, number)
+    ) WITHOUT ROWID;
+    CREATE INDEX calls_at ON calls (at)
+    """,
+)

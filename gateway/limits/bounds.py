@@ -1,0 +1,151 @@
+"""The most a request can cost, known before the first of its calls is made.
+
+Every token spells at least one byte, so a prompt has at most as many tokens as its body has bytes as JSON (whose
+quotes and field names make up for the words a chat template adds), and no model reads more than its context. An
+answer has at most `max_tokens` tokens; where the caller does not say, the model's cap, which is then sent along.
+What a strategy may ask adds up over its fan-out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from protocol.settings import ModelSettings, Settings
+
+__all__ = ["NANO", "Bound", "Bounds", "nano"]
+
+NANO = 1_000_000_000
+"""Nanodollars in a US dollar: the unit all money is counted in, in whole numbers."""
+REFERENCE_TOKENS = 40_000
+"""The most that one image, sound or file costs which a message only names, by a URL or an id."""
+STORED = ("previous_response_id", "conversation")
+STORED_TOKENS = 1_000_000
+"""What a conversation that the backend keeps may have, unless the model's context is known."""
+WORDS = ("text", "refusal", "input_text", "output_text", "tool_use", "tool_result", "thinking")
+"""Parts of a message that are words, all of them in the body."""
+FUSED_FACTOR = 8
+"""A fusion's main model may write this many bytes with one token, and another member as many tokens for them."""
+LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+"""Where the surfaces say how long an answer may be."""
+
+
+def nano(usd: float) -> int:
+    """US dollars in nanodollars."""
+    return round(usd * NANO)
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The most one request can use: nanodollars, and tokens read and written."""
+
+    nanodollars: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What of a request its cost depends on."""
+
+    size: int
+    references: int
+    most: int | None
+    answers: int
+    writes: bool
+
+
+class Bounds:
+    """Bounds of everything that `settings` can answer with. `pools` gives, for a route, the names it may choose
+    among."""
+
+    def __init__(self, settings: Settings, pools: Mapping[str, tuple[str, ...]]) -> None:
+        self._models, self._strategies = settings.models, settings.strategies
+        self._default, self._pools = settings.limits.default_max_tokens, pools
+        self._max_depth = settings.server.max_depth
+        self.caps = {
+            name: cap for name, model in self._models.items() if (cap := self._cap(model)) is not None
+        }
+        """Model → the `max_tokens` that is sent where a request under a budget names none."""
+
+    def of(self, name: str, body: Mapping[str, Any], *, writes: bool = True) -> Bound:
+        """The bound of a request for `name` with `body`; embeddings are not answered in `writes`. A name that does not
+        exist costs nothing."""
+        asked = _asked(body, writes)
+        # Of tokens an estimate, by four bytes each, will do: a limit on them is corrected by what was used.
+        tokens = asked.size // 4 + asked.references + (asked.most or 0) * asked.answers
+        return Bound(math.ceil(self._usd(name, asked) * NANO), tokens)
+
+    def _usd(self, name: str, asked: _Asked, depth: int = 0) -> float:
+        """What `name` costs at most: a model, with the models that stand in for it, or all that a strategy may ask."""
+        if depth > self._max_depth:
+            return 0.0  # a run goes no deeper
+        deeper = depth + 1
+        strategy = self._strategies.get(name)
+        if strategy is None:
+            model = self._models.get(name)
+            names = (name, *model.fallbacks) if model else ()
+            return sum(self._model_usd(self._models[each], asked) for each in names)
+        if strategy.route:
+            pool = {strategy.route.default, *self._pools.get(name, ())}
+            dearest = max(self._usd(each, asked, deeper) for each in pool)
+            return self._model_usd(self._models[strategy.route.embedder], asked) + dearest
+        if strategy.cascade:
+            return sum(self._usd(stage, asked, deeper) for stage in strategy.cascade.stages)
+        if strategy.aggregate:
+            members = strategy.aggregate.members
+            return strategy.aggregate.samples * sum(self._usd(member, asked, deeper) for member in members)
+        members = tuple(strategy.fuse.members) if strategy.fuse else ()
+        return sum(self._model_usd(self._models[member], asked, FUSED_FACTOR) for member in members)
+
+    def _model_usd(self, model: ModelSettings, asked: _Asked, factor: int = 1) -> float:
+        if model.price is None:
+            return 0.0
+        price = model.price
+        dearest = max(price.input_usd_per_token, price.cached_input_usd_per_token or 0.0)
+        context = model.engine.max_model_len if model.engine else model.context_length
+        read = asked.size + asked.references
+        if context is not None and asked.writes:
+            read = min(read, context)
+        usd = read * dearest * max(1, asked.answers if model.engine else 1)
+        if not asked.writes or model.embedder:
+            return usd
+        cap = self._cap(model)
+        written = (asked.most or (context if cap is None else cap) or self._default) * factor
+        if model.engine:
+            written = min(written, model.engine.max_model_len)
+        # Two attempts can both cost: a hedged call and the one it overtook.
+        attempts = 2 if model.hedge else 1
+        return attempts * (usd + written * asked.answers * price.output_usd_per_token)
+
+    def _cap(self, model: ModelSettings) -> int | None:
+        """The `max_tokens` to send for a model where the caller names none. Engines need none: what they write ends
+        with their context."""
+        if model.embedder or (model.engine and model.max_output_tokens is None):
+            return None
+        return model.max_output_tokens or min(self._default, model.context_length or self._default)
+
+
+def _asked(body: Mapping[str, Any], writes: bool) -> _Asked:
+    most = [value for field in LIMITS if isinstance(value := body.get(field), int) and value > 0]
+    answers = body.get("n") or 1
+    if isinstance(body.get("prompt"), list) and all(isinstance(text, str) for text in body["prompt"]):
+        answers *= max(1, len(body["prompt"]))  # each text is answered
+    answers = max(answers, body.get("best_of") or 1)
+    size = len(orjson.dumps(body, default=str))
+    return _Asked(size, _references(body), max(most) if most else None, answers, writes)
+
+
+def _references(body: Mapping[str, Any]) -> int:
+    """Tokens of what messages only name."""
+    named = STORED_TOKENS if any(body.get(field) for field in STORED) else 0
+    messages = body.get("messages") or body.get("input") or ()
+    for message in messages if isinstance(messages, list) else ():
+        content = message.get("content") if isinstance(message, Mapping) else None
+        for part in content if isinstance(content, list) else ():
+            if not isinstance(part, Mapping) or part.get("type") not in WORDS:
+                named += REFERENCE_TOKENS
+    return named

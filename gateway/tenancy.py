@@ -1,0 +1,192 @@
+"""Keys, limits, money and ledger of one worker, made from the settings: what the request path asks before and tells
+after each answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from gateway.admission import Admission
+from gateway.keys.book import Book, RedisBook, SqliteBook
+from gateway.keys.directory import Directory
+from gateway.keys.key import Key
+from gateway.keys.secret import Pepper, kept_secret
+from gateway.ledger.entry import Entry, cost_nano
+from gateway.ledger.writer import LedgerWriter
+from gateway.limits.bounds import NANO, Bound, Bounds
+from gateway.limits.door import Door, Stay
+from gateway.limits.rates import Rates
+from gateway.limits.slices import Slices
+from gateway.run import Limits
+from gateway.state.redis_client import RedisClient
+from gateway.state.redis_store import RedisStore
+from gateway.state.sqlite_file import SqliteFile
+from gateway.state.sqlite_store import MIGRATIONS, SqliteStore
+from gateway.state.store import Store
+from protocol.errors import SettingsError
+from protocol.run import Trace
+from protocol.settings import Settings
+from protocol.tenancy import state_folder
+
+__all__ = ["Shared", "Tenancy", "Visit", "make_pepper", "make_shared"]
+
+log = logging.getLogger("chorus.gateway")
+
+LEDGER = "ledger.db"
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What is shared with other workers: limits and budgets, and keys."""
+
+    store: Store
+    book: Book
+
+
+def make_shared(settings: Settings) -> Shared:
+    """Redis where the settings name one, else SQLite files. Nothing is opened yet."""
+    if settings.redis is not None:
+        client, prefix = RedisClient(settings.redis.url.get_secret_value()), settings.redis.prefix
+        return Shared(RedisStore(client, prefix), RedisBook(client, prefix))
+    file = SqliteFile(state_folder(settings.state) / "state.db", MIGRATIONS)
+    return Shared(SqliteStore(file), SqliteBook(file))
+
+
+def make_pepper(settings: Settings) -> Pepper:
+    """Raises `SettingsError` where there is none and none can be kept."""
+    if settings.keys.pepper is not None:
+        return Pepper(settings.keys.pepper.get_secret_value())
+    if settings.redis is not None:
+        raise SettingsError("keys.pepper: required with redis.url, so that all gateways know the same keys.")
+    return Pepper(kept_secret(state_folder(settings.state) / "pepper"))
+
+
+@dataclass(slots=True)
+class Visit:
+    """One request, from the door to the books."""
+
+    key: Key
+    bound: Bound | None = None
+    stay: Stay | None = None
+
+    def headers(self) -> dict[str, str]:
+        """What the answer tells of the limits that concern it."""
+        return {} if self.stay is None else self.stay.headers()
+
+
+class Tenancy:
+    """`serving` must be entered before requests come. `dropped` is told of entries that the ledger lost."""
+
+    def __init__(self, settings: Settings, dropped: Callable[[int], None] = lambda count: None) -> None:
+        self._shared = shared = make_shared(settings)
+        self._directory = _directory(settings, shared.book)
+        self._admission = Admission(
+            settings.server.master_key, self._directory, required=settings.keys.required
+        )
+        self._slices = Slices(shared.store, secrets.token_hex(8))
+        alone = settings.limits.without_store == "local"
+        self._rates = Rates(shared.store, time.time, alone=alone)
+        self._door = Door(settings.limits, shared.store, self._slices, self._rates)
+        self._bounds = Bounds(settings, _pools(settings))
+        self._ledger: LedgerWriter | None = None
+        if settings.ledger.enabled:
+            self._ledger = LedgerWriter(
+                state_folder(settings.state) / LEDGER,
+                queue=settings.ledger.queue,
+                retention_days=settings.ledger.retention_days,
+                dropped=dropped,
+            )
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Keep leases, rates, keys and the ledger going. Leaving gives everything back and writes what waits."""
+        tasks = [asyncio.create_task(self._slices.run()), asyncio.create_task(self._rates.run())]
+        if self._directory is not None:
+            await self._directory.look()
+            tasks.append(asyncio.create_task(self._directory.run()))
+        if self._ledger is not None:
+            self._ledger.start()
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._slices.close()
+            if self._ledger is not None:
+                await asyncio.to_thread(self._ledger.close)
+            await self._shared.store.close()
+
+    def degraded(self) -> list[str]:
+        """What does not work at present, though requests are answered."""
+        told = ["shared state"] if self._shared.store.degraded else []
+        return [*told, "ledger"] if self._ledger is not None and self._ledger.failing else told
+
+    async def admit(self, headers: Mapping[bytes, bytes]) -> Key:
+        """Who asks. Raises `Unauthenticated`, `StateUnavailable`."""
+        return await self._admission.admit(headers)
+
+    async def enter(
+        self, visit: Visit, name: str, body: Mapping[str, Any], path: str, limits: Limits
+    ) -> Limits:
+        """Set aside what a request for `name` on the surface `path` may use, and tell what its call tree may: `limits`,
+        within what was set aside. Raises `RateLimited`, `QuotaSpent`, `StateUnavailable`."""
+        concerned = self._door.concerns(visit.key, name)
+        if not concerned:
+            return limits
+        visit.bound = bound = self._bounds.of(name, body, writes=path != "/embeddings")
+        visit.stay = await self._door.enter(concerned, bound)
+        if not visit.stay.metered:
+            return limits
+        asked = float("inf") if limits.budget_usd is None else limits.budget_usd
+        # A tree that costs nothing has no bound to keep to.
+        most = bound.nanodollars / NANO or float("inf")
+        budget = min(asked, most)
+        return replace(limits, budget_usd=None if budget == float("inf") else budget, caps=self._bounds.caps)
+
+    def leave(self, visit: Visit, trace: Trace | None) -> None:
+        """Settle what the request really used; to be called once, whatever became of it."""
+        if visit.stay is not None:
+            used = 0 if trace is None else trace.used_tokens
+            self._door.leave(visit.stay, 0 if trace is None else cost_nano(trace), used)
+
+    def record(self, entry: Entry) -> None:
+        """Have a request written to the ledger."""
+        if self._ledger is not None:
+            self._ledger.add(entry)
+
+
+def _directory(settings: Settings, book: Book) -> Directory | None:
+    """None where there can be no virtual keys, because no pepper can be kept and none is needed."""
+    try:
+        return Directory(book, make_pepper(settings))
+    except SettingsError as error:
+        if settings.keys.required:
+            raise
+        log.warning("no virtual keys: %s", error)
+        return None
+
+
+def _pools(settings: Settings) -> dict[str, tuple[str, ...]]:
+    """Route → the names its artefact was made for, among which it chooses."""
+    pools = {}
+    for name, strategy in settings.strategies.items():
+        if strategy.route is not None:
+            pools[name] = _pool(strategy.route.artefact / "manifest.json", settings)
+    return pools
+
+
+def _pool(manifest: Path, settings: Settings) -> tuple[str, ...]:
+    try:
+        return tuple(orjson.loads(manifest.read_bytes())["models"])
+    except (OSError, KeyError, orjson.JSONDecodeError):
+        return tuple(name for name, model in settings.models.items() if not model.embedder)

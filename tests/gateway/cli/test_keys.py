@@ -1,0 +1,87 @@
+"""`chorus keys` and `chorus usage`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow.parquet
+import pytest
+from typer.testing import CliRunner
+
+from gateway.cli.application import application
+from gateway.keys.key import Key
+from gateway.ledger.entry import Entry
+from gateway.ledger.writer import LedgerWriter
+from protocol.errors import SettingsError
+from protocol.run import Call, Trace
+from protocol.usage import Usage
+
+CONFIG = """
+models: {one: {openai: {base_url: 'http://x/v1', model: x}}}
+state: {folder: state}
+"""
+
+
+@pytest.fixture
+def chorus(tmp_path: Path) -> Callable[..., Any]:
+    """Runs a command on a config of the test's own."""
+    config = tmp_path / "config.yaml"
+    config.write_text(CONFIG)
+
+    def run(*arguments: str) -> Any:
+        result = CliRunner().invoke(application, [*arguments, "--config", str(config)])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
+
+
+def test_a_keys_life(chorus: Callable[..., Any]) -> None:
+    """Made with its secret alone on standard output; listed without it; rotated; revoked."""
+    made = chorus(
+        "keys", "create", "alice", "--team", "t", "--models", "one", "--budget", "day=5", "--rpm", "60"
+    )
+    secret = made.stdout.strip()
+    assert secret.startswith("sk-chorus-")
+    (key,) = [orjson.loads(line) for line in chorus("keys", "list", "--json").stdout.splitlines()]
+    assert (key["alias"], key["team"], key["models"]) == ("alice", "t", ["one"])
+    assert key["limits"] == {"rpm": 60, "budgets_usd": {"day": 5.0}}
+    assert "alice" in chorus("keys", "list").stdout
+    rotated = chorus("keys", "rotate", "alice").stdout.strip()
+    assert rotated.startswith("sk-chorus-")
+    assert rotated != secret
+    chorus("keys", "revoke", "alice")
+    (key,) = [orjson.loads(line) for line in chorus("keys", "list", "--json").stdout.splitlines()]
+    assert key["revoked"] is not None
+
+
+def test_a_bad_budget(chorus: Callable[..., Any]) -> None:
+    """What cannot be read is refused with how to write it."""
+    with pytest.raises(SettingsError, match="PERIOD=USD"):
+        chorus("keys", "create", "--budget", "five")
+
+
+def test_usage(chorus: Callable[..., Any], tmp_path: Path) -> None:
+    """As a table, as CSV (in which no cell is a formula), and as parquet."""
+    writer = LedgerWriter(tmp_path / "state" / "ledger.db")
+    key = Key("key_1", alias="=cmd", team="t")
+    trace = Trace(calls=[Call("one", Usage(7, 8), 23e-6, 0.1)])
+    writer.add(Entry("i", "r", time.time(), key, None, None, "/x", "one", "direct", "ok", 0.1, trace))
+    writer.start()
+    writer.close()
+    assert "0.000023000" in chorus("usage").stdout
+    (row,) = csv.DictReader(io.StringIO(chorus("usage", "--by", "key,model", "--format", "csv").stdout))
+    assert row["key"] == "'=cmd"
+    assert (row["model"], row["cost_usd"], row["completion_tokens"]) == ("one", "0.000023000", "8")
+    out = tmp_path / "usage.parquet"
+    chorus("usage", "--by", "team", "--format", "parquet", "--out", str(out))
+    assert pyarrow.parquet.read_table(out).to_pylist()[0]["team"] == "t"
+    with pytest.raises(SettingsError, match="7d"):
+        chorus("usage", "--since", "ever")

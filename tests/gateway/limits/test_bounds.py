@@ -1,0 +1,104 @@
+"""The most a request can cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.limits.bounds import Bounds
+from protocol.settings import Settings
+
+PRICE = {"input_usd_per_token": 1e-6, "output_usd_per_token": 1e-5}
+HOSTED = {"openai": {"base_url": "http://x/v1", "model": "x"}, "price": PRICE}
+ENGINE = {"engine": {"weights": "w", "max_model_len": 100}, "price": PRICE}
+
+
+def bounds(**strategies: Any) -> Bounds:
+    models = {
+        "one": {**HOSTED, "max_output_tokens": 50},
+        "two": {**HOSTED, "context_length": 200},
+        "free": {"openai": HOSTED["openai"]},
+        "engine": ENGINE,
+        "other": ENGINE,
+        "backed": {**HOSTED, "max_output_tokens": 50, "fallbacks": ["one"]},
+        "embedder": {"embedder": {"weights": "w"}, "price": PRICE},
+    }
+    return Bounds(
+        Settings.model_validate({"models": models, "strategies": strategies}), {"auto": ("one", "two")}
+    )
+
+
+def body(**fields: Any) -> dict[str, Any]:
+    return {"model": "m", "messages": [{"role": "user", "content": "hi"}], **fields}
+
+
+def cost(read: int, written: int) -> int:
+    return read * 1_000 + written * 10_000
+
+
+def size(**fields: Any) -> int:
+    return len(orjson.dumps(body(**fields)))
+
+
+def test_a_model() -> None:
+    """The prompt by its bytes, the answer by the caller's bound, else by the model's cap."""
+    told = bounds()
+    assert told.of("one", body()).nanodollars == cost(size(), 50)
+    assert told.of("one", body(max_tokens=7)).nanodollars == cost(size(max_tokens=7), 7)
+    assert told.of("one", body(max_completion_tokens=7, n=3)).nanodollars == cost(
+        size(max_completion_tokens=7, n=3), 21
+    )
+    assert told.of("two", body()).nanodollars == pytest.approx(cost(size(), 200), abs=1)
+    assert told.of("two", body(pad="x" * 900)).nanodollars == cost(200, 200)
+    assert told.of("free", body()).nanodollars == 0
+    assert told.of("backed", body()).nanodollars == 2 * cost(size(), 50)
+    assert told.of("engine", body()).nanodollars == cost(size(), 100)
+
+
+def test_caps_are_sent_to_hosted_models() -> None:
+    """Engines end with their context; every other model is told how long it may write."""
+    assert bounds().caps == {"one": 50, "two": 200, "free": 4096, "backed": 50}
+
+
+def test_strategies_add_up() -> None:
+    """A cascade costs all stages, a vote all samples, a route its dearest choice and the embedding."""
+    told = bounds(
+        cascade={"cascade": {"stages": ["one", "two"], "artefact": "x"}},
+        vote={"aggregate": {"members": ["one", "two"], "samples": 3}},
+        auto={"route": {"artefact": "x", "embedder": "embedder", "default": "one"}},
+        duet={"fuse": {"members": {"engine": 1, "other": 1}}},
+    )
+    one, two = cost(size(), 50), cost(size(), 200)
+    assert told.of("cascade", body()).nanodollars == one + two
+    assert told.of("vote", body()).nanodollars == 3 * (one + two)
+    assert told.of("auto", body()).nanodollars == pytest.approx(two + cost(size(), 0), abs=1)
+    assert told.of("duet", body()).nanodollars == 2 * cost(size(), 100)
+
+
+def test_references_cost_what_they_may_name() -> None:
+    """An image behind a URL has more tokens than its address has bytes."""
+    image = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]}]
+    assert bounds().of("one", body(messages=image)).nanodollars > cost(40_000, 50)
+
+
+def test_embeddings_write_nothing() -> None:
+    """Only what is read costs."""
+    asked = {"model": "one", "input": ["a", "b"]}
+    assert bounds().of("one", asked, writes=False).nanodollars == cost(len(orjson.dumps(asked)), 0)
+
+
+@given(st.text(max_size=200), st.integers(1, 64), st.integers(1, 4))
+def test_no_answer_costs_more(text: str, most: int, n: int) -> None:
+    """Even if every byte of the text were a token of its own, and every answer as long as it may be."""
+    asked = body(messages=[{"role": "user", "content": text}], max_tokens=most, n=n)
+    used = cost(len(text.encode()) + 8, most * n)
+    assert used <= bounds().of("one", asked).nanodollars
+
+
+def test_token_estimate() -> None:
+    """A limit on tokens counts four bytes a token, and the answer's bound."""
+    assert bounds().of("one", body(max_tokens=100)).tokens == pytest.approx(100 + size(max_tokens=100) // 4)

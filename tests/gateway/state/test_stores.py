@@ -1,0 +1,153 @@
+"""SQLite and Redis keep accounts by the same rules as plain Python."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.state.accounts import Account, Ask, Bucket, Want, sync, take
+from gateway.state.redis_store import RedisStore
+from gateway.state.sqlite_file import SqliteFile, connect
+from gateway.state.sqlite_store import MIGRATIONS, SqliteStore
+from gateway.state.store import Store, StoreAway
+from protocol.errors import SettingsError
+
+
+class Clock:
+    """Told, not read."""
+
+    now = 1_700_000_000.0
+
+
+@pytest.fixture
+async def store(
+    request: pytest.FixtureRequest, tmp_path: Path, start_redis: Any
+) -> AsyncIterator[tuple[Store, Clock]]:
+    """A store of the parametrized kind, on a clock of the test's."""
+    clock = Clock()
+    if request.param == "sqlite":
+        made: Any = SqliteStore(SqliteFile(tmp_path / "state.db", MIGRATIONS), lambda: clock.now)
+    else:
+        made = RedisStore((await start_redis()).client(), "t")
+    yield made, clock
+    await made.close()
+
+
+BOTH = pytest.mark.parametrize(
+    "store", ["sqlite", pytest.param("redis", marks=pytest.mark.requires("redis-server"))], indirect=True
+)
+
+
+@BOTH
+async def test_accounts_as_in_python(store: tuple[Any, Clock]) -> None:
+    """A long random history of asks gets the grants that the plain rules give."""
+    made, clock = store
+    draw = random.Random(7)
+    accounts: dict[str, Account] = {}
+    spent: dict[tuple[str, str], int] = {}
+    for _ in range(400):
+        clock.now += draw.choice([0.0, 0.5, 3.0, 11.0, 4000.0])
+        made.now = clock.now
+        account, holder = draw.choice("ab"), draw.choice("xyz")
+        used = spent[account, holder] = spent.get((account, holder), 0) + draw.randrange(4)
+        need = used + draw.randrange(-2, 200)
+        close = draw.random() < 0.1
+        ask = Ask(account, 1_000, holder, used, need, need + draw.randrange(300), 10.0, 1e6, close)
+        (told,) = await made.sync([ask])
+        assert told == sync(accounts.setdefault(account, Account()), ask, clock.now)
+        if close:
+            del spent[account, holder]
+
+
+@BOTH
+async def test_buckets_as_in_python(store: tuple[Any, Clock]) -> None:
+    """The same for rates."""
+    made, clock = store
+    draw = random.Random(7)
+    bucket = Bucket(500, clock.now)
+    for _ in range(200):
+        clock.now += draw.choice([0.0, 0.1, 1.0])
+        made.now = clock.now
+        need = draw.randrange(100)
+        want = Want("b", 500, 60.0, need, need + draw.randrange(100), draw.randrange(-20, 40))
+        told, due = await made.take(want), take(bucket, want, clock.now)
+        assert told.granted == due.granted
+        assert (told.level, told.wait_s) == pytest.approx((due.level, due.wait_s), abs=1e-3)
+
+
+@pytest.mark.requires("redis-server")
+async def test_redis_keys_end(redis: Any) -> None:
+    """Every key expires but that of a budget without end."""
+    client = redis.client()
+    store = RedisStore(client, "t")
+    await store.sync([Ask("day", 9, "x", 0, 1, 1, 10.0, 50.0), Ask("total", 9, "x", 0, 1, 1, 10.0)])
+    await store.take(Want("rpm", 9, 60.0, 1, 1))
+
+    async def ends(raw: Any) -> list[int]:
+        return [await raw.ttl(f"t:{name}") for name in ("day", "rpm", "total")]
+
+    day, rpm, total = await client.run(ends)
+    assert 0 < day <= 50
+    assert 0 < rpm <= 61
+    assert total == -1
+
+
+@pytest.mark.requires("redis-server")
+async def test_paused_redis_is_bounded(redis: Any) -> None:
+    """A Redis that hangs costs a bounded wait, a few times; then nobody asks it, until it answers again."""
+    client = redis.client(timeout_s=0.05)
+    store = RedisStore(client, "t")
+    ask = Ask("a", 9, "x", 0, 1, 1, 10.0)
+    await store.sync([ask])
+    redis.process.send_signal(signal.SIGSTOP)
+    for _ in range(5):
+        with pytest.raises(StoreAway):
+            await store.sync([ask])
+    assert store.degraded
+    with pytest.raises(StoreAway) as refused:
+        await store.sync([ask])
+    assert refused.value.sure
+    redis.process.send_signal(signal.SIGCONT)
+    async with asyncio.timeout(10):
+        while store.degraded:
+            await asyncio.sleep(0.1)
+            try:
+                await store.sync([ask])
+            except StoreAway:
+                continue
+
+
+@pytest.mark.requires("redis-server")
+async def test_restarted_redis_is_used_again(redis: Any) -> None:
+    """A server that was restarted, and knows no script any more, is told them again."""
+    store = RedisStore(redis.client(), "t")
+    ask = Ask("a", 9, "x", 0, 1, 1, 10.0)
+    await store.sync([ask])
+    await redis.stop()
+    await redis.start()
+    assert (await store.sync([ask]))[0].held == 1
+
+
+async def test_newer_files_are_refused(tmp_path: Path) -> None:
+    """A file of a newer version is not touched; one of an older version is brought up to date."""
+    path = tmp_path / "x.db"
+    connect(path, ["CREATE TABLE a (x)"]).close()
+    connect(path, ["CREATE TABLE a (x)", "CREATE TABLE b (x); CREATE TABLE c (x)"]).close()
+    with pytest.raises(SettingsError, match="newer Chorus"):
+        connect(path, ["CREATE TABLE a (x)"])
+
+
+async def test_unusable_file_is_away(tmp_path: Path) -> None:
+    """A store that cannot be opened is away, not a crash."""
+    (tmp_path / "f").write_text("")
+    store = SqliteStore(SqliteFile(tmp_path / "f" / "state.db", MIGRATIONS))
+    with pytest.raises(StoreAway):
+        await store.sync([Ask("a", 9, "x", 0, 1, 1, 10.0)])
+    assert store.degraded
+    await store.close()

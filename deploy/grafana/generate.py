@@ -18,7 +18,10 @@ __all__ = ["DASHBOARDS", "FOLDER", "OURS", "Dashboard", "Panel", "as_json"]
 
 FOLDER = Path(__file__).parents[1] / "helm" / "chorus" / "files" / "dashboards"
 
-OURS = "upstream_.*|(internal|method|server|timeout)_error|artefact_mismatch|invalid_settings|state_unavailable|deadline_exceeded"
+OURS = (
+    "upstream_.*|(internal|method|server|timeout)_error|"
+    "artefact_mismatch|invalid_settings|state_unavailable|deadline_exceeded"
+)
 """Outcomes that are not the caller's fault (status 500 and above), as a pattern of Prometheus."""
 
 WIDTH = 24

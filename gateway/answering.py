@@ -50,6 +50,7 @@ class Answering:
         async def answer(record: _Record) -> None:
             server = self._server
             asked = surface.parse(await exchange.body(server.max_body_bytes, server.body_timeout_s))
+            asked = self._catalogue.by_threshold(asked)
             record.asked, record.path = asked, surface.path
             self._check(asked.model, record)
             if surface.tongue is not None:
@@ -58,7 +59,7 @@ class Answering:
             target = self._catalogue.resolve(asked.model, surface.endpoint, surface.path)
             record.label = target.label
             async with self._run(asked, record, exchange, surface.path) as run:
-                await _answer(asked, target, run, exchange)
+                await (_decide if surface.decides else _answer)(asked, target, run, exchange)
 
         await self._settled(answer, exchange)
 
@@ -237,6 +238,13 @@ async def _answer(
             await relay(request, first, events, target, run, exchange)
         else:
             raise MethodError(f"The strategy {target.label!r} streamed to a caller who did not ask for it.")
+
+
+async def _decide(request: ChatRequest, target: Target, run: LiveRun, exchange: Exchange) -> None:
+    """Tell who would answer."""
+    chosen = await run.decide(target.strategy, request) or request.model
+    body = explanation.decision_body(request, chosen, target.label, run.trace)
+    await exchange.send_bytes(body, headers=explanation.headers(target.label, (chosen,), run.trace))
 
 
 async def _send_whole(

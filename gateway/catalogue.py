@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from backends.model import Model
+from gateway.abilities import Lacks
 from protocol.chat import ChatRequest
 from protocol.errors import BadRequest, ModelNotFound, NotFound
 from protocol.run import Event, Run, Strategy
@@ -15,6 +18,9 @@ __all__ = ["DIRECT", "Catalogue", "Direct", "Target"]
 
 DIRECT = "direct"
 """The strategy of a plain model, as answers and metrics call it."""
+
+_ROUTELLM = re.compile(r"router-(?P<name>.{1,128})-(?P<threshold>[01]|[01]?\.[0-9]{1,17})")
+"""RouteLLM's names: a router and its threshold."""
 
 
 class Direct:
@@ -34,7 +40,8 @@ class Target:
 
 class Catalogue:
     """`models` and `strategies` by public name; a name of `fusions` is a model of the engine host and a
-    strategy to the caller; `embedding` names models that only embed."""
+    strategy to the caller; `embedding` names models that only embed; `lacks` tells what a name cannot do; `thresholds`
+    maps a router as RouteLLM calls it (`mf`) to a strategy with a threshold."""
 
     def __init__(
         self,
@@ -43,15 +50,30 @@ class Catalogue:
         *,
         fusions: frozenset[str] = frozenset(),
         embedding: frozenset[str] = frozenset(),
+        lacks: Lacks = lambda name, body: None,
+        thresholds: Mapping[str, str] | None = None,
     ) -> None:
         self.models, self.strategies = models, strategies
-        self.embedding = embedding
+        self.embedding, self.lacks = embedding, lacks
+        self._thresholds = thresholds or {}
         self.names = (*(name for name in models if name not in fusions), *strategies, *sorted(fusions))
         direct = Direct()
         self._targets = {
             **{name: Target(direct, name if name in fusions else DIRECT) for name in models},
             **{name: Target(strategy, name) for name, strategy in strategies.items()},
         }
+
+    def by_threshold(self, asked: ChatRequest) -> ChatRequest:
+        """`asked`, of a strategy and a threshold where its model is called so in RouteLLM's way (`router-mf-0.116`)."""
+        if not self._thresholds or asked.model in self._targets:
+            return asked
+        told = _ROUTELLM.fullmatch(asked.model)
+        strategy = self._thresholds.get(told["name"]) if told else None
+        if told is None or strategy is None:
+            return asked
+        threshold = min(1.0, float(told["threshold"]))
+        body: dict[str, Any] = {**asked.body, "model": strategy}
+        return ChatRequest(body, replace(asked.options, threshold=threshold))
 
     def resolve(self, name: str, endpoint: Endpoint, path: str) -> Target:
         """Who answers `name` at the `endpoint`, which the caller knows as /v1`path`. Raises `ModelNotFound`;

@@ -12,7 +12,7 @@ from protocol.run import Call, Reply, Trace
 from protocol.usage import Usage
 from protocol.wire import chunk, completion_id
 
-__all__ = ["decimal", "explain", "headers", "last_event", "whole_body"]
+__all__ = ["decimal", "decision_body", "explain", "headers", "last_event", "whole_body"]
 
 
 def decimal(usd: float) -> str:
@@ -38,6 +38,19 @@ def whole_body(request: ChatRequest, reply: Reply, strategy: str, trace: Trace) 
     if reply.raw is not None and not changes:
         return reply.raw
     return orjson.dumps({**reply.body, **changes}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def decision_body(request: ChatRequest, chosen: str, strategy: str, trace: Trace) -> bytes:
+    """The answer of `/v1/route`: who would answer; what that rests on when the caller asked to `explain`."""
+    told: dict[str, Any] = {
+        "object": "chorus.route",
+        "model": chosen,
+        "strategy": strategy,
+        "cost_usd": _rounded(trace.cost_usd),
+    }
+    if request.options.explain:
+        told["decision"] = trace.decision
+    return orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def last_event(

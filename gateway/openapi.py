@@ -42,7 +42,8 @@ def document() -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for (method, path), surface in SURFACES.items():
         content = {JSON: {"schema": SURFACE_SCHEMAS[surface.path]}}
-        told = {**_ANY} if surface.counts or surface.endpoint == "embeddings" else {**_ANY, EVENTS: {}}
+        one = surface.counts or surface.decides or surface.endpoint == "embeddings"
+        told = {**_ANY} if one else {**_ANY, EVENTS: {}}
         paths[path] = {method.lower(): _operation(method, path, told, content)}
     for relay in RELAYS:
         paths.setdefault(f"/v1{relay.path}", {})[relay.method.lower()] = _relay(relay)

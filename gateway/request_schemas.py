@@ -32,6 +32,7 @@ CHORUS: Schema = {
         "max_cost_usd": {"type": ["number", "null"], "minimum": 0},
         "deadline_ms": {"type": ["number", "null"], "minimum": 1},
         "quality": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
+        "threshold": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
     },
 }
 
@@ -88,19 +89,22 @@ def _body(required: str, properties: Mapping[str, Schema], passed_on: str) -> Sc
 _MESSAGES_FIELDS = """cache_control container diagnostics inference_geo metadata output_config service_tier speed
 stop_sequences system temperature thinking tool_choice tools top_k top_p user_profile_id workspace_id"""
 
-SURFACE_SCHEMAS: Mapping[str, Schema] = {
-    "/chat/completions": _body(
-        "model messages",
-        {
-            "model": NAME,
-            "messages": {"type": "array", "minItems": 1, "maxItems": MAX_MESSAGES, "items": MESSAGE},
-            "tools": {"type": ["array", "null"], "maxItems": MAX_TOOLS, "items": {"type": "object"}},
-            **SAMPLING,
-        },
-        """audio function_call functions logit_bias logprobs metadata modalities moderation parallel_tool_calls
+_CHAT = _body(
+    "model messages",
+    {
+        "model": NAME,
+        "messages": {"type": "array", "minItems": 1, "maxItems": MAX_MESSAGES, "items": MESSAGE},
+        "tools": {"type": ["array", "null"], "maxItems": MAX_TOOLS, "items": {"type": "object"}},
+        **SAMPLING,
+    },
+    """audio function_call functions logit_bias logprobs metadata modalities moderation parallel_tool_calls
         prediction prompt_cache_key prompt_cache_options prompt_cache_retention reasoning_effort response_format
         safety_identifier service_tier store tool_choice user verbosity web_search_options""",
-    ),
+)
+
+SURFACE_SCHEMAS: Mapping[str, Schema] = {
+    "/chat/completions": _CHAT,
+    "/route": _CHAT,
     "/completions": _body(
         "model prompt",
         {"model": NAME, "prompt": {"type": ["string", "array"]}, **SAMPLING},

@@ -30,7 +30,7 @@ from protocol.errors import (
     ModelNotFound,
     UpstreamError,
 )
-from protocol.run import Answer, Call, Chunk, Event, Reply, Trace
+from protocol.run import Answer, Call, Chunk, Deciding, Event, Reply, Strategy, Trace
 from protocol.usage import Usage
 
 if TYPE_CHECKING:
@@ -158,6 +158,20 @@ class LiveRun:
     def tail(self) -> Mapping[str, Any] | None:
         """The event with which the last relayed stream reported its usage; None when it reported none."""
         return self._tree.tail
+
+    def lacks(self, name: str, request: ChatRequest) -> str | None:
+        return self._tree.catalogue.lacks(name, request.body)
+
+    async def decide(self, strategy: Strategy, request: ChatRequest) -> str | None:
+        """Who would answer, as far as that is decided before any model is asked: routers are followed down to a model,
+        or a strategy that decides as it answers. None where `strategy` is such a one itself."""
+        if not isinstance(strategy, Deciding):
+            return None
+        chosen = await strategy.decide(request, self)
+        further = self._tree.catalogue.strategies.get(chosen)
+        if further is None:
+            return chosen
+        return await self._deeper(chosen, self._account).decide(further, request) or chosen
 
     async def call(self, name: str, request: ChatRequest) -> Reply:
         whole = request.changed(stream=None, stream_options=None) if request.stream else request

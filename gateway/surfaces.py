@@ -32,7 +32,8 @@ class Surface:
     """A route that models answer: its path below `/v1`, here and upstream, the endpoint a backend must have, and how
     its body is checked.
 
-    A surface with a `tongue` has words of its own: a backend that has its endpoint is passed the request, any other
+    A surface that `decides` says who would answer, and asks no model.
+    One with a `tongue` has words of its own: a backend that has its endpoint is passed the request, any other
     is asked for chat, which `telling` translates; or, where `counts`, the prompt's tokens are estimated.
     """
 
@@ -43,6 +44,7 @@ class Surface:
     tongue: Tongue | None = None
     telling: Callable[[ChatRequest], Telling] | None = None
     counts: bool = False
+    decides: bool = False
 
 
 MAX_INPUTS = 2048
@@ -109,6 +111,7 @@ def _common(raw: bytes) -> tuple[dict[str, Any], Options]:
 
 SURFACES: Mapping[tuple[str, str], Surface] = {
     ("POST", "/v1/chat/completions"): Surface("/chat/completions", "chat", ChatRequest.parse),
+    ("POST", "/v1/route"): Surface("/route", "chat", ChatRequest.parse, decides=True),
     ("POST", "/v1/completions"): Surface("/completions", "completions", parse_completion),
     ("POST", "/v1/embeddings"): Surface("/embeddings", "embeddings", parse_embedding),
     ("POST", "/v1/messages"): Surface("/messages", "messages", parse_message, ANTHROPIC, MESSAGES, Message),

@@ -18,7 +18,7 @@ from protocol.routing import Estimate
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Knob", "calibrate_knob", "calibrate_threshold", "utility_choice"]
+__all__ = ["Knob", "calibrate_knob", "calibrate_threshold", "utilities", "utility_choice"]
 
 TOLERANCE = 1e-9
 """Estimates closer than this are ties: they differ by rounding, not by evidence."""
@@ -31,10 +31,7 @@ def utility_choice(estimate: Estimate, lam: float) -> NDArray[np.intp]:
     be listed first. A model of unknown quality is never taken, one of unknown cost is held to be as dear as
     the dearest.
     """
-    quality = np.where(np.isnan(estimate.quality), -np.inf, estimate.quality)
-    known = ~np.isnan(estimate.cost_usd)
-    dearest = np.where(known, estimate.cost_usd, 0.0).max(axis=1, keepdims=True)
-    cost = np.where(known, estimate.cost_usd, dearest)
+    quality, cost = _filled(estimate)
     if np.isinf(lam):
         # Cheapest of those that can be taken at all; quality breaks ties.
         utility, second = np.where(quality == -np.inf, -np.inf, -cost), quality
@@ -47,6 +44,20 @@ def utility_choice(estimate: Estimate, lam: float) -> NDArray[np.intp]:
     tied &= second >= second.max(axis=1, keepdims=True)
     by_name = np.argsort(np.argsort(np.array(estimate.models)))
     return np.asarray(np.where(tied, by_name, len(by_name)).argmin(axis=1), dtype=np.intp)
+
+
+def utilities(estimate: Estimate, lam: float) -> NDArray[np.float64]:
+    """The utility quality − lam·cost, shape (n_queries, n_models), with the unknown as `utility_choice` takes it; `lam` finite."""
+    quality, cost = _filled(estimate)
+    return quality - lam * cost
+
+
+def _filled(estimate: Estimate) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Quality with −∞ where it is unknown, and cost with the query's dearest."""
+    known = ~np.isnan(estimate.cost_usd)
+    dearest = np.where(known, estimate.cost_usd, 0.0).max(axis=1, keepdims=True)
+    quality = np.where(np.isnan(estimate.quality), -np.inf, estimate.quality)
+    return quality, np.where(known, estimate.cost_usd, dearest)
 
 
 @dataclass(frozen=True, slots=True)

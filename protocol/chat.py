@@ -23,6 +23,7 @@ __all__ = [
     "check_chat",
     "check_integer",
     "human_ask",
+    "human_asks",
     "message_text",
 ]
 
@@ -56,13 +57,15 @@ class Options:
     """The extra `chorus` object of a request body.
 
     `explain` adds the decision to the answer; `max_cost_usd` (US dollars) and `deadline_ms` (milliseconds) bound the
-    whole call tree; `quality` in [0, 1] moves a router between cheapest (0) and best (1).
+    whole call tree; `quality` in [0, 1] moves a router between cheapest (0) and best (1); `threshold` in [0, 1] is the
+    chance of winning from which a router with a threshold asks its strong model.
     """
 
     explain: bool = False
     max_cost_usd: float | None = None
     deadline_ms: float | None = None
     quality: float | None = None
+    threshold: float | None = None
 
     @classmethod
     def parse(cls, value: Any) -> Options:
@@ -71,7 +74,7 @@ class Options:
             return cls()
         if not isinstance(value, Mapping):
             raise BadRequest("'chorus' must be an object.", param="chorus")
-        known = ("explain", "max_cost_usd", "deadline_ms", "quality")
+        known = ("explain", "max_cost_usd", "deadline_ms", "quality", "threshold")
         for key in value:
             if key not in known:
                 raise BadRequest(
@@ -86,6 +89,7 @@ class Options:
             _number(value, "max_cost_usd", 0.0, None, "chorus."),
             _number(value, "deadline_ms", 1.0, None, "chorus."),
             _number(value, "quality", 0.0, 1.0, "chorus."),
+            _number(value, "threshold", 0.0, 1.0, "chorus."),
         )
 
 
@@ -150,11 +154,41 @@ def message_text(message: Mapping[str, Any]) -> str:
     return ""
 
 
+REMINDERS = ("system-reminder", "environment_details")
+"""Tags in which coding agents put words of their own into a user message."""
+
+
 def human_ask(request: ChatRequest) -> str:
-    """The text a router looks at: the last user message, or, where there is none, the last message with text."""
-    messages = request.messages
-    texts = [message_text(m) for m in messages if m["role"] == "user"] or [message_text(m) for m in messages]
-    return next((text for text in reversed(texts) if text.strip()), "")
+    """The text a router looks at: the last of `human_asks`; "" where there is none."""
+    return next(iter(human_asks(request, most=1)), "")
+
+
+def human_asks(request: ChatRequest, *, most: int) -> list[str]:
+    """What the human asked in the last turns, oldest first, at most that many: the texts of user messages without
+    agents' reminders. System prompts, tool results and answers are not among them, unless no user message has text:
+    then the last message that has any."""
+    asks: list[str] = []
+    for roles in (("user",), ROLES):
+        for message in reversed(request.messages):
+            if message["role"] in roles and (text := _without_reminders(message_text(message))).strip():
+                asks.append(text)
+                if len(asks) == (most if roles == ("user",) else 1):
+                    break
+        if asks:
+            break
+    return asks[::-1]
+
+
+def _without_reminders(text: str) -> str:
+    for tag in REMINDERS:
+        opening, closing = f"<{tag}>", f"</{tag}>"
+        kept, at = [], 0
+        while (start := text.find(opening, at)) >= 0 and (end := text.find(closing, start)) >= 0:
+            kept.append(text[at:start])
+            at = end + len(closing)
+        if kept:
+            text = "".join((*kept, text[at:]))
+    return text
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:

@@ -6,11 +6,11 @@ Who cannot honour a feature refuses it by name, and never drops it: `refuse(body
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from protocol.errors import BadRequest
 
-__all__ = ["FEATURES", "TEXT_ONLY_CANNOT", "refuse"]
+__all__ = ["FEATURES", "TEXT_ONLY_CANNOT", "Feature", "first_lacking", "refuse"]
 
 Finder = Callable[[Mapping[str, Any]], str | None]
 """Of a request body: the path of the field that asks for the feature, or None."""
@@ -46,7 +46,12 @@ def _spoken(body: Mapping[str, Any]) -> str | None:
     return "modalities" if isinstance(wanted, list) and wanted != ["text"] else None
 
 
-FEATURES: Mapping[str, Finder] = {
+Feature = Literal[
+    "tools", "functions", "structured output", "images", "audio input", "files", "audio output", "other modalities",
+    "predicted output", "web search", "several choices", "log-probabilities", "token biases",
+]  # fmt: skip
+
+FEATURES: Mapping[Feature, Finder] = {
     "tools": _set("tools"),
     "functions": _set("functions"),
     "structured output": _structured,
@@ -62,20 +67,28 @@ FEATURES: Mapping[str, Finder] = {
     "token biases": _set("logit_bias"),
 }
 
-TEXT_ONLY_CANNOT: Collection[str] = (
+TEXT_ONLY_CANNOT: Collection[Feature] = (
     "tools", "functions", "structured output", "images", "audio input", "files", "audio output", "other modalities",
     "predicted output", "web search",
 )  # fmt: skip
 """What a model, or a fusion, that reads and writes text only cannot do."""
 
 
-def refuse(body: Mapping[str, Any], cannot: Collection[str], *, who: str) -> None:
-    """Raises `BadRequest` naming the field of the first feature in `cannot` that `body` asks for. `who`: whose limit it
-    is, in the plural."""
+def first_lacking(body: Mapping[str, Any], cannot: Collection[Feature]) -> tuple[Feature, str] | None:
+    """The first feature in `cannot` that `body` asks for, and the path of the field that does."""
     for feature in cannot:
         if (field := FEATURES[feature](body)) is not None:
-            raise BadRequest(
-                f"'{field}' asks for {feature}, which {who} do not have.",
-                param=field,
-                code="unsupported_parameter",
-            )
+            return feature, field
+    return None
+
+
+def refuse(body: Mapping[str, Any], cannot: Collection[Feature], *, who: str) -> None:
+    """Raises `BadRequest` naming the field of the first feature in `cannot` that `body` asks for. `who`: whose limit it
+    is, in the plural."""
+    if (lacking := first_lacking(body, cannot)) is not None:
+        feature, field = lacking
+        raise BadRequest(
+            f"'{field}' asks for {feature}, which {who} do not have.",
+            param=field,
+            code="unsupported_parameter",
+        )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from protocol.chat import ChatRequest
 from protocol.errors import ChorusError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Answer", "Call", "Chunk", "Event", "Reply", "Run", "Strategy", "Trace"]
+__all__ = ["Answer", "Call", "Chunk", "Deciding", "Event", "Reply", "Run", "Strategy", "Trace"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +161,10 @@ class Run(Protocol):
         """US dollars the call tree may still spend; infinity without a budget."""
         ...
 
+    def lacks(self, name: str, request: ChatRequest) -> str | None:
+        """The first thing that `request` needs and `name` is known not to have: a feature, or context; else None."""
+        ...
+
     async def call(self, name: str, request: ChatRequest) -> Reply:
         """Ask `name` and wait for its complete answer. Raises `ChorusError`."""
         ...
@@ -182,3 +186,12 @@ class Strategy(Protocol):
     """A virtual model. Laws: no socket, no clock of its own; it yields either chunks only or exactly one answer."""
 
     def answer(self, request: ChatRequest, run: Run) -> AsyncIterator[Event]: ...
+
+
+@runtime_checkable
+class Deciding(Protocol):
+    """A strategy that decides who answers before any model is asked."""
+
+    async def decide(self, request: ChatRequest, run: Run) -> str:
+        """The name of who shall answer; why is noted in the trace. Raises `ChorusError`."""
+        ...

@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from protocol.errors import SettingsError
+from protocol.features import Feature
 from protocol.litellm_config import is_litellm, translate
 from protocol.tenancy import KeySettings, LedgerSettings, LimitsSettings, RedisSettings, StateSettings
 from protocol.usage import Price
@@ -43,9 +44,11 @@ __all__ = [
     "PriceSettings",
     "Resilience",
     "Routing",
+    "RuleSettings",
     "ServerSettings",
     "Settings",
     "StrategySettings",
+    "ThresholdRule",
     "load_settings",
     "parse_settings",
 ]
@@ -178,6 +181,9 @@ class ModelSettings(_Frozen):
     embedder: EmbedderModel | None = None
     price: PriceSettings | None = None
     context_length: int | None = Field(None, ge=1, description="tokens; of an engine model its max_model_len")
+    lacks: frozenset[Feature] = Field(
+        frozenset(), description="what it cannot do, so that a router gives it no request that asks for it"
+    )
     max_output_tokens: int | None = Field(
         None,
         ge=1,
@@ -206,13 +212,50 @@ class ModelSettings(_Frozen):
         return self.max_output_tokens or self.context_length or engine
 
 
+class ThresholdRule(_Frozen):
+    """RouteLLM's rule: the strong model answers where its chance of beating the weak one reaches `alpha`."""
+
+    strong: Name
+    weak: Name
+    alpha: float = Field(
+        ge=0, le=1, description="calibrate it; also per request, `router-mf-0.116` or `chorus.threshold`"
+    )
+
+
+class RuleSettings(_Frozen):
+    """How estimates become a choice, where the quality knob should not: exactly one of them."""
+
+    threshold: ThresholdRule | None = None
+    margin: float | None = Field(None, ge=0, le=1, description="the cheapest within this quality of the best")
+    cheapest_above: float | None = Field(
+        None, ge=0, le=1, description="the cheapest of at least this quality, else the dearest"
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> RuleSettings:
+        _exactly_one_of(self, ("threshold", "margin", "cheapest_above"))
+        return self
+
+
 class Routing(_Frozen):
     """Pick one model beforehand: a trained router estimates quality and cost, a policy chooses."""
 
     method: str = "knn-router"
     artefact: Path = Field(description="folder written by `chorus train`, relative to this file")
     embedder: Name = Field(description="the embedding model the router was trained with")
+    models: tuple[Name, ...] = Field((), description="choose among these of the artefact's models only")
     quality: float = Field(0.5, ge=0, le=1, description="default trade: 0 takes the cheapest, 1 the best")
+    policy: RuleSettings | None = Field(None, description="another rule than the quality knob")
+    switch_margin: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="how much better another model must be, in quality less its price by the knob, for a conversation "
+        "to leave the one it has; 0 decides each turn by itself",
+    )
+    explore: float = Field(
+        0.0, ge=0, le=1, description="share of requests given to a model drawn at random, to learn from"
+    )
     default: Name = Field(description="who answers when the router cannot decide in time")
     embed_deadline_ms: float = Field(500.0, gt=0)
 
@@ -454,6 +497,7 @@ def _check_members(name: str, strategy: StrategySettings, settings: Settings, an
         if embedder is None:
             raise ValueError(f"strategies.{name}.route.embedder: no model {strategy.route.embedder!r}")
         _require(f"strategies.{name}.route.default", [strategy.route.default], answering)
+        _require(f"strategies.{name}.route.models", strategy.route.models, answering)
     if strategy.cascade:
         _require(f"strategies.{name}.cascade.stages", strategy.cascade.stages, answering)
     if strategy.aggregate:

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
+import logging
 import math
-from collections.abc import AsyncIterator, Collection
-from dataclasses import dataclass
+import random
+from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
-from outcomes.artefact import load_router
-from outcomes.assignment import Knob, utility_choice
+from outcomes.artefact import Manifest, load_router
+from outcomes.assignment import Knob, utilities, utility_choice
 from outcomes.encoder_training import EncoderTraining
-from protocol.chat import ChatRequest, human_ask
-from protocol.errors import ChorusError, MethodError
+from protocol.chat import ChatRequest, human_asks
+from protocol.errors import BadRequest, ChorusError, MethodError
 from protocol.methods import find_method
-from protocol.routing import Estimate, Queries, Router
+from protocol.routing import Estimate, Policy
 from protocol.run import Event, Run
-from protocol.settings import Routing
+from protocol.settings import Routing, RuleSettings
+from routers.estimating import Estimator
+from routers.policy import CheapestAbove, Margin, Threshold
 
 __all__ = ["Routed", "load_routed"]
+
+log = logging.getLogger("chorus.routing")
+
+TURNS = 8
+"""Turns of a conversation that are looked at to see which model has it."""
 
 
 def load_routed(settings: Routing, *, answering: Collection[str], embedder_id: str) -> Routed:
@@ -38,113 +44,220 @@ def load_routed(settings: Routing, *, answering: Collection[str], embedder_id: s
         raise MethodError(
             f"{settings.artefact} has no calibrated quality knob; write it with `chorus train`."
         )
+    pair = _pair(settings)
+    _require_known((*settings.models, *pair), manifest, settings)
     return Routed(
-        router,
+        Estimator(
+            router,
+            settings.embedder if "embedding" in method.needs else None,
+            deadline_s=settings.embed_deadline_ms / 1000,
+            threaded=isinstance(router, EncoderTraining),
+        ),
         Knob.parse(manifest.knob),
         default=settings.default,
-        embedder=settings.embedder if "embedding" in method.needs else None,
+        models=pair or settings.models or manifest.models,
         quality=settings.quality,
-        embed_deadline_s=settings.embed_deadline_ms / 1000,
+        policy=settings.policy,
+        switch_margin=settings.switch_margin,
+        explore=settings.explore,
         label=f"{manifest.method}@{manifest.version}",
-        threaded=isinstance(router, EncoderTraining),
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Choice:
-    """Who answers and why."""
+    """Who answers and why. `propensity`: how likely this choice was, where estimates decided."""
 
     model: str
     reason: str
     estimate: Estimate | None = None
+    propensity: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rule:
+    """`policy` as a rule that can be told; `lam` where it is the knob's."""
+
+    policy: Policy | None
+    told: str
+    lam: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """Embed the ask, estimate every model, choose by the quality knob, relay the chosen one's answer
-    untouched.
+    """Estimate every model for the ask, choose by a rule, relay the chosen one's answer untouched.
 
-    `default` answers when there is nothing to decide on or the embedding does not come within
-    `embed_deadline_s`
-    seconds: routing may help an answer, never prevent one. `label` names the artefact in traces. `threaded`: the
-    router itself reads texts with an encoder, tens of milliseconds that are not the event loop's; the same
-    deadline holds for it.
+    Of `models` only those are candidates that lack nothing the request needs. `default` answers when there is
+    nothing to decide on, or estimates do not come in time: routing may help an answer, never prevent one. The rule is
+    the quality knob's, or `policy`.
+
+    A conversation keeps its model unless another one's utility is higher by `switch_margin`. Which model it has
+    is not remembered anywhere: it is read off the earlier asks, which the request carries, by the same rule.
+
+    A share `explore` of requests goes to a candidate drawn at random, so that what the others would have answered can
+    be learnt from the ledger: each decision is noted with its `propensity`. `label` names the artefact in traces.
     """
 
-    router: Router
+    estimator: Estimator
     knob: Knob
     default: str
-    embedder: str | None
+    models: tuple[str, ...]
     quality: float = 0.5
-    embed_deadline_s: float = 0.5
+    policy: RuleSettings | None = None
+    switch_margin: float = 0.0
+    explore: float = 0.0
     label: str = ""
-    threaded: bool = False
+    rng: random.Random = field(default_factory=random.Random)
 
     async def answer(self, request: ChatRequest, run: Run) -> AsyncIterator[Event]:
-        quality = self.quality if request.options.quality is None else request.options.quality
-        choice = await self._choose(request, run, quality)
-        run.trace.note(
-            router=self.label,
-            quality=quality,
-            chosen=choice.model,
-            reason=choice.reason,
-            **_facts(choice.estimate),
-        )
-        async for event in run.relay(choice.model, request):
+        chosen = await self.decide(request, run)
+        async for event in run.relay(chosen, request):
             yield event
 
-    async def _choose(self, request: ChatRequest, run: Run, quality: float) -> _Choice:
-        text = human_ask(request)
-        if not text:
-            return _Choice(model=self.default, reason="default: the request has no text")
+    async def decide(self, request: ChatRequest, run: Run) -> str:
+        """Who shall answer; why is noted in the trace. Raises `BadRequest` for a knob that it does not have."""
+        rule = self._rule(request)
+        quality = self.quality if request.options.quality is None else request.options.quality
+        choice = await self._choose(request, run, rule)
+        facts: dict[str, Any] = {"router": self.label, "chosen": choice.model, "reason": choice.reason}
+        if rule.policy is None:
+            facts["quality"] = quality
+        if choice.propensity is not None:
+            facts["propensity"] = choice.propensity
+        run.trace.note(**facts, **_estimates(choice.estimate))
+        return choice.model
+
+    async def _choose(self, request: ChatRequest, run: Run, rule: _Rule) -> _Choice:
+        able, lacking = self._able(request, run)
+        if not able:
+            return _Choice(model=self.default, reason=f"default: no candidate has {lacking}")
+        fallback = self.default if run.lacks(self.default, request) is None else able[0]
+        turns = TURNS if self.switch_margin and rule.policy is None else 1
+        asks = human_asks(request, most=turns)
+        if not asks:
+            return _Choice(model=fallback, reason="default: the request has no text")
         try:
-            queries = await self._embedded(text, run)
-            estimate = await self._estimated(queries, run)
+            estimate = await self.estimator.of(asks, run)
         except TimeoutError:
-            return _Choice(
-                model=self.default,
-                reason=f"default: no embedding or estimate within {self.embed_deadline_s:g} s",
-            )
+            late = f"default: no embedding or estimate within {self.estimator.deadline_s:g} s"
+            return _Choice(model=fallback, reason=late)
         except ChorusError as error:
-            return _Choice(model=self.default, reason=f"default: {error.code or error.type}")
-        lam = self.knob.lam(quality)
-        affordable, reason = _affordable(estimate, run.remaining_usd)
-        model = affordable.models[int(utility_choice(affordable, lam)[0])]
-        return _Choice(model=model, reason=reason + _rule(lam), estimate=estimate)
+            return _Choice(model=fallback, reason=f"default: {error.code or error.type}")
+        except Exception:
+            log.exception("%s could not estimate", self.label)
+            return _Choice(model=fallback, reason="default: internal_error")
+        candidates, within = _affordable(_among(estimate, able), run.remaining_usd)
+        told = f"of those with {lacking}, {within}" if lacking else within
+        return self._drawn(candidates, *self._ruled(candidates, rule), told)
 
-    async def _embedded(self, text: str, run: Run) -> Queries:
-        """The query with its embedding, if the router needs one. Raises `TimeoutError`, `ChorusError`."""
-        if self.embedder is None:
-            return Queries([text])
-        async with asyncio.timeout(min(self.embed_deadline_s, run.remaining_s)):
-            return Queries([text], await run.embed(self.embedder, [text]))
+    def _ruled(self, candidates: Estimate, rule: _Rule) -> tuple[int, str]:
+        """The column of the model that the rule picks for the last ask, and why."""
+        if len(candidates.models) == 1:
+            return 0, "the only candidate"
+        if rule.policy is not None:
+            return int(rule.policy.choose(_last(candidates))[0]), rule.told
+        best = utility_choice(candidates, rule.lam)
+        if len(best) == 1 or math.isinf(rule.lam):
+            return int(best[-1]), rule.told
+        utility = utilities(candidates, rule.lam)
+        held = best[0]
+        for turn, wanted in enumerate(best):
+            if utility[turn, wanted] > utility[turn, held] + self.switch_margin:
+                held = wanted
+        kept = "" if held == best[-1] else f", keeping the conversation's model for {self.switch_margin:g}"
+        return int(held), rule.told + kept
 
-    async def _estimated(self, queries: Queries, run: Run) -> Estimate:
-        """The router's estimate. Raises `TimeoutError`, `ChorusError`."""
-        if not self.threaded:
-            return self.router.estimate(queries)
-        async with asyncio.timeout(min(self.embed_deadline_s, run.remaining_s)):
-            return await asyncio.to_thread(self.router.estimate, queries)
+    def _drawn(self, candidates: Estimate, ruled: int, told: str, where: str) -> _Choice:
+        """What the rule picked, or now and then any candidate."""
+        each = self.explore / len(candidates.models)
+        chosen = ruled
+        if self.explore and self.rng.random() < self.explore:
+            chosen, told = self.rng.randrange(len(candidates.models)), "explored"
+        likely = each + (1 - self.explore if chosen == ruled else 0.0)
+        return _Choice(
+            model=candidates.models[chosen],
+            reason=where + told,
+            estimate=_last(candidates),
+            propensity=likely,
+        )
+
+    def _rule(self, request: ChatRequest) -> _Rule:
+        """The rule of the config, moved by the request's knobs. Raises `BadRequest`."""
+        options, settings = request.options, self.policy
+        threshold = settings.threshold if settings else None
+        if options.threshold is not None and threshold is None:
+            raise BadRequest(
+                f"{request.model!r} has no threshold; `chorus.threshold` is for routers with `policy.threshold`.",
+                param="chorus.threshold",
+            )
+        if threshold is not None:
+            alpha = threshold.alpha if options.threshold is None else options.threshold
+            # The policy compares the lead, which is 2w − 1 of the chance of winning.
+            policy = Threshold(threshold.strong, threshold.weak, 2 * alpha - 1)
+            return _Rule(policy=policy, told=f"{threshold.strong} from a {alpha:g} chance of winning")
+        if settings is not None and settings.margin is not None:
+            return _Rule(
+                policy=Margin(settings.margin), told=f"the cheapest within {settings.margin:g} of the best"
+            )
+        if settings is not None and settings.cheapest_above is not None:
+            above = settings.cheapest_above
+            return _Rule(policy=CheapestAbove(above), told=f"the cheapest above {above:g}")
+        lam = self.knob.lam(self.quality if options.quality is None else options.quality)
+        return _Rule(policy=None, told=_told(lam), lam=lam)
+
+    def _able(self, request: ChatRequest, run: Run) -> tuple[list[str], str]:
+        """The models that lack nothing, and what the others lack (of the first of them)."""
+        lacks = {name: run.lacks(name, request) for name in self.models}
+        able = [name for name, lacking in lacks.items() if lacking is None]
+        return able, next((lacking for lacking in lacks.values() if lacking is not None), "")
+
+
+def _pair(settings: Routing) -> tuple[str, ...]:
+    """The two models that a threshold decides between; none where the rule is another."""
+    threshold = settings.policy.threshold if settings.policy else None
+    return (threshold.strong, threshold.weak) if threshold else ()
+
+
+def _require_known(names: Collection[str], manifest: Manifest, settings: Routing) -> None:
+    """Raises `MethodError` where the section names a model that the artefact knows nothing of."""
+    for name in names:
+        if name not in manifest.models:
+            raise MethodError(
+                f"{settings.artefact} was trained for {', '.join(manifest.models)}; {name!r} is not among them."
+            )
+
+
+def _among(estimate: Estimate, names: Sequence[str]) -> Estimate:
+    """The columns of `names`."""
+    kept = [i for i, name in enumerate(estimate.models) if name in names]
+    if len(kept) == len(estimate.models):
+        return estimate
+    models = tuple(estimate.models[i] for i in kept)
+    return Estimate(models, estimate.quality[:, kept], estimate.cost_usd[:, kept])
+
+
+def _last(estimate: Estimate) -> Estimate:
+    """The row of the last ask."""
+    return replace(estimate, quality=estimate.quality[-1:], cost_usd=estimate.cost_usd[-1:])
 
 
 def _affordable(estimate: Estimate, budget_usd: float) -> tuple[Estimate, str]:
     """The estimate without the models that would likely break the budget; all of them when none would fit,
     for the budget itself is enforced elsewhere and a routed guess should not refuse a request."""
-    fits = ~(estimate.cost_usd[0] > budget_usd)
+    fits = ~(estimate.cost_usd[-1] > budget_usd)
     if fits.all() or not fits.any():
         return estimate, ""
-    kept = np.flatnonzero(fits)
-    models = tuple(estimate.models[i] for i in kept)
-    return Estimate(models, estimate.quality[:, kept], estimate.cost_usd[:, kept]), "within budget, "
+    names = [name for name, fit in zip(estimate.models, fits, strict=True) if fit]
+    return _among(estimate, names), "within budget, "
 
 
-def _rule(lam: float) -> str:
+def _told(lam: float) -> str:
     return (
         "best quality" if lam == 0 else "cheapest" if math.isinf(lam) else f"highest quality − {lam:.4g}·cost"
     )
 
 
-def _facts(estimate: Estimate | None) -> dict[str, Any]:
+def _estimates(estimate: Estimate | None) -> dict[str, Any]:
     """The estimates, a row a model, as JSON values (unknown ones null)."""
     if estimate is None:
         return {}

@@ -73,6 +73,9 @@ class ScriptedRun:
     relays_closed: int = 0
     break_after: int | None = None
 
+    def lacks(self, name: str, request: ChatRequest) -> str | None:
+        return None
+
     async def call(self, name: str, request: ChatRequest) -> Reply:
         turn = sum(asked == name for asked, _ in self.asked)
         self.asked.append((name, request))

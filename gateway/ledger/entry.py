@@ -20,6 +20,7 @@ FACTS = (
     "method",
     "chosen",
     "reason",
+    "propensity",
     "quality",
     "stage",
     "accepted",

@@ -32,6 +32,7 @@ from outcomes.assignment import Knob
 from protocol.routing import Estimate, Queries
 from protocol.run import Strategy
 from protocol.settings import Settings, parse_settings
+from routers.estimating import Estimator
 from routers.strategy import Routed
 from tests.faults.faults import FAULTS, OK, PROMPT, Seen, closed_port
 from tests.faults.upstream import GOOD_TEXT, Behaviour, FaultyUpstream, Peer
@@ -176,7 +177,9 @@ class _Chooser:
 def _strategies() -> dict[str, Strategy]:
     router: Any = _Chooser()
     return {
-        "router": Routed(router, Knob((0.0, 1.0), (1.0, 0.1)), "good", None, quality=1.0),
+        "router": Routed(
+            Estimator(router, None), Knob((0.0, 1.0), (1.0, 0.1)), "good", ("bad", "good"), quality=1.0
+        ),
         "cascade": CascadeStrategy(("bad", "good"), TokenUncertainty(), Rule((0.0,))),
         "vote": AnswerEnsemble("vote", AgentForest(("bad", "good"), 1)),
     }

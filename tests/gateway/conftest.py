@@ -64,9 +64,12 @@ async def serve(upstream: ScriptedUpstream) -> AsyncIterator[ServeGateway]:
             models: Mapping[str, Any] | None = None,
             *,
             strategies: Mapping[str, Strategy] | None = None,
+            configured: Mapping[str, Any] | None = None,
             **sections: Any,
         ) -> httpx.AsyncClient:
-            settings = settings_for(url, models or {"one": {}, "two": {}}, **sections)
+            """`strategies`: objects, in place of those `configured` in the settings."""
+            named = {"strategies": configured} if configured else {}
+            settings = settings_for(url, models or {"one": {}, "two": {}}, **named, **sections)
             catalogue = make_catalogue(settings, {})
             if strategies:
                 catalogue = Catalogue(catalogue.models, strategies)

@@ -39,6 +39,7 @@ PARSE = {surface.path: surface.parse for surface in SURFACES.values()}
 
 SDK_TYPES: dict[str, Any] = {
     "/chat/completions": chat.CompletionCreateParamsStreaming,
+    "/route": chat.CompletionCreateParamsStreaming,
     "/completions": completion.CompletionCreateParamsStreaming,
     "/embeddings": embedding.EmbeddingCreateParams,
     "/messages": messages.MessageCreateParamsStreaming,

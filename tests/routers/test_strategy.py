@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +18,13 @@ from outcomes.artefact import annotate
 from outcomes.assignment import Knob
 from outcomes.table import OutcomeTable
 from protocol.chat import ChatRequest, Options
-from protocol.errors import ArtefactMismatch, MethodError, UpstreamUnavailable
-from protocol.routing import Estimate, Queries
+from protocol.errors import ArtefactMismatch, BadRequest, MethodError, UpstreamUnavailable
+from protocol.routing import Estimate, Queries, Router
 from protocol.run import Answer, Event, Reply, Trace
-from protocol.settings import Routing
+from protocol.settings import Routing, RuleSettings
 from protocol.usage import Usage
 from protocol.wire import completion
+from routers.estimating import Estimator
 from routers.knn_router import KnnRouter
 from routers.strategy import Routed, load_routed
 
@@ -32,8 +35,16 @@ EASY, HARD = np.array([1, 0], dtype=np.float32), np.array([0, 1], dtype=np.float
 class ListRun:
     """A run whose models repeat their name and whose embedder says what it was given."""
 
-    def __init__(self, embedding: np.ndarray | Exception | None, *, budget: float = math.inf) -> None:
+    def __init__(
+        self,
+        embedding: np.ndarray | Exception | None,
+        *,
+        budget: float = math.inf,
+        by_text: Mapping[str, np.ndarray] | None = None,
+        lacking: Mapping[str, str] | None = None,
+    ) -> None:
         self.embedding, self.remaining_usd = embedding, budget
+        self.by_text, self.lacking = by_text or {}, lacking or {}
         self.remaining_s = 60.0
         self.trace = Trace()
         self.embedded: list[str] = []
@@ -45,7 +56,10 @@ class ListRun:
             raise self.embedding
         if self.embedding is None:
             await asyncio.Event().wait()
-        return np.stack([self.embedding] * len(texts))
+        return np.stack([self.by_text.get(text, self.embedding) for text in texts])
+
+    def lacks(self, name: str, request: ChatRequest) -> str | None:
+        return self.lacking.get(name)
 
     async def relay(self, name: str, request: ChatRequest) -> AsyncIterator[Event]:
         self.relayed.append((name, request))
@@ -62,9 +76,12 @@ def _router() -> KnnRouter:
     return KnnRouter(4).fit(OutcomeTable.of_matrices((CHEAP, DEAR), texts, score, cost, embeddings=vectors))
 
 
-def _routed(**changes: object) -> Routed:
+def _routed(
+    router: Router | None = None, *, estimating: Mapping[str, Any] | None = None, **changes: Any
+) -> Routed:
+    estimator = Estimator(router or _router(), **{"embedder": "embedder", **(estimating or {})})
     knob = Knob((0.5,), (1e4,))
-    return replace(Routed(_router(), knob, CHEAP, "embedder", label="knn-router@abc"), **changes)
+    return replace(Routed(estimator, knob, CHEAP, (CHEAP, DEAR), label="knn-router@abc"), **changes)
 
 
 def _request(text: str = "Why?", quality: float | None = None) -> ChatRequest:
@@ -120,7 +137,7 @@ async def test_a_requests_quality_overrides_the_default() -> None:
 async def test_a_failing_embedder_falls_to_the_default(embedding: object, reason: str) -> None:
     """Down, late, or of the wrong size: the default answers, and the trace says why."""
     run = ListRun(embedding)
-    assert await _answer(_routed(embed_deadline_s=0.01), _request(), run) == CHEAP
+    assert await _answer(_routed(estimating={"deadline_s": 0.01}), _request(), run) == CHEAP
     assert run.trace.decision["chosen"] == CHEAP
     assert reason in run.trace.decision["reason"]
     assert "estimates" not in run.trace.decision
@@ -146,7 +163,7 @@ async def test_a_model_beyond_the_budget_is_left_out() -> None:
 async def test_a_router_that_needs_no_embedding_asks_for_none() -> None:
     """With no embedder configured for the method, the text alone is handed over."""
     run = ListRun(UpstreamUnavailable("down"))
-    assert await _answer(_routed(embedder=None), _request(), run) == CHEAP
+    assert await _answer(_routed(estimating={"embedder": None}), _request(), run) == CHEAP
     assert not run.embedded
 
 
@@ -190,12 +207,135 @@ async def test_a_slow_router_does_not_hold_the_loop() -> None:
             assert turned.wait(10), "the event loop stood still"
             return Estimate((CHEAP, DEAR), np.array([[0.0, 1.0]]), np.array([[1e-6, 9e-6]]))
 
-    routed = _routed(router=Slow(), embedder=None, threaded=True, embed_deadline_s=10.0)
+    routed = _routed(Slow(), estimating={"embedder": None, "threaded": True, "deadline_s": 10.0})
     asyncio.get_running_loop().call_soon(turned.set)
     assert await _answer(routed, _request(quality=1.0), ListRun(None)) == DEAR
     turned.clear()
-    late = replace(routed, embed_deadline_s=0.01)
+    late = _routed(Slow(), estimating={"embedder": None, "threaded": True, "deadline_s": 0.01})
     asyncio.get_running_loop().call_later(0.2, turned.set)
     run = ListRun(None)
     assert await _answer(late, _request(quality=1.0), run) == CHEAP
     assert "within" in run.trace.decision["reason"]
+
+
+async def test_a_text_is_estimated_once() -> None:
+    """The same ask again costs neither an embedding nor an estimate, and is decided alike; what is remembered is
+    bounded, the least recently used going first."""
+    routed = _routed(estimating={"remembered": 2})
+    run = ListRun(HARD)
+    for text in ("one", "two", "one", "three", "one", "two"):
+        assert await _answer(routed, _request(text), run) == DEAR
+    assert run.embedded == ["one", "two", "three", "two"]
+
+
+async def test_a_router_that_breaks_falls_to_the_default(caplog: pytest.LogCaptureFixture) -> None:
+    """A bug in a method is logged, and the default answers."""
+
+    class Broken:
+        def estimate(self, queries: Queries) -> Estimate:
+            raise ZeroDivisionError("secret arithmetic")
+
+    run = ListRun(HARD)
+    assert await _answer(_routed(Broken(), estimating={"embedder": None}), _request(), run) == CHEAP
+    assert run.trace.decision["reason"] == "default: internal_error"
+    assert "secret arithmetic" in caplog.text
+
+
+async def test_who_lacks_what_is_needed_is_no_candidate() -> None:
+    """A model without tools gets no request with tools, whatever it was estimated at; where none has them the default
+    may say so itself; and the default does not answer for want of an embedding when it is the one that lacks them."""
+    run = ListRun(HARD, lacking={DEAR: "tools"})
+    assert await _answer(_routed(), _request(), run) == CHEAP
+    assert run.trace.decision["reason"] == "of those with tools, the only candidate"
+    run = ListRun(HARD, lacking={CHEAP: "tools", DEAR: "tools"})
+    assert await _answer(_routed(), _request(), run) == CHEAP
+    assert run.trace.decision["reason"] == "default: no candidate has tools"
+    down = ListRun(UpstreamUnavailable("down"), lacking={CHEAP: "tools"})
+    assert await _answer(_routed(), _request(), down) == DEAR
+
+
+def _conversation(*asks: str) -> ChatRequest:
+    messages = [
+        message
+        for ask in asks
+        for message in ({"role": "user", "content": ask}, {"role": "assistant", "content": "Well."})
+    ]
+    return ChatRequest({"model": "auto", "messages": messages[:-1]}, Options(quality=1.0))
+
+
+async def test_a_conversation_keeps_its_model() -> None:
+    """Within the margin the model that the earlier asks chose goes on; beyond it, or without a margin, the best one
+    answers. Nothing but the request itself is needed to know which model that was."""
+    known = {"hard": HARD, "nearly": np.array([0.9, 0.1], dtype=np.float32), "easy": EASY}
+
+    class Leaning:
+        """What is easy the cheap model does a little better, and the nearly easy a little less so."""
+
+        def estimate(self, queries: Queries) -> Estimate:
+            assert queries.embeddings is not None
+            hard = queries.embeddings[:, 1] * 0.5
+            quality = np.stack([0.5 + 0.1 * queries.embeddings[:, 0], 0.5 + hard], axis=1)
+            return Estimate((CHEAP, DEAR), quality, np.full(quality.shape, [1e-6, 9e-6]))
+
+    def routed(margin: float) -> Routed:
+        return _routed(Leaning(), switch_margin=margin)
+
+    request = _conversation("hard", "easy")
+    run = ListRun(EASY, by_text=known)
+    assert await _answer(routed(0.2), request, run) == DEAR
+    assert "keeping the conversation's model" in run.trace.decision["reason"]
+    assert await _answer(routed(0.05), request, ListRun(EASY, by_text=known)) == CHEAP
+    assert await _answer(routed(0.0), request, ListRun(EASY, by_text=known)) == CHEAP
+    assert await _answer(routed(0.2), _conversation("nearly", "easy"), ListRun(EASY, by_text=known)) == CHEAP
+
+
+async def test_exploration_is_noted_with_its_propensity() -> None:
+    """A share of requests is drawn among all candidates; the noted propensity is how often each choice comes about."""
+    routed = _routed(explore=0.4, rng=random.Random(7))
+    counts, noted = {CHEAP: 0, DEAR: 0}, {}
+    for _ in range(2000):
+        run = ListRun(HARD)
+        chosen = await _answer(routed, _request(), run)
+        counts[chosen] += 1
+        noted[chosen] = run.trace.decision["propensity"]
+    assert noted == {CHEAP: pytest.approx(0.2), DEAR: pytest.approx(0.8)}
+    assert counts[DEAR] / 2000 == pytest.approx(0.8, abs=0.04)
+    sure = ListRun(HARD)
+    await _answer(_routed(), _request(), sure)
+    assert sure.trace.decision["propensity"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("rule", "easy", "hard"),
+    [
+        ({"threshold": {"strong": DEAR, "weak": CHEAP, "alpha": 0.4}}, DEAR, DEAR),
+        ({"threshold": {"strong": DEAR, "weak": CHEAP, "alpha": 0.6}}, CHEAP, DEAR),
+        ({"margin": 0.5}, CHEAP, DEAR),
+        ({"margin": 1.0}, CHEAP, CHEAP),
+        ({"cheapest_above": 0.5}, CHEAP, DEAR),
+    ],
+)
+async def test_other_rules(rule: dict[str, Any], easy: str, hard: str) -> None:
+    """RouteLLM's threshold on the chance of winning (equal estimates: one half), HomoRouter's margin, FORC's bar."""
+    routed = _routed(policy=RuleSettings.model_validate(rule))
+    assert await _answer(routed, _request("a"), ListRun(EASY)) == easy
+    assert await _answer(routed, _request("b"), ListRun(HARD)) == hard
+
+
+async def test_a_requests_threshold() -> None:
+    """`chorus.threshold` moves a router that has one, and is refused by one that has none."""
+    rule = RuleSettings.model_validate({"threshold": {"strong": DEAR, "weak": CHEAP, "alpha": 0.6}})
+    request = replace(_request(), options=Options(threshold=0.5))
+    assert await _answer(_routed(policy=rule), request, ListRun(EASY)) == DEAR
+    with pytest.raises(BadRequest, match="has no threshold"):
+        await _answer(_routed(), request, ListRun(EASY))
+
+
+def test_a_section_names_models_of_its_artefact(tmp_path: Path) -> None:
+    """A candidate, or a side of the threshold, that the router knows nothing of stops the start."""
+    everyone = {CHEAP, DEAR, "other"}
+    with pytest.raises(MethodError, match="'other' is not among them"):
+        load_routed(_settings(_saved(tmp_path), models=("other",)), answering=everyone, embedder_id="e@1")
+    rule = RuleSettings.model_validate({"threshold": {"strong": "other", "weak": CHEAP, "alpha": 0.6}})
+    with pytest.raises(MethodError, match="'other' is not among them"):
+        load_routed(_settings(tmp_path, policy=rule), answering=everyone, embedder_id="e@1")

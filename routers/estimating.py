@@ -1,0 +1,71 @@
+"""Estimates of single queries, as a running gateway asks for them: in time, and each text only once."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from protocol.routing import Estimate, Queries, Router
+from protocol.run import Run
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Rows = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+__all__ = ["Estimator"]
+
+REMEMBERED = 4096
+"""Texts whose estimates are kept: a row of two numbers a model each."""
+
+
+@dataclass(slots=True)
+class Estimator:
+    """`router`, fed with embeddings by the model `embedder` (None: it reads the texts themselves), which must come
+    within `deadline_s` seconds. `threaded`: the router computes for tens of milliseconds, which are not the event
+    loop's.
+
+    What a text was estimated at is remembered by a digest of it, for as long as this object lives: it has one
+    artefact, and `Router.estimate` gives the same for the same text.
+    """
+
+    router: Router
+    embedder: str | None
+    deadline_s: float = 0.5
+    threaded: bool = False
+    remembered: int = REMEMBERED
+    _models: tuple[str, ...] = ()
+    _rows: OrderedDict[bytes, Rows] = field(default_factory=OrderedDict)
+
+    async def of(self, texts: Sequence[str], run: Run) -> Estimate:
+        """The estimates of `texts`, a row each. Raises `TimeoutError`, `ChorusError`."""
+        digests = [
+            hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).digest() for text in texts
+        ]
+        found = {digest: rows for digest in digests if (rows := self._rows.get(digest)) is not None}
+        unknown = {digest: text for digest, text in zip(digests, texts, strict=True) if digest not in found}
+        if unknown:
+            async with asyncio.timeout(min(self.deadline_s, run.remaining_s)):
+                estimate = await self._estimated(list(unknown.values()), run)
+            self._models = estimate.models
+            found.update(zip(unknown, zip(estimate.quality, estimate.cost_usd, strict=True), strict=True))
+        for digest in digests:
+            self._rows[digest] = found[digest]
+            self._rows.move_to_end(digest)
+        while len(self._rows) > self.remembered:
+            self._rows.popitem(last=False)
+        quality, cost = zip(*(found[digest] for digest in digests), strict=True)
+        return Estimate(self._models, np.stack(quality), np.stack(cost))
+
+    async def _estimated(self, texts: list[str], run: Run) -> Estimate:
+        vectors = None if self.embedder is None else await run.embed(self.embedder, texts)
+        queries = Queries(texts, vectors)
+        if self.threaded:
+            return await asyncio.to_thread(self.router.estimate, queries)
+        return self.router.estimate(queries)

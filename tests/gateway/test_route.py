@@ -1,0 +1,124 @@
+"""Routers as callers meet them: `/v1/route`, RouteLLM's names, and models that lack what a request needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from backends.scripted import ScriptedUpstream
+from gateway.abilities import make_lacks
+from outcomes.artefact import annotate
+from outcomes.assignment import Knob
+from outcomes.table import OutcomeTable
+from protocol.settings import parse_settings
+from routers.knn_router import KnnRouter
+
+ASK = {"messages": [{"role": "user", "content": "ab"}]}
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+
+
+@pytest.fixture
+def artefact(tmp_path: Path) -> Path:
+    """A router that sends short asks to `weak` and long ones to `strong`: the scripted embedding is (length, 3, 4)."""
+    vectors = np.array([[1, 3, 4], [40, 3, 4]], dtype=np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    score = np.array([[0.8, 0.8], [0.0, 0.9]])
+    cost = np.full((2, 2), [1e-6, 9e-6])
+    table = OutcomeTable.of_matrices(("weak", "strong"), ["short", "long"], score, cost, embeddings=vectors)
+    KnnRouter(1).fit(table).save(tmp_path / "router")
+    annotate(tmp_path / "router", embedder="upstream-e", knob=Knob((0.5,), (1e4,)).wire())
+    return tmp_path / "router"
+
+
+@pytest.fixture
+async def client(serve: Any, artefact: Path) -> httpx.AsyncClient:
+    """A gateway with that router by two rules, and a router that asks the first."""
+    route = {"artefact": str(artefact), "embedder": "e", "default": "weak"}
+    threshold = {"threshold": {"strong": "strong", "weak": "weak", "alpha": 0.9}}
+    return await serve(  # type: ignore[no-any-return]
+        {"weak": {"lacks": ["tools"], "context_length": 50}, "strong": {}, "e": {}},
+        configured={"auto": {"route": route}, "choosy": {"route": {**route, "policy": threshold}}},
+    )
+
+
+async def _routed(client: httpx.AsyncClient, model: str, **fields: Any) -> Mapping[str, Any]:
+    answer = await client.post("/v1/route", json={"model": model, **ASK, **fields})
+    assert answer.status_code == 200, answer.text
+    told: Mapping[str, Any] = answer.json()
+    assert answer.headers["x-chorus-model"] == told["model"]
+    return told
+
+
+async def test_route_asks_no_model(client: httpx.AsyncClient, upstream: ScriptedUpstream) -> None:
+    """The decision is told, with what it cost and, on request, what it rests on; only the embedder was asked."""
+    told = await _routed(client, "auto", chorus={"explain": True})
+    assert (told["object"], told["model"], told["strategy"]) == ("chorus.route", "weak", "auto")
+    assert told["cost_usd"] > 0
+    assert set(told["decision"]["estimates"]) == {"weak", "strong"}
+    long = await _routed(client, "auto", messages=[{"role": "user", "content": "long " * 8}])
+    assert long["model"] == "strong"
+    assert "decision" not in long
+    assert {seen.body["model"] for seen in upstream.seen} == {"upstream-e"}
+
+
+async def test_route_of_what_decides_nothing(client: httpx.AsyncClient) -> None:
+    """A plain model is its own answer; an unknown one is a 404; a broken request a 400."""
+    assert (await _routed(client, "strong"))["model"] == "strong"
+    assert (await client.post("/v1/route", json={"model": "nobody", **ASK})).status_code == 404
+    assert (await client.post("/v1/route", json={"model": "auto"})).status_code == 400
+    assert (await client.get("/v1/route")).status_code == 405
+
+
+async def test_routellm_names(client: httpx.AsyncClient) -> None:
+    """`router-NAME-THRESHOLD` asks the router of that name or method, with that threshold: equal estimates are a
+    chance of one half."""
+    for name in ("choosy", "knn", "knn-router"):
+        assert (await _routed(client, f"router-{name}-0.5"))["model"] == "strong"
+        assert (await _routed(client, f"router-{name}-0.51"))["model"] == "weak"
+    answer = await client.post("/v1/chat/completions", json={"model": "router-knn-0.5", **ASK})
+    assert answer.headers["x-chorus-strategy"] == "choosy"
+    assert answer.headers["x-chorus-model"] == "strong"
+    assert (await _routed(client, "choosy", chorus={"threshold": 0.5}))["model"] == "strong"
+    assert (await _routed(client, "choosy"))["model"] == "weak"
+    for wrong in ("router-auto-0.5", "router-knn-", "router-knn-7", "router-knn-x"):
+        assert (await client.post("/v1/route", json={"model": wrong, **ASK})).status_code == 404
+    refused = await client.post("/v1/route", json={"model": "auto", **ASK, "chorus": {"threshold": 0.5}})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "chorus.threshold"
+
+
+async def test_models_that_cannot(client: httpx.AsyncClient) -> None:
+    """What the chosen model would lack goes to one that has it: tools, or room for the prompt and the answer."""
+    assert (await _routed(client, "auto"))["model"] == "weak"
+    assert (await _routed(client, "auto", tools=TOOLS))["model"] == "strong"
+    assert (await _routed(client, "auto", max_tokens=60))["model"] == "strong"
+    explained = await _routed(client, "auto", tools=TOOLS, chorus={"explain": True})
+    assert explained["decision"]["reason"] == "of those with tools, the only candidate"
+
+
+def test_what_is_known_to_be_lacking() -> None:
+    """Engine models read and write text only; a strategy lacks what any of those lacks whom it has to ask."""
+    lacks = make_lacks(
+        parse_settings(
+            """
+models:
+  engine: {engine: {weights: x}}
+  able: {openai: {base_url: "http://127.0.0.1:9/v1", model: x}}
+  blind: {openai: {base_url: "http://127.0.0.1:9/v1", model: x}, lacks: [images]}
+strategies:
+  vote: {aggregate: {members: [able, blind]}}
+  duet: {fuse: {members: {engine: 1}}}
+"""
+        )
+    )
+    image = {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}
+    found = {name: lacks(name, image) for name in ("engine", "able", "blind", "vote", "duet", "nobody")}
+    assert found == {
+        "engine": "images", "able": None, "blind": "images", "vote": "images", "duet": "images", "nobody": None,
+    }  # fmt: skip
+    assert lacks("engine", {"messages": [{"role": "user", "content": "word " * 3000}]}) == "enough context"

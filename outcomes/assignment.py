@@ -47,7 +47,7 @@ def utility_choice(estimate: Estimate, lam: float) -> NDArray[np.intp]:
 
 
 def utilities(estimate: Estimate, lam: float) -> NDArray[np.float64]:
-    """The utility quality − lam·cost, shape (n_queries, n_models), with the unknown as `utility_choice` takes it; `lam` finite."""
+    """The utility quality − lam·cost, shape (n_queries, n_models), the unknown as in `utility_choice`; `lam` finite."""
     quality, cost = _filled(estimate)
     return quality - lam * cost
 

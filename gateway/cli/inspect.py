@@ -71,6 +71,8 @@ _SECTIONS = (
     ("models.NAME.price", "PriceSettings"),
     ("strategies.NAME", "StrategySettings"),
     ("strategies.NAME.route", "Routing"),
+    ("strategies.NAME.route.policy", "RuleSettings"),
+    ("strategies.NAME.route.policy.threshold", "ThresholdRule"),
     ("strategies.NAME.cascade", "Cascade"),
     ("strategies.NAME.fuse", "Fusion"),
     ("strategies.NAME.aggregate", "Aggregate"),

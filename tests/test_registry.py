@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 ALL = list(methods())
 
 MACHINERY = {
-    "routers": {"policy", "strategy"},
+    "routers": {"estimating", "policy", "strategy"},
     "cascades": {"artefact", "base", "calibrate", "executor", "simulator", "strategy"},
     "ensembles.answers": {"base", "keys", "similarity", "strategy", "vote"},
     "ensembles.tokens": {"base"},

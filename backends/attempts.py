@@ -39,12 +39,13 @@ class Attempt:
 class Calling:
     """What a call is given, and what it leaves: the `attempts` made, in the order they ended.
 
-    `deadline`: on the loop's clock; `session`: calls of one session go to one deployment; `tokens`: about how
-    many it will use.
+    `deadline`: on the loop's clock; `session`: calls of one session go to one deployment; `prefix`: so may those whose
+    prompts begin alike; `tokens`: about how many it will use.
     """
 
     deadline: float = float("inf")
     session: str | None = None
+    prefix: str | None = None
     tokens: float = 0.0
     attempts: list[Attempt] = field(default_factory=list)
 
@@ -114,6 +115,11 @@ class Attempts:
                 waiter.set_result(None)
                 return
 
+    def follow(self, before: Attempts) -> None:
+        """Share the queue with `before`, whose model this one takes the place of: a call of either that ends makes
+        room for both."""
+        self._queue = before._queue
+
     async def _one(self, ask: Callable[[Turn], Awaitable[T]], turn: Turn, calling: Calling) -> T:
         """One attempt, judged by how it ended."""
         try:
@@ -125,7 +131,7 @@ class Attempts:
             elif isinstance(error, UpstreamBusy):
                 turn.release()
             else:
-                turn.failed(now, error.asked_s)
+                turn.failed(now, error.asked_s, limited=error.status == 429)
             calling.attempts.append(Attempt(turn.index, error.code or error.type))
             self.left()
             raise
@@ -168,7 +174,9 @@ class Attempts:
         now = asyncio.get_running_loop().time()
         if not self._balancer.untried(now, tried) or not self._retrying.draw(now):
             return None
-        found = self._balancer.choose(now, tokens=calling.tokens, tried=tried, session=calling.session)
+        found = self._balancer.choose(
+            now, tokens=calling.tokens, tried=tried, session=calling.session, prefix=calling.prefix
+        )
         if not isinstance(found, Turn):
             return None
         tried.add(found.index)
@@ -181,7 +189,9 @@ class Attempts:
         until = min(loop.time() + LONGEST_QUEUE_S, calling.deadline)
         while True:
             now = loop.time()
-            found = self._balancer.choose(now, tokens=calling.tokens, tried=tried, session=calling.session)
+            found = self._balancer.choose(
+                now, tokens=calling.tokens, tried=tried, session=calling.session, prefix=calling.prefix
+            )
             if isinstance(found, Turn):
                 return found
             if not found.limits or now >= until or (found.at is not None and found.at > until):

@@ -5,6 +5,8 @@ that were not tried yet for this call (all, when each was) one is chosen:
 
     session      the caller's session always goes to the same deployment, so that its prompt cache is warm
                  (rendezvous hashing by weight: when one goes, only its sessions move)
+    prefix       calls with one beginning of the prompt go to the same deployment, as sessions do, while it has at
+                 most a quarter more calls under way than its share; then to the next in that prompt's ranking
     fastest      power of two choices: of two drawn by weight, the one with the lower expected wait, EWMA of
                  latency × (calls under way + 1); a new one is expected to be fast, and so is tried
     least-busy   fewest calls under way per weight
@@ -22,14 +24,27 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Literal
 
-from backends.breaker import Breaker
+from backends.breaker import LONGEST_ASKED_S, Breaker
 from backends.bucket import Bucket
 
-__all__ = ["Balancer", "Full", "Rule", "Seat", "Turn"]
+__all__ = ["Account", "Balancer", "Full", "Rule", "Seat", "Turn"]
 
-Rule = Literal["fastest", "least-busy", "weighted"]
+Rule = Literal["fastest", "least-busy", "weighted", "prefix"]
 SMOOTHING = 0.2
 """Weight of the newest latency in the moving average."""
+BOUND = 1.25
+"""With prefix affinity, the most calls under way at a deployment, as a multiple of its share by weight of all."""
+
+
+@dataclass(slots=True)
+class Account:
+    """What several deployments count against, so that all of them rest when one is told to wait."""
+
+    until: float = 0.0
+
+    def rest(self, now: float, wait_s: float) -> None:
+        """Leave it alone for `wait_s` seconds; of two reasons to wait the longer one counts."""
+        self.until = max(self.until, now + min(wait_s, LONGEST_ASKED_S))
 
 
 @dataclass(slots=True)
@@ -44,6 +59,14 @@ class Seat:
     under_way: int = 0
     latency_s: float = 0.0
     chosen_at: int = 0
+    account: Account | None = None
+    name: str = ""
+    """What sessions and prefixes rank it by; its place among the seats when empty."""
+
+    def opens_at(self, now: float) -> float | None:
+        """The time from which its breaker and its account admit a call; None while a probe is under way."""
+        at = self.breaker.opens_at(now)
+        return at if at is None or self.account is None else max(at, self.account.until)
 
     def room_at(self, now: float, tokens: float) -> float | None:
         """When its limits have room for a call of `tokens`; None: when one of its calls ends."""
@@ -83,8 +106,11 @@ class Turn:
                 self._seat.tokens.take(now, tokens)
         self.release()
 
-    def failed(self, now: float, wait_s: float | None) -> None:
-        """The deployment failed; `wait_s` seconds when it said how long to leave it alone."""
+    def failed(self, now: float, wait_s: float | None, *, limited: bool = False) -> None:
+        """The deployment failed; `wait_s` seconds when it said how long to leave it alone, which concerns its whole
+        account where a limit was the reason (`limited`)."""
+        if limited and wait_s is not None and self._seat.account is not None:
+            self._seat.account.rest(now, wait_s)
         if not self._judged:
             self._judged = True
             self._seat.breaker.failed(now, probe=self._probe, wait_s=wait_s)
@@ -110,11 +136,18 @@ class Balancer:
         self._turns = 0
 
     def choose(
-        self, now: float, *, tokens: float = 0.0, tried: Collection[int] = (), session: str | None = None
+        self,
+        now: float,
+        *,
+        tokens: float = 0.0,
+        tried: Collection[int] = (),
+        session: str | None = None,
+        prefix: str | None = None,
     ) -> Turn | Full:
-        """Take a turn at a deployment for a call of about `tokens`, preferring those not yet `tried`."""
+        """Take a turn at a deployment for a call of about `tokens`, preferring those not yet `tried`. A `session` goes
+        before the prompt's `prefix`."""
         seats = self.seats
-        opens = [seat.breaker.opens_at(now) for seat in seats]
+        opens = [seat.opens_at(now) for seat in seats]
         healthy = [i for i, at in enumerate(opens) if at is not None and at <= now]
         room = {i: seats[i].room_at(now, tokens) for i in healthy}
         admitted = [i for i, at in room.items() if at is not None and at <= now]
@@ -122,13 +155,13 @@ class Balancer:
             known = [at for at in (room.values() if healthy else opens) if at is not None]
             return Full(min(known, default=None), limits=bool(healthy))
         candidates = [i for i in admitted if i not in tried] or admitted
-        index = candidates[0] if len(candidates) == 1 else self._pick(candidates, session)
+        index = candidates[0] if len(candidates) == 1 else self._pick(candidates, session, prefix)
         return self._take(index, now, tokens)
 
     def untried(self, now: float, tried: Collection[int]) -> bool:
         """Whether a deployment not yet `tried` would be admitted by its breaker."""
         return any(
-            i not in tried and (at := seat.breaker.opens_at(now)) is not None and at <= now
+            i not in tried and (at := seat.opens_at(now)) is not None and at <= now
             for i, seat in enumerate(self.seats)
         )
 
@@ -142,9 +175,11 @@ class Balancer:
                 bucket.take(now, amount)
         return Turn(seat, index, now, seat.breaker.started())
 
-    def _pick(self, candidates: Sequence[int], session: str | None) -> int:
+    def _pick(self, candidates: Sequence[int], session: str | None, prefix: str | None) -> int:
         if session is not None:
-            return max(candidates, key=lambda i: _affinity(session, i, self.seats[i].weight))
+            return max(candidates, key=lambda i: self._affinity(session, i))
+        if prefix is not None and self._rule == "prefix":
+            return self._warm(candidates, prefix)
         if self._rule == "least-busy":
             return min(candidates, key=self._busy)
         weights = [self.seats[i].weight for i in candidates]
@@ -155,6 +190,19 @@ class Balancer:
         second: int = self._draw.choices(others, [self.seats[i].weight for i in others])[0]
         return min((first, second), key=self._wait)
 
+    def _warm(self, candidates: Sequence[int], prefix: str) -> int:
+        """The first of the prefix's ranking with room below its bound. There is one: the bounds add up to more than the
+        calls under way and this one."""
+        seats = self.seats
+        calls = sum(seats[i].under_way for i in candidates) + 1
+        each = BOUND * calls / sum(seats[i].weight for i in candidates)
+        ranked = sorted(candidates, key=lambda i: self._affinity(prefix, i), reverse=True)
+        return next(i for i in ranked if seats[i].under_way < math.ceil(each * seats[i].weight))
+
+    def _affinity(self, session: str, index: int) -> float:
+        seat = self.seats[index]
+        return _affinity(session, seat.name or str(index), seat.weight)
+
     def _busy(self, index: int) -> tuple[float, int]:
         seat = self.seats[index]
         return seat.under_way / seat.weight, seat.chosen_at
@@ -164,7 +212,7 @@ class Balancer:
         return seat.latency_s * (seat.under_way + 1), seat.under_way / seat.weight, seat.chosen_at
 
 
-def _affinity(session: str, index: int, weight: float) -> float:
+def _affinity(session: str, name: str, weight: float) -> float:
     """The score by which a session ranks a deployment: weighted rendezvous hashing."""
-    digest = blake2b(f"{index}:{session}".encode(), digest_size=8).digest()
+    digest = blake2b(f"{name}:{session}".encode(), digest_size=8).digest()
     return -weight / math.log((int.from_bytes(digest) + 1) / (2**64 + 2))

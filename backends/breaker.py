@@ -72,5 +72,14 @@ class Breaker:
         if probe:
             self._probing = False
 
+    def same(self, other: Breaker) -> bool:
+        """Whether `other` has the same settings."""
+        return (self._limit, self._cooldown_s) == (other._limit, other._cooldown_s)
+
+    def continued(self, by: Breaker) -> Breaker:
+        """The new breaker `by`, which goes on where this one stands; a probe under way stays this one's."""
+        by._failures, by._trips, by._until = self._failures, self._trips, self._until
+        return by
+
     def _open(self, until: float) -> None:
         self._until = until if self._until is None else max(self._until, until)

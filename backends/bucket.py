@@ -25,6 +25,10 @@ class Bucket:
         """Put `amount` in."""
         self._level = min(self._capacity, self._filled(now) + amount)
 
+    def same(self, other: Bucket) -> bool:
+        """Whether `other` has the same size and fills as fast."""
+        return (self._capacity, self._per_s) == (other._capacity, other._per_s)
+
     def _filled(self, now: float) -> float:
         if now > self._at:
             gained = (now - self._at) * self._per_s if self._at else 0.0

@@ -12,6 +12,7 @@ from backends.attempts import Attempts, Calling
 from backends.balancer import Balancer, Rule, Seat, Turn
 from backends.openai_http import Deployment, UpstreamStream
 from backends.passing import Outgoing, Passed
+from backends.prefix import prompt_prefix
 from backends.pricing import (
     BYTES_PER_TOKEN,
     Share,
@@ -112,7 +113,8 @@ class Model:
     fusion, the engine models that decode together; `prices` holds a price for each member that has one.
 
     `seats` are what the balancer knows of each deployment; `output_cap` tokens bound an answer whose caller
-    set no bound; `fallbacks` are the models to ask when this one fails.
+    set no bound; `fallbacks` are the models to ask when this one fails; `prefix_bytes` of a prompt decide who is asked,
+    with the rule "prefix". `made_of`: two models made of equal things are interchangeable.
     """
 
     def __init__(
@@ -129,20 +131,24 @@ class Model:
         hedge: Hedge | None = None,
         fallbacks: tuple[str, ...] = (),
         output_cap: int | None = None,
+        prefix_bytes: int | None = None,
+        made_of: object = None,
     ) -> None:
         self.name, self.deployments = name, tuple(deployments)
         self.members = members or (name,)
         self._fused = bool(members)
         self.local = local
         """Which of our own processes serves it ("engines", "embedder"), or None."""
-        self.fallbacks = fallbacks
+        self.fallbacks, self.made_of = fallbacks, made_of
+        self._prefix_bytes = prefix_bytes if len(self.deployments) > 1 else None
         self._prices, self._output_cap = prices, output_cap
         self._hedge = hedge if len(self.deployments) > 1 else None
         self.seats = tuple(seats) or tuple(Seat() for _ in self.deployments)
+        self.retrying = retrying or Retrying()
         self._attempts = Attempts(
             name,
             Balancer(self.seats, rule),
-            retrying or Retrying(),
+            self.retrying,
             hedge_after_s=hedge.after_s if hedge else None,
         )
 
@@ -232,6 +238,10 @@ class Model:
         """A call has ended, so that there may be room for one that waits."""
         self._attempts.left()
 
+    def follow(self, before: Model) -> None:
+        """Take the place of `before`: who waits there for room is told when a call ends here."""
+        self._attempts.follow(before._attempts)
+
     async def close(self) -> None:
         """Close the connections of every deployment."""
         for deployment in self.deployments:
@@ -247,4 +257,6 @@ class Model:
         calling = calling or Calling()
         if any(seat.tokens for seat in self.seats):
             calling.tokens = usage_bound(body, None).prompt_tokens
+        if self._prefix_bytes is not None and calling.session is None:
+            calling.prefix = prompt_prefix(body, self._prefix_bytes)
         return calling

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from backends.http1 import Clocks, Http1, Http1Error, Limits, Response, header_block
+from backends.outbound import Way
 from backends.passing import Outgoing, Passed
 from backends.stream_tap import StreamTap
 from backends.upstream_errors import broken, refusal, timed_out, translate
@@ -42,13 +43,16 @@ _ANSWERS: Mapping[str, tuple[str, str, tuple[type, ...]]] = {
 
 
 class Deployment:
-    """`name` is the public model name, for error messages; `settings` say where it is served and as what.
+    """`name` is the public model name, for error messages; `settings` say where it is served and as what; `way` how to
+    get there.
 
     Raises `SettingsError` for a base URL that is none.
     """
 
-    def __init__(self, name: str, settings: OpenAIModel) -> None:
+    def __init__(self, name: str, settings: OpenAIModel, way: Way | None = None) -> None:
         self._name, self._settings = name, settings
+        way = way or Way()
+        self.made_of = (settings, way)
         key = settings.api_key.get_secret_value() if settings.api_key else ""
         self._secrets = (key, settings.base_url, urlsplit(settings.base_url).netloc)
         common = {"accept-encoding": "identity", "user-agent": "chorus"}
@@ -58,9 +62,9 @@ class Deployment:
         limits = Limits(max_connections=settings.max_connections)
         clocks = Clocks(settings.connect_timeout_s, min(30.0, total_s), total_s, total_s, total_s)
         try:
-            self.client = Http1(settings.base_url, headers=headers, limits=limits, clocks=clocks)
+            self.client = _client(settings, headers, limits, clocks, way)
             # What is passed on has a content type, and a way to send the key, of its own.
-            self._passing = Http1(settings.base_url, headers=common, limits=limits, clocks=clocks)
+            self._passing = _client(settings, common, limits, clocks, way)
         except ValueError as error:
             raise SettingsError(f"models.{name}.openai: {error}.") from None
 
@@ -174,6 +178,19 @@ class Deployment:
 
     def _refusal(self, response: Response, raw: bytes) -> Exception:
         return refusal(response.status, raw, response.headers, name=self._name, secrets=self._secrets)
+
+
+def _client(
+    settings: OpenAIModel, headers: Mapping[str, str], limits: Limits, clocks: Clocks, way: Way
+) -> Http1:
+    return Http1(
+        settings.base_url,
+        headers=headers,
+        limits=limits,
+        clocks=clocks,
+        context=way.context,
+        proxy=way.proxy,
+    )
 
 
 class UpstreamStream:

@@ -39,6 +39,11 @@ class Retrying:
         self._budget = Bucket(RESERVE, 1.0)
         self._random = random.Random()
 
+    def same(self, other: Retrying) -> bool:
+        """Whether `other` has the same rules."""
+        rules = (self._retries, self._backoff_s, self._share)
+        return rules == (other._retries, other._backoff_s, other._share)
+
     def called(self, now: float) -> None:
         """A call begins: the budget grows."""
         self._budget.give(now, self._share)

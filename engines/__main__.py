@@ -23,6 +23,7 @@ def main() -> int:
         prog="python -m engines", description="Serve the engine models and fusions of a config."
     )
     parser.add_argument("config", type=Path)
+    parser.add_argument("--base", type=Path, help="what paths in it are relative to; its folder by default")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--uds", type=Path, help="Unix socket to listen on")
     where.add_argument("--port", type=int, default=8090, help="loopback port to listen on (default 8090)")
@@ -33,7 +34,7 @@ def main() -> int:
     logging.getLogger("torch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        return run(load_settings(asked.config), uds=asked.uds, port=asked.port)
+        return run(load_settings(asked.config, asked.base), uds=asked.uds, port=asked.port)
     except SettingsError as error:
         print(error.message, file=sys.stderr)
         return CONFIG_IS_WRONG

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from backends.model import Model
+from backends.openai_http import Deployment
 from gateway.abilities import Lacks
+from gateway.strategies import Made
 from protocol.chat import ChatRequest
 from protocol.errors import BadRequest, ModelNotFound, NotFound
 from protocol.run import Event, Run, Strategy
@@ -52,10 +54,13 @@ class Catalogue:
         embedding: frozenset[str] = frozenset(),
         lacks: Lacks = lambda name, body: None,
         thresholds: Mapping[str, str] | None = None,
+        made: Mapping[str, Made] | None = None,
     ) -> None:
         self.models, self.strategies = models, strategies
         self.embedding, self.lacks = embedding, lacks
         self._thresholds = thresholds or {}
+        self.made = made or {}
+        """The strategies with what they were made of, for the catalogue that takes this one's place."""
         self.names = (*(name for name in models if name not in fusions), *strategies, *sorted(fusions))
         direct = Direct()
         self._targets = {
@@ -105,7 +110,11 @@ class Catalogue:
                 return name
         raise NotFound(f"No backend here has /v1{path}.")
 
+    def deployments(self) -> set[Deployment]:
+        """Those of every model. Another catalogue may have some of them too."""
+        return {deployment for model in self.models.values() for deployment in model.deployments}
+
     async def close(self) -> None:
         """Close the connections of every model."""
-        for model in self.models.values():
-            await model.close()
+        for deployment in self.deployments():
+            await deployment.close()

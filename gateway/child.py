@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from gateway import parent
 
-__all__ = ["BAD_SETTINGS", "Child", "Program", "pause_s"]
+__all__ = ["BAD_SETTINGS", "Child", "Program", "first_of", "pause_s"]
 
 BAD_SETTINGS = 2
 """The exit status with which a child says that trying again cannot help: the config is wrong."""
@@ -26,9 +26,14 @@ STARTING_POLL_S, POLL_S = 0.1, 1.0
 State = Literal["starting", "ready", "unresponsive", "restarting", "failed", "stopped"]
 
 
+async def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to run. `probe` says whether it is ready; `ended` is told the process id after each end."""
+    """What to run. `probe` says whether it is ready; `ended` is told the process id after each end; `closed` is awaited
+    when there will be no other."""
 
     name: str
     argv: Sequence[str]
@@ -36,6 +41,7 @@ class Program:
     environ: Mapping[str, str] = field(default_factory=dict)
     pass_fds: tuple[int, ...] = ()
     ended: Callable[[int], None] = lambda pid: None
+    closed: Callable[[], Awaitable[None]] = _nothing
 
 
 def pause_s(failures: int) -> float:
@@ -74,9 +80,10 @@ class Child:
             wait_s = pause_s(failures - 1)
             self.state, self.restarts = "restarting", self.restarts + 1
             self._say(f"{self.reason}; starting it again in {wait_s:g} s")
-            await _any_of(self._ended.wait(), asyncio.sleep(wait_s))
+            await first_of(self._ended.wait(), asyncio.sleep(wait_s))
         if self.state != "failed":
             self.state = "stopped"
+        await self.program.closed()
 
     async def stop(self, grace_s: float) -> None:
         """End it: SIGTERM, and SIGKILL after `grace_s` seconds."""
@@ -155,7 +162,8 @@ def _ending(status: int) -> str:
     return f"it exited with status {status}"
 
 
-async def _any_of(*awaitables: Awaitable[Any]) -> None:
+async def first_of(*awaitables: Awaitable[Any]) -> None:
+    """Wait until one of them is done; the others are cancelled."""
     tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:

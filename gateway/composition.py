@@ -12,15 +12,18 @@ from protocol.settings import Settings
 __all__ = ["make_catalogue"]
 
 
-def make_catalogue(settings: Settings, sockets: Sockets) -> Catalogue:
-    """Nothing is connected yet, but artefacts are loaded. Raises `SettingsError`."""
+def make_catalogue(settings: Settings, sockets: Sockets, before: Catalogue | None = None) -> Catalogue:
+    """Nothing is connected yet, but artefacts are loaded. What did not change since `before` is taken over. Raises
+    `SettingsError`."""
+    made = make_strategies(settings, before.made if before else None)
     return Catalogue(
-        make_models(settings, sockets),
-        make_strategies(settings),
+        make_models(settings, sockets, before.models if before else None),
+        {name: each.strategy for name, each in made.items()},
         fusions=frozenset(name for name, strategy in settings.strategies.items() if strategy.fuse),
         embedding=frozenset(name for name, model in settings.models.items() if model.embedder),
         lacks=make_lacks(settings),
         thresholds=_thresholds(settings),
+        made=made,
     )
 
 

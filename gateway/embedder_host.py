@@ -156,12 +156,13 @@ def main() -> int:
     """The process's entry point; returns its exit status."""
     parser = argparse.ArgumentParser(prog="gateway.embedder_host")
     parser.add_argument("config", type=Path)
+    parser.add_argument("--base", type=Path, help="what paths in it are relative to; its folder by default")
     parser.add_argument("--uds", type=Path, required=True, help="the Unix socket to serve on")
     arguments = parser.parse_args()
     supervisor = os.getppid()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        models = load(load_settings(arguments.config))
+        models = load(load_settings(arguments.config, arguments.base))
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -31,15 +31,17 @@ READY = ("/readyz", "/health/readiness")
 
 
 def make_pages(
-    catalogue: Catalogue,
+    catalogue: Callable[[], Catalogue],
     telemetry: Telemetry,
     *,
     created: int,
     degraded: Callable[[], list[str]],
+    leaving: Callable[[], bool],
     lifespan: Lifespan,
 ) -> FastAPI:
-    """`created`: seconds since the epoch, told as every model's time of creation. `degraded()` lists what does not work
-    though requests are answered."""
+    """`catalogue()` is the one in force. `created`: seconds since the epoch, told as every model's time of creation.
+    `degraded()` lists what does not work though requests are answered; `leaving()` says that this gateway is about to
+    end."""
     # The hot routes are not FastAPI's: its own document would miss the very routes one looks for.
     pages = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
 
@@ -48,11 +50,11 @@ def make_pages(
 
     @pages.get("/v1/models")
     async def models(request: Request) -> dict[str, Any]:
-        return {"object": "list", "data": [card(name) for name in _names(request, catalogue)]}
+        return {"object": "list", "data": [card(name) for name in _names(request, catalogue())]}
 
     @pages.get("/v1/models/{name:path}")
     async def model(name: str, request: Request) -> dict[str, Any]:
-        names = _names(request, catalogue)
+        names = _names(request, catalogue())
         if name not in names:
             raise ModelNotFound(name, names)
         return card(name)
@@ -65,7 +67,9 @@ def make_pages(
         return {"status": "alive"}
 
     async def ready() -> JSONResponse:
-        components = await _local_health(catalogue)
+        if leaving():
+            return JSONResponse({"status": "draining"}, 503)
+        components = await _local_health(catalogue())
         whole = all(components.values())
         states = {name: "ready" if up else "not ready" for name, up in components.items()}
         return JSONResponse(

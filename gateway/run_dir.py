@@ -43,13 +43,21 @@ class RunDir:
             shutil.rmtree(path, ignore_errors=True)
             shutil.rmtree(metrics, ignore_errors=True)
 
-    def socket(self, helper: str) -> Path:
-        """The Unix socket that `helper` serves on."""
-        return self.path / f"{helper}.sock"
+    def socket(self, helper: str, number: int = 0) -> Path:
+        """The Unix socket that `helper` serves on; its next process, which takes its place, gets another `number`."""
+        return self.path / (f"{helper}-{number}.sock" if number else f"{helper}.sock")
 
     def sockets(self) -> dict[str, Path]:
         """The sockets of all helpers."""
         return {helper: self.socket(helper) for helper in HELPERS}
+
+    def orders(self, worker: str) -> Path:
+        """The Unix socket at which `worker` takes the supervisor's orders."""
+        return self.path / f"{worker}.orders"
+
+    def config(self, digest: str) -> Path:
+        """The copy of a config that came, or is to come, into force."""
+        return self.path / f"{digest}.yaml"
 
     def ready_mark(self, worker: str) -> Path:
         """The file that exists while `worker` accepts requests."""

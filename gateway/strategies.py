@@ -6,41 +6,70 @@ them, for its strategy runs in the engine host, and here it is a model of that n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
+from gateway.fingerprint import digest
 from gateway.local_weights import weights_folder
 from protocol.errors import MethodError, SettingsError
 from protocol.run import Strategy
-from protocol.settings import Aggregate, Cascade, Routing, Settings
+from protocol.settings import Aggregate, Cascade, Routing, Settings, StrategySettings
 
-__all__ = ["make_strategies"]
+__all__ = ["Made", "make_strategies"]
 
 
-def make_strategies(settings: Settings) -> dict[str, Strategy]:
-    """Every strategy of `settings` that runs in the gateway, by name; their artefacts are loaded.
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A strategy, and what it was made of: another one made of equal things would do the same."""
+
+    strategy: Strategy
+    made_of: object
+
+
+def make_strategies(settings: Settings, before: Mapping[str, Made] | None = None) -> dict[str, Made]:
+    """Every strategy of `settings` that runs in the gateway, by name; their artefacts are loaded. One that was made
+    `before` of the same section, artefact and names is taken over, with what it has learnt since.
 
     Raises `SettingsError` with the strategy's path in the config when one of them cannot work.
     """
-    strategies: dict[str, Strategy] = {}
+    strategies: dict[str, Made] = {}
     for name, section in settings.strategies.items():
+        if section.fuse:
+            continue
+        made_of = _ingredients(section, settings)
+        old = (before or {}).get(name)
+        if old is not None and old.made_of == made_of:
+            strategies[name] = old
+            continue
         with _blamed_on(f"strategies.{name}"):
             if section.route:
-                strategies[name] = _route(section.route, settings)
+                strategies[name] = Made(_route(section.route, settings), made_of)
             elif section.cascade:
-                strategies[name] = _cascade(section.cascade)
+                strategies[name] = Made(_cascade(section.cascade), made_of)
             elif section.aggregate:
-                strategies[name] = _aggregate(name, section.aggregate)
+                strategies[name] = Made(_aggregate(name, section.aggregate), made_of)
     return strategies
+
+
+def _ingredients(section: StrategySettings, settings: Settings) -> object:
+    """What a strategy is made of; an artefact by what it holds."""
+    reads = section.route or section.cascade
+    embedder = settings.models.get(section.route.embedder) if section.route else None
+    return section, digest(reads.artefact) if reads else None, _answering(settings), embedder
+
+
+def _answering(settings: Settings) -> list[str]:
+    answering = [name for name, model in settings.models.items() if not model.embedder]
+    return [*answering, *settings.strategies]
 
 
 def _route(section: Routing, settings: Settings) -> Strategy:
     from routers.strategy import load_routed
 
-    answering = [name for name, model in settings.models.items() if not model.embedder]
     return load_routed(
         section,
-        answering=[*answering, *settings.strategies],
+        answering=_answering(settings),
         embedder_id=_embedder_id(section.embedder, settings),
     )
 

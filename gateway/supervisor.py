@@ -12,11 +12,13 @@ is told to stop, workers finish their answers before what answers them is stoppe
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,17 @@ from prometheus_client import multiprocess
 
 from backends.openai_http import Deployment
 from engines.weights import Terminal, WeightsError, ensure
+from gateway import control
 from gateway.admin import admin_server
 from gateway.admin_api import AdminApi
-from gateway.child import Child, Program
+from gateway.child import Child, Program, first_of
+from gateway.config_source import ConfigSource
 from gateway.local_weights import wanted
+from gateway.open_files import ENOUGH, raise_limit
 from gateway.ports import bind
 from gateway.ready_line import ready_line
+from gateway.reloadable import embedder_models
+from gateway.reloader import InForce, Reloader
 from gateway.run_dir import MULTIPROC_DIR, RunDir
 from gateway.service_manager import given_listener, notify
 from protocol.errors import SettingsError
@@ -38,10 +45,10 @@ from protocol.settings import OpenAIModel, ServerSettings, Settings
 __all__ = ["serve"]
 
 BACKLOG = 2048
-DRAIN_S = 30
-"""How long answers may go on after SIGTERM."""
-WORKER_GRACE_S = DRAIN_S + 5.0
+WORKER_GRACE_S = 5.0
+"""How much longer than its answers a worker may take to end."""
 HELPER_GRACE_S = 10.0
+EMBEDDER_START_S = 120.0
 
 
 def serve(
@@ -58,6 +65,11 @@ def serve(
     The keyword arguments override `settings.server`. Raises `SettingsError`, with the remedy, for what only
     the operator can mend: a taken port, weights that cannot be had, a config that a child refuses.
     """
+    if (files := raise_limit()) < ENOUGH:
+        sys.stderr.write(
+            f"chorus: only {files} files may be open, two a request in flight: raise the hard limit "
+            "(LimitNOFILE= in the systemd unit, --ulimit nofile= of the container)\n"
+        )
     server = settings.server
     server = server.model_copy(
         update={
@@ -79,27 +91,40 @@ def serve(
         public.listen(BACKLOG)
         host, port = public.getsockname()[:2]  # a given listener's are its own
         server = server.model_copy(update={"host": host, "port": port})
-        return asyncio.run(_Supervisor(settings, server, config, run_dir, metrics).run(public, admin))
+        source = ConfigSource(config)
+        return asyncio.run(_Supervisor(settings, server, source, run_dir, metrics).run(public, admin))
 
 
 class _Supervisor:
+    """The processes, and what they are told (it is the reloader's `Processes`)."""
+
     def __init__(
-        self, settings: Settings, server: ServerSettings, config: Path, run_dir: RunDir, metrics: Path
+        self, settings: Settings, server: ServerSettings, source: ConfigSource, run_dir: RunDir, metrics: Path
     ) -> None:
-        self._settings, self._server, self._config = settings, server, config
+        self._settings, self._server, self._source = settings, server, source
         self._run_dir, self._metrics = run_dir, metrics
-        self._stop = asyncio.Event()
+        self._stop, self._at_once = asyncio.Event(), asyncio.Event()
         self._workers: list[Child] = []
-        self._helpers: list[Child] = []
+        self._helpers: dict[str, Child] = {}
+        self._sockets = run_dir.sockets()
+        self._embedders = 0
+        self._keeping: dict[asyncio.Task[None], Child] = {}
+        self._reloader = Reloader(source, source.read(), run_dir, self)
 
     async def run(self, public: socket.socket, admin: socket.socket) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
-        probes = {name: self._probe(name) for name in _helper_names(self._settings)}
-        self._helpers = [Child(self._helper(name, probe.healthy)) for name, probe in probes.items()]
+            loop.add_signal_handler(number, self._told_to_stop)
+        loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
+        config = self._reloader.boot_path
+        self._helpers = {
+            name: Child(self._helper(name, self._sockets[name], config))
+            for name in _helper_names(self._settings)
+        }
         self._workers = [Child(self._worker(i, public)) for i in range(self._server.workers)]
-        keeping = [asyncio.create_task(child.keep()) for child in (*self._workers, *self._helpers)]
+        for child in (*self._workers, *self._helpers.values()):
+            self._keep(child)
+        reloading: asyncio.Task[None] | None = None
         try:
             async with admin_server(admin, self.status, self._metrics, _admin_api(self._settings)):
                 await self._until_ready()
@@ -107,34 +132,111 @@ class _Supervisor:
                     sys.stdout.write(ready_line(self._settings, self._server) + "\n")
                     sys.stdout.flush()
                     notify(os.environ, "READY=1")
+                    reloading = asyncio.create_task(self._reloader.run())
                 await self._stop.wait()
                 notify(os.environ, "STOPPING=1")
-                # Nobody accepts any more: who connects now is refused, or waits for our successor where a service
-                # manager holds the socket, instead of waiting here for nothing.
-                public.close()
-                await _stop_all(self._workers, WORKER_GRACE_S)
+                if reloading is not None:
+                    reloading.cancel()
+                await self._drain(public)
         finally:
             # In order: what answers the workers ends after them, also when we leave by an error.
             await _stop_all(self._workers, 0.0)
-            await _stop_all(self._helpers, HELPER_GRACE_S)
-            await asyncio.gather(*keeping)
-            for probe in probes.values():
-                await probe.close()
+            if reloading is not None:
+                await asyncio.gather(reloading, return_exceptions=True)
+            grace_s = 0.0 if self._at_once.is_set() else HELPER_GRACE_S
+            await _stop_all(list(self._keeping.values()), grace_s)
+            await asyncio.gather(*self._keeping)
         return 0
 
+    async def _drain(self, public: socket.socket) -> None:
+        """Say that we leave, go on accepting while load balancers learn of it, then let answers end; all this for as
+        long as the settings say, and until a second signal."""
+        server = self._reloader.in_force.settings.server
+        orders = [self._run_dir.orders(worker.program.name) for worker in self._workers]
+        leaving = [control.ask(path, {"do": "leave"}) for path in orders]
+        await first_of(asyncio.gather(*leaving, return_exceptions=True), self._at_once.wait())
+        if server.unready_s:
+            await first_of(asyncio.sleep(server.unready_s), self._at_once.wait())
+        # Nobody accepts any more: who connects now is refused, or waits for our successor where a service
+        # manager holds the socket, instead of waiting here for nothing.
+        public.close()
+        await first_of(_stop_all(self._workers, server.drain_s + WORKER_GRACE_S), self._at_once.wait())
+
+    def _told_to_stop(self) -> None:
+        if self._stop.is_set():
+            sys.stderr.write("chorus: told to stop again: what is being answered is cut off\n")
+            self._at_once.set()
+        self._stop.set()
+
     def status(self) -> dict[str, Any]:
-        """What `/readyz` tells: every component's state; "ready" while some worker and every helper is."""
-        components = {child.program.name: child.report() for child in (*self._workers, *self._helpers)}
+        """What `/readyz` tells: every component's state; "ready" while some worker and every helper is; and the config
+        in force."""
+        helpers = self._helpers.values()
+        components = {child.program.name: child.report() for child in (*self._workers, *helpers)}
         ready = any(child.state == "ready" for child in self._workers)
-        ready = ready and all(child.state == "ready" for child in self._helpers)
+        ready = ready and all(child.state == "ready" for child in helpers)
         word = "draining" if self._stop.is_set() else "ready" if ready else "not ready"
-        return {"status": word, "components": components}
+        return {"status": word, "components": components, "config": self._reloader.report()}
+
+    # ------------------------------------------------------------------------------------------------------
+    # what the reloader asks for
+
+    @property
+    def workers(self) -> Sequence[Child]:
+        return self._workers
+
+    def sockets(self) -> dict[str, Path]:
+        return dict(self._sockets)
+
+    async def next_embedder(self, settings: Settings, config: Path) -> tuple[Child, Path] | None:
+        if not embedder_models(settings):
+            return None
+        try:
+            await asyncio.to_thread(ensure, wanted(settings), progress=Terminal())
+        except WeightsError as error:
+            raise SettingsError(str(error)) from error
+        self._embedders += 1
+        uds = self._run_dir.socket("embedder", self._embedders)
+        child = Child(self._helper("embedder", uds, config))
+        self._keep(child)
+        try:
+            async with asyncio.timeout(EMBEDDER_START_S):
+                await child.first_ready.wait()
+        except BaseException as error:
+            await child.stop(0.0)
+            if isinstance(error, TimeoutError):
+                raise SettingsError("The embedder did not start with the new config.") from None
+            raise
+        if child.state == "failed":
+            raise SettingsError("The embedder cannot start with the new config; it says why above.")
+        return child, uds
+
+    def take_over(self, in_force: InForce) -> None:
+        for number, worker in enumerate(self._workers):
+            worker.program = replace(worker.program, argv=self._worker_argv(number))
+        if (embedder := self._helpers.get("embedder")) is not None:
+            argv = self._helper_argv("embedder", self._sockets["embedder"], in_force.path)
+            embedder.program = replace(embedder.program, argv=argv)
+
+    def replace_embedder(self, embedder: tuple[Child, Path] | None) -> Child | None:
+        old = self._helpers.pop("embedder", None)
+        if embedder is not None:
+            self._helpers["embedder"], self._sockets["embedder"] = embedder
+        return old
+
+    # ------------------------------------------------------------------------------------------------------
+    # what runs
+
+    def _keep(self, child: Child) -> None:
+        task = asyncio.create_task(child.keep())
+        self._keeping[task] = child
+        task.add_done_callback(self._keeping.pop)
 
     async def _until_ready(self) -> None:
         """Wait for every child, or for the order to stop. Raises `SettingsError` when a child refuses the
         config."""
         stopped = asyncio.create_task(self._stop.wait())
-        children = [*self._workers, *self._helpers]
+        children = [*self._workers, *self._helpers.values()]
         waits = {asyncio.create_task(child.first_ready.wait()) for child in children}
         while waits and not stopped.done():
             await asyncio.wait({*waits, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -147,41 +249,57 @@ class _Supervisor:
         for task in (*waits, stopped):
             task.cancel()
 
-    def _probe(self, name: str) -> Deployment:
-        return Deployment(name, OpenAIModel(base_url=f"unix://{self._run_dir.socket(name)}", model=name))
+    def _helper(self, name: str, uds: Path, config: Path) -> Program:
+        probe = Deployment(name, OpenAIModel(base_url=f"unix://{uds}", model=name))
 
-    def _helper(self, name: str, probe: Callable[[], Awaitable[bool]]) -> Program:
+        async def healthy() -> bool:
+            return await probe.healthy()
+
+        return Program(
+            name,
+            self._helper_argv(name, uds, config),
+            healthy,
+            ended=lambda pid: uds.unlink(missing_ok=True),
+            closed=probe.close,
+        )
+
+    def _helper_argv(self, name: str, uds: Path, config: Path) -> tuple[str, ...]:
         module = {"engines": "engines", "embedder": "gateway.embedder_host"}[name]
-        uds = self._run_dir.socket(name)
-        argv = (sys.executable, "-m", module, str(self._config), "--uds", str(uds))
-        return Program(name, argv, probe, ended=lambda pid: uds.unlink(missing_ok=True))
+        base = ("--base", str(self._source.base))
+        return (sys.executable, "-m", module, str(config), *base, "--uds", str(uds))
 
     def _worker(self, number: int, public: socket.socket) -> Program:
         name = f"worker-{number}"
-        mark = self._run_dir.ready_mark(name)
+        mark, orders = self._run_dir.ready_mark(name), self._run_dir.orders(name)
+        self._public_fd = public.fileno()
 
         async def ready() -> bool:
             return mark.exists()
 
         def ended(pid: int) -> None:
             mark.unlink(missing_ok=True)
+            orders.unlink(missing_ok=True)
             multiprocess.mark_process_dead(pid, path=str(self._metrics))  # type: ignore[no-untyped-call]
 
-        argv = (
-            *(sys.executable, "-m", "gateway.worker", str(self._config)),
-            *(
-                "--fd",
-                str(public.fileno()),
-                "--run-dir",
-                str(self._run_dir.path),
-                "--name",
-                name,
-                "--drain-s",
-                str(DRAIN_S),
-            ),
-        )
         environ = {MULTIPROC_DIR: str(self._metrics)}
-        return Program(name, argv, ready, environ=environ, pass_fds=(public.fileno(),), ended=ended)
+        fds = (self._public_fd,)
+        return Program(name, self._worker_argv(number), ready, environ=environ, pass_fds=fds, ended=ended)
+
+    def _worker_argv(self, number: int) -> tuple[str, ...]:
+        in_force = self._reloader.in_force
+        sockets = {name: str(path) for name, path in self._sockets.items()}
+        told = {
+            "--boot": str(self._reloader.boot_path),
+            "--base": str(self._source.base),
+            "--fd": str(self._public_fd),
+            "--run-dir": str(self._run_dir.path),
+            "--name": f"worker-{number}",
+            "--workers": str(self._server.workers),
+            "--sockets": json.dumps(sockets),
+            "--restart-needed": str(len(in_force.restart_needed)),
+        }
+        options = (each for option in told.items() for each in option)
+        return (sys.executable, "-m", "gateway.worker", str(in_force.path), *options)
 
 
 def _admin_api(settings: Settings) -> AdminApi | None:
@@ -201,5 +319,5 @@ def _helper_names(settings: Settings) -> Iterator[str]:
         yield "embedder"
 
 
-async def _stop_all(children: list[Child], grace_s: float) -> None:
+async def _stop_all(children: Iterable[Child], grace_s: float) -> None:
     await asyncio.gather(*(child.stop(grace_s) for child in children))

@@ -25,6 +25,7 @@ _CALLS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 _SHARES = tuple(tenth / 10 for tenth in range(1, 11))
 LOOP_PROBE_S = 0.5
 COMPONENTS = ("shared state", "ledger")
+RELOADS = ("applied", "refused")
 
 
 class Telemetry:
@@ -104,10 +105,44 @@ class Telemetry:
         self._ledger_dropped = Counter(
             "chorus_ledger_dropped", "Requests that the ledger lost: its queue was full", registry=registry
         )
+        self._reloads = Counter(
+            "chorus_config_reloads", "Reloads of the config, by outcome: applied, or refused and the old one kept",
+            ["outcome"], registry=registry,
+        )  # fmt: skip
+        for outcome in RELOADS:
+            self._reloads.labels(outcome)
+        self._config_hash = Gauge(
+            "chorus_config_hash", "The first 48 bits of the digest of the config in force, as a number",
+            registry=registry, multiprocess_mode="livemostrecent",
+        )  # fmt: skip
+        self._config_since = Gauge(
+            "chorus_config_last_reload_success_timestamp_seconds",
+            "When the config in force was loaded, in seconds since the epoch",
+            registry=registry, multiprocess_mode="livemostrecent",
+        )  # fmt: skip
+        self._config_restart = Gauge(
+            "chorus_config_restart_needed", "Settings that were changed and need a restart to come into force",
+            registry=registry, multiprocess_mode="livemostrecent",
+        )  # fmt: skip
         self._degraded = Gauge(
             "chorus_degraded", "1 while it does not work, though requests are answered",
             ["component"], registry=registry, multiprocess_mode="livemax",
         )  # fmt: skip
+
+    def names_are(self, names: Collection[str]) -> None:
+        """The public names that may stand in a label from now on."""
+        self._names = frozenset(names)
+
+    def reloaded(self, outcome: str) -> None:
+        """A reload ended: `outcome` is one of `RELOADS`."""
+        self._reloads.labels(outcome).inc()
+
+    def config_is(self, digest: str, at: float, restart_needed: int = 0) -> None:
+        """The config with this `digest` (hexadecimal) is in force since `at`, seconds since the epoch, but for
+        `restart_needed` of its settings."""
+        self._config_hash.set(int(digest[:12], 16))
+        self._config_since.set(at)
+        self._config_restart.set(restart_needed)
 
     def ledger_dropped(self, count: int) -> None:
         """`count` requests will not be in the ledger."""
@@ -157,12 +192,13 @@ class Telemetry:
                 self._estimated_cost.labels(decision.strategy, model).inc(cost_usd)
 
     async def watch(
-        self, models: Mapping[str, Model], degraded: Callable[[], Collection[str]] = tuple
+        self, models: Callable[[], Mapping[str, Model]], degraded: Callable[[], Collection[str]] = tuple
     ) -> None:
-        """Until cancelled, note which deployments of `models` are left alone, what is `degraded`, and the event loop's
-        delay, of which the gauge keeps the worst of ten probes."""
+        """Until cancelled, note which deployments of `models()` are left alone, what is `degraded`, and the event
+        loop's delay, of which the gauge keeps the worst of ten probes."""
         loop = asyncio.get_running_loop()
         recent: list[float] = []
+        known: set[tuple[str, str]] = set()
         while True:
             due = loop.time() + LOOP_PROBE_S
             await asyncio.sleep(LOOP_PROBE_S)
@@ -171,9 +207,16 @@ class Telemetry:
             missing = degraded()
             for component in COMPONENTS:
                 self._degraded.labels(component).set(component in missing)
-            for name, model in models.items():
-                for i, seat in enumerate(model.seats):
-                    self._open.labels(name, str(i)).set(seat.breaker.open)
+            opened = {
+                (name, str(i)): seat.breaker.open
+                for name, model in models().items()
+                for i, seat in enumerate(model.seats)
+            }
+            for name, place in known - opened.keys():  # gone with a reload
+                self._open.labels(name, place).set(0)
+            known = set(opened)
+            for (name, place), is_open in opened.items():
+                self._open.labels(name, place).set(is_open)
 
     def exposition(self) -> bytes:
         """The metrics as text: of all workers where they share a folder, else of this process."""

@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -89,9 +90,7 @@ class Tenancy:
     def __init__(self, settings: Settings, dropped: Callable[[int], None] = lambda count: None) -> None:
         self._shared = shared = make_shared(settings)
         self._directory = _directory(settings, shared.book)
-        self._admission = Admission(
-            settings.server.master_key, self._directory, required=settings.keys.required
-        )
+        self._admission = self._door_keeper(settings)
         self._slices = Slices(shared.store, secrets.token_hex(8))
         alone = settings.limits.without_store == "local"
         self._rates = Rates(shared.store, time.time, alone=alone)
@@ -105,6 +104,22 @@ class Tenancy:
                 retention_days=settings.ledger.retention_days,
                 dropped=dropped,
             )
+
+    def renewed(self, settings: Settings) -> Tenancy:
+        """Over the same keys, accounts and ledger, with the admission, limits and prices of other `settings`. What a
+        request set aside with the one is settled with it. Raises `SettingsError`."""
+        if settings.keys.required and self._directory is None:
+            raise SettingsError(
+                "keys.required: no keys can be kept here; the start of this process says why."
+            )
+        tenancy: Tenancy = copy(self)
+        tenancy._admission = self._door_keeper(settings)
+        tenancy._door = self._door.renewed(settings.limits)
+        tenancy._bounds = Bounds(settings, _pools(settings))
+        return tenancy
+
+    def _door_keeper(self, settings: Settings) -> Admission:
+        return Admission(settings.server.master_key, self._directory, required=settings.keys.required)
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:

@@ -11,13 +11,12 @@ import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, cast, get_args, get_origin
 
 import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
@@ -27,7 +26,9 @@ from pydantic import (
 
 from protocol.errors import SettingsError
 from protocol.features import Feature
+from protocol.frozen import Frozen as _Frozen
 from protocol.litellm_config import is_litellm, translate
+from protocol.network import ClientCertificate, CorsSettings, Network, OutboundSettings, ProxyUrl, TlsSettings
 from protocol.tenancy import KeySettings, LedgerSettings, LimitsSettings, RedisSettings, StateSettings
 from protocol.usage import Price
 
@@ -49,16 +50,13 @@ __all__ = [
     "Settings",
     "StrategySettings",
     "ThresholdRule",
+    "check_names",
     "load_settings",
     "parse_settings",
 ]
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
 Positive = Annotated[float, Field(gt=0)]
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
 class PriceSettings(_Frozen):
@@ -121,6 +119,20 @@ class OpenAIModel(_Frozen):
     )
     max_connections: int = Field(1024, ge=1, description="open connections per worker")
     weight: Positive = Field(1.0, description="share of the calls, relative to the model's other deployments")
+    account: str | None = Field(
+        None,
+        min_length=1,
+        description="names the account whose limits its calls count against: a 429 with Retry-After rests every "
+        "deployment of the account, in all models; by default those of this model with the same base_url and api_key",
+    )
+    proxy: ProxyUrl | Literal["none"] | None = Field(
+        None, description="goes before outbound.proxy and the environment's; `none`: reach it directly"
+    )
+    ca_file: Path | None = Field(
+        None,
+        description="PEM file of the certificate authorities to trust for it; goes before outbound.ca_file",
+    )
+    client_certificate: ClientCertificate | None = None
     max_concurrent: int | None = Field(
         None, ge=1, description="calls at once, over all workers (at least one each)"
     )
@@ -193,10 +205,18 @@ class ModelSettings(_Frozen):
     fallbacks: tuple[Name, ...] = Field(
         (), description="models asked in this order when this one fails; never for embeddings"
     )
-    balance: Literal["fastest", "least-busy", "weighted"] = Field(
+    balance: Literal["fastest", "least-busy", "weighted", "prefix"] = Field(
         "fastest",
         description="which deployment is asked: the faster and less busy of two drawn at random, the least busy, "
-        "or at random by weight; a session keeps its deployment",
+        "at random by weight, or the one that has seen the prompt's beginning (its KV cache is warm) unless it is "
+        "busier than a quarter above the average; a session keeps its deployment",
+    )
+    prefix_bytes: int = Field(
+        1024,
+        ge=64,
+        le=1024 * 1024,
+        description="with balance `prefix`: prompts that agree in so many bytes of tools and messages, up to the "
+        "first of the user, go to one deployment",
     )
     hedge: Hedge | None = Field(None, description="off by default; needs several deployments")
 
@@ -318,6 +338,26 @@ class ServerSettings(_Frozen):
     deadline_s: Positive = Field(600.0, description="whole call tree of one request, in seconds")
     max_calls: int = Field(64, ge=1, description="calls one request may make, all levels together")
     max_depth: int = Field(4, ge=1, description="how deep strategies may call strategies")
+    tls: TlsSettings | None = Field(None, description="without it the public port speaks plain HTTP")
+    trusted_proxies: tuple[Network, ...] = Field(
+        (),
+        description="addresses and networks of proxies in front of the gateway, whose X-Forwarded-For and "
+        "X-Forwarded-Proto are believed; nobody else's are",
+    )
+    cors: CorsSettings | None = Field(None, description="without it no web page of another origin may call")
+    unready_s: float = Field(
+        0.0,
+        ge=0,
+        description="after SIGTERM, for how long requests are still accepted while /readyz already says 503, in "
+        "seconds; for load balancers that learn late",
+    )
+    drain_s: int = Field(
+        30, ge=0, description="how long answers may go on after that, in seconds; a second signal ends them"
+    )
+    watch_config: bool = Field(
+        True,
+        description="reload when this file, an artefact or a certificate changes; SIGHUP reloads in any case",
+    )
 
 
 class Resilience(_Frozen):
@@ -354,23 +394,11 @@ class Settings(_Frozen):
     state: StateSettings = StateSettings()
     redis: RedisSettings | None = None
     ledger: LedgerSettings = LedgerSettings()
+    outbound: OutboundSettings = OutboundSettings()
 
     @model_validator(mode="after")
     def _names_resolve(self) -> Settings:
-        clash = sorted(set(self.models) & set(self.strategies))
-        if clash:
-            raise ValueError(f"{clash[0]!r} is both a model and a strategy; rename one")
-        answering = {name for name, model in self.models.items() if model.embedder is None}
-        for name, model in self.models.items():
-            _require(
-                f"models.{name}.fallbacks", model.fallbacks, answering - {name}, "other models that answer"
-            )
-        for name, strategy in self.strategies.items():
-            _check_members(name, strategy, self, answering | (set(self.strategies) - {name}))
-        _check_no_circle(self.strategies)
-        _require(
-            "limits.models", self.limits.models, {*self.models, *self.strategies}, "models and strategies"
-        )
+        check_names(self)
         return self
 
     def redacted(self) -> dict[str, Any]:
@@ -378,17 +406,38 @@ class Settings(_Frozen):
         return self.model_dump(mode="json", exclude_none=True)
 
 
-def load_settings(path: Path) -> Settings:
-    """Read and check the YAML file at `path`; artefact paths in it are relative to it. Raises `SettingsError`."""
+def check_names(settings: Settings) -> None:
+    """Every name in `settings` means something, and one thing. Raises ValueError naming the path."""
+    clash = sorted(set(settings.models) & set(settings.strategies))
+    if clash:
+        raise ValueError(f"{clash[0]!r} is both a model and a strategy; rename one")
+    answering = {name for name, model in settings.models.items() if model.embedder is None}
+    for name, model in settings.models.items():
+        _require(f"models.{name}.fallbacks", model.fallbacks, answering - {name}, "other models that answer")
+    for name, strategy in settings.strategies.items():
+        _check_members(name, strategy, settings, answering | (set(settings.strategies) - {name}))
+    _check_no_circle(settings.strategies)
+    _require(
+        "limits.models",
+        settings.limits.models,
+        {*settings.models, *settings.strategies},
+        "models and strategies",
+    )
+
+
+def load_settings(path: Path, base: Path | None = None) -> Settings:
+    """Read and check the YAML file at `path`; paths in it are relative to `base`, by default its folder. Raises
+    `SettingsError`."""
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise SettingsError(f"Cannot read the config file {path}: {error.strerror}.") from None
-    return parse_settings(text, base=path.parent, source=str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise SettingsError(f"Cannot read the config file {path}: {reason}.") from None
+    return parse_settings(text, base=path.parent if base is None else base, source=str(path))
 
 
 def parse_settings(text: str, *, base: Path = Path(), source: str = "config") -> Settings:
-    """Check YAML `text`, resolving artefact paths against `base`. Raises `SettingsError` listing every fault found."""
+    """Check YAML `text`, resolving relative paths against `base`. Raises `SettingsError` listing every fault found."""
     try:
         raw = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -425,6 +474,10 @@ def _resolve_secrets(value: Any, path: tuple[str | int, ...]) -> Any:
     return value
 
 
+_UNTOLD = ("key", "proxy")
+"""Parts of a path whose values may be, or hold, a secret."""
+
+
 def _fault(item: Any, raw: Any) -> str:
     """One line for one validation error: path, what is wrong, and the nearest known key."""
     path = [part for part in item["loc"] if not (isinstance(part, str) and part.startswith("function-"))]
@@ -436,7 +489,9 @@ def _fault(item: Any, raw: Any) -> str:
     if item["type"] != "extra_forbidden":
         found = item.get("input")
         shown = (
-            f" (found {found!r})" if isinstance(found, (str, int, float, bool)) and "key" not in where else ""
+            f" (found {found!r})"
+            if isinstance(found, (str, int, float, bool)) and not any(map(where.__contains__, _UNTOLD))
+            else ""
         )
         return f"{where}: {item['msg']}{shown}"
     known = _known_keys(path[:-1])
@@ -474,20 +529,37 @@ def _model_in(annotation: Any) -> Any:
     return None
 
 
+_FILES = frozenset({"artefact", "certificate", "key", "ca_file", "folder"})
+
+
 def _resolve_paths(settings: Settings, base: Path) -> Settings:
-    """Make artefact paths absolute."""
-    strategies = {}
-    for name, strategy in settings.strategies.items():
-        for kind in ("route", "cascade"):
-            part = getattr(strategy, kind)
-            if part is not None:
-                part = part.model_copy(update={"artefact": (base / part.artefact).resolve()})
-                strategy = strategy.model_copy(update={kind: part})
-        strategies[name] = strategy
-    state = settings.state
-    if state.folder is not None:
-        state = state.model_copy(update={"folder": (base / state.folder.expanduser()).resolve()})
-    return settings.model_copy(update={"strategies": strategies, "state": state})
+    """Make the paths of files and folders absolute."""
+    return cast(Settings, _resolved(settings, base))
+
+
+def _absolute(path: Path) -> Path:
+    """Symbolic links stay: what they point to is what changes when files are renewed."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - Path.resolve would follow them
+
+
+def _resolved(value: Any, base: Path) -> Any:
+    """`value` with every path of `_FILES` in it made absolute; itself where there is none."""
+    if isinstance(value, BaseModel):
+        changed = {}
+        for name in type(value).model_fields:
+            old = getattr(value, name)
+            is_file = name in _FILES and isinstance(old, Path)
+            new = _absolute(base / old.expanduser()) if is_file else _resolved(old, base)
+            if new is not old:
+                changed[name] = new
+        return value.model_copy(update=changed) if changed else value
+    if isinstance(value, dict):
+        resolved = {key: _resolved(item, base) for key, item in value.items()}
+        return resolved if any(resolved[key] is not item for key, item in value.items()) else value
+    if isinstance(value, tuple):
+        items = tuple(_resolved(item, base) for item in value)
+        return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
+    return value
 
 
 def _check_members(name: str, strategy: StrategySettings, settings: Settings, answering: set[str]) -> None:

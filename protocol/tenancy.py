@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import Field, SecretStr
+
+from protocol.frozen import Frozen as _Frozen
 
 __all__ = [
     "KeySettings",
@@ -23,10 +25,6 @@ __all__ = [
 Period = Literal["day", "week", "month", "total"]
 MAX_USD = 1_000_000.0
 """The largest budget: in nanodollars it is a whole number that every store and script holds exactly."""
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
 class LimitSettings(_Frozen):

@@ -230,6 +230,22 @@ OVERVIEW = Dashboard(
             "short",
             {"dropped": rate("chorus_ledger_dropped_total")},
         ),
+        Panel(
+            "Config reloads",
+            "In five minutes; refused ones left the old config in force.",
+            "short",
+            {"{{outcome}}": "sum by (outcome) (increase(chorus_config_reloads_total[5m]))"},
+        ),
+        Panel(
+            "Configs in force",
+            "More than one: replicas differ. Beside it, changed settings that wait for a restart.",
+            "short",
+            {
+                "configs": 'count(count_values("hash", chorus_config_hash))',
+                "settings that need a restart": "max(chorus_config_restart_needed)",
+                "hours since a reload": "(time() - max(chorus_config_last_reload_success_timestamp_seconds)) / 3600",
+            },
+        ),
     ),
 )
 

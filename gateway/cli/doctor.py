@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import resource
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from gateway.cli.parameters import Config
+from gateway.open_files import ENOUGH, reach
 from protocol.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Finding", "doctor", "findings"]
 
-ENOUGH_FILES = 8192
-"""Open files: a connection in and one out for each request in flight, and some."""
 SKEW_S = 30.0
 """A clock this wrong makes log times useless and, soon, certificates and leases invalid."""
 PATIENCE_S = 3.0
@@ -162,17 +160,15 @@ def _door(settings: Settings, config: Path) -> Iterator[Finding]:
 
 def _limits(settings: Settings, config: Path) -> Iterator[Finding]:
     """Open files and cores are enough."""
-    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    unbounded = resource.RLIM_INFINITY
-    if files != unbounded and files < ENOUGH_FILES:
-        reach = 65536 if most == unbounded else min(65536, most)
+    files = reach()
+    if files < ENOUGH:
         yield Finding(
             "note",
-            f"open files: {files} at most, two a request in flight",
-            f"`ulimit -n {reach}` before the start, or LimitNOFILE= in the systemd unit.",
+            f"open files: {files} at most, two a request in flight; the hard limit allows no more",
+            "`ulimit -Hn 65536` as root before the start, or LimitNOFILE= in the systemd unit.",
         )
     else:
-        yield Finding("ok", f"open files: {files}")
+        yield Finding("ok", f"open files: {files}, once started")
     cores = len(os.sched_getaffinity(0))
     if settings.server.workers > cores:
         yield Finding(

@@ -74,6 +74,12 @@ class Door:
         self._slices, self._rates = slices, rates
         self._alone: dict[str, int] = {}
 
+    def renewed(self, limits: LimitsSettings) -> Door:
+        """A door with other limits, over the same accounts."""
+        door = Door(limits, self._store, self._slices, self._rates, self._now)
+        door._alone = self._alone
+        return door
+
     def concerns(self, key: Key, name: str) -> list[Limit]:
         """The limits that a request of `key` for the model or strategy `name` must fit, in their order."""
         limits = self._limits

@@ -23,6 +23,9 @@ from gateway.composition import make_catalogue
 from protocol.run import Strategy
 from protocol.settings import Settings, parse_settings
 from tests.redis_server import RedisServer
+from tests.served import start
+
+__all__ = ["start"]
 
 ServeGateway = Callable[..., Awaitable[httpx.AsyncClient]]
 
@@ -73,10 +76,17 @@ async def serve(upstream: ScriptedUpstream) -> AsyncIterator[ServeGateway]:
             catalogue = make_catalogue(settings, {})
             if strategies:
                 catalogue = Catalogue(catalogue.models, strategies)
-            base = await stack.enter_async_context(_listening(Gateway(catalogue, settings)))
+            base = await stack.enter_async_context(listening(Gateway(catalogue, settings)))
             return await stack.enter_async_context(httpx.AsyncClient(base_url=base, timeout=30, verify=False))
 
         yield start
+
+
+@pytest.fixture
+async def config(upstream: ScriptedUpstream) -> AsyncIterator[str]:
+    """A config of one model behind the scripted upstream."""
+    async with upstream.serving() as url:
+        yield f"models: {{echo: {{openai: {{base_url: '{url}', model: x}}}}}}"
 
 
 @pytest.fixture
@@ -92,7 +102,7 @@ async def sdk(serve: ServeGateway) -> AsyncIterator[Callable[[httpx.AsyncClient]
         yield connect
 
 
-class _listening:  # noqa: N801 - used like a function
+class listening:  # noqa: N801 - used like a function
     """The application served by uvicorn on a free port; entered, it gives the base URL."""
 
     def __init__(self, app: Gateway) -> None:

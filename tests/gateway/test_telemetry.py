@@ -48,8 +48,9 @@ async def test_watches_deployments(monkeypatch: pytest.MonkeyPatch) -> None:
     """A deployment that is left alone shows in a gauge, by the model's name and its place in the config."""
     monkeypatch.setattr("gateway.telemetry.LOOP_PROBE_S", 0.001)
     telemetry, seats = Telemetry(["m"]), [Seat(), Seat()]
+    model = Model("m", [], prices={}, seats=seats)
     seats[1].breaker.failed(0.0, probe=False, wait_s=60.0)
-    watching = asyncio.create_task(telemetry.watch({"m": Model("m", [], prices={}, seats=seats)}))
+    watching = asyncio.create_task(telemetry.watch(lambda: {"m": model}))
     await asyncio.sleep(0.05)
     watching.cancel()
     told = telemetry.exposition().decode()

@@ -12,7 +12,8 @@ _ANY = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - nothing is bound 
 
 def ready_line(settings: Settings, server: ServerSettings) -> str:
     """Several lines; the last is a curl command."""
-    base = f"http://{_address(server.host)}:{server.port}/v1"
+    scheme = "https" if server.tls else "http"
+    base = f"{scheme}://{_address(server.host)}:{server.port}/v1"
     answering = [name for name, model in settings.models.items() if not model.embedder]
     names = [*settings.models, *settings.strategies]
     first = "auto" if "auto" in settings.strategies else answering[0]

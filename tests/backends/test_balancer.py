@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from backends.balancer import Balancer, Full, Rule, Seat, Turn
+from backends.balancer import BOUND, Account, Balancer, Full, Rule, Seat, Turn
 from backends.breaker import Breaker
 from backends.bucket import Bucket
 
 
-def chosen(balancer: Balancer, now: float = 1.0, **given: object) -> Turn:
-    turn = balancer.choose(now, **given)  # type: ignore[arg-type]
+def chosen(balancer: Balancer, now: float = 1.0, **told: object) -> Turn:
+    turn = balancer.choose(now, **told)  # type: ignore[arg-type]
     assert isinstance(turn, Turn)
     return turn
 
@@ -99,3 +102,93 @@ def test_a_turn_ends_once() -> None:
     turn.succeeded(1.0)
     turn.release()
     assert (seat.under_way, seat.breaker.open) == (0, True)
+
+
+@given(
+    weights=st.lists(st.floats(0.5, 4), min_size=2, max_size=6),
+    prefixes=st.lists(st.integers(0, 3), min_size=1, max_size=60),
+)
+def test_prefix_load_is_bounded(weights: list[float], prefixes: list[int]) -> None:
+    """However hot a prefix is, no deployment has more than a quarter above its share of the calls under way, rounded
+    up."""
+    balancer = Balancer([Seat(weight) for weight in weights], "prefix")
+    for calls, prefix in enumerate(prefixes, 1):
+        turn = chosen(balancer, prefix=str(prefix))
+        seat = balancer.seats[turn.index]
+        assert seat.under_way <= math.ceil(BOUND * calls * seat.weight / sum(weights))
+    assert sum(seat.under_way for seat in balancer.seats) == len(prefixes)
+
+
+@given(count=st.integers(2, 6), gone=st.integers(0, 5))
+def test_prefixes_move_only_from_who_goes(count: int, gone: int) -> None:
+    """When a deployment goes, prefixes of others stay where they are; when it is back, so are its own."""
+    gone %= count
+    balancer = Balancer([Seat() for _ in range(count)], "prefix")
+
+    def places() -> list[int]:
+        found = []
+        for i in range(60):
+            turn = chosen(balancer, prefix=f"prefix {i}")
+            found.append(turn.index)
+            turn.release()
+        return found
+
+    before = places()
+    balancer.seats[gone].breaker.failed(1.0, probe=False, wait_s=60.0)
+    without = places()
+    assert gone not in without
+    assert all(a == b for a, b in zip(before, without, strict=True) if a != gone)
+    balancer.seats[gone].breaker.succeeded(probe=True)
+    assert places() == before
+
+
+def test_prefixes_are_spread() -> None:
+    """Many prefixes are shared out over the deployments, by weight."""
+    balancer = Balancer([Seat(1.0), Seat(3.0)], "prefix")
+    counts = [0, 0]
+    for i in range(2000):
+        turn = chosen(balancer, prefix=str(i))
+        counts[turn.index] += 1
+        turn.release()
+    assert 2.5 < counts[1] / counts[0] < 3.5
+
+
+def test_names_not_places_are_ranked() -> None:
+    """A deployment keeps its sessions and prefixes when another is put before it in the config."""
+    first = Balancer([Seat(name="a"), Seat(name="b")], "prefix")
+    second = Balancer([Seat(name="new"), Seat(name="a"), Seat(name="b")], "prefix")
+    for i in range(100):
+        old, new = chosen(first, prefix=str(i)), chosen(second, prefix=str(i))
+        assert new.index == 0 or first.seats[old.index].name == second.seats[new.index].name
+        old.release()
+        new.release()
+
+
+def test_a_session_goes_before_a_prefix() -> None:
+    """Sessions stay where they are, whatever their prompts begin with; other rules look at no prefix."""
+    balancer = Balancer([Seat(), Seat(), Seat()], "prefix")
+    asked = set()
+    for i in range(20):
+        turn = chosen(balancer, session="s", prefix=str(i))
+        asked.add(turn.index)
+        turn.release()
+    assert len(asked) == 1
+    assert len({chosen(Balancer([Seat(), Seat()], "weighted"), prefix="x").index for _ in range(50)}) == 2
+
+
+def test_an_account_rests_as_a_whole() -> None:
+    """A limit with a time to wait rests every deployment of the account, until the latest such time; another account
+    goes on, and a failure that is no limit concerns its deployment alone."""
+    account = Account()
+    seats = [Seat(account=account), Seat(account=account), Seat(account=Account())]
+    balancer = Balancer(seats)
+    turns = [chosen(balancer, tried=[1, 2]), chosen(balancer, tried=[0, 2])]
+    assert [turn.index for turn in turns] == [0, 1]
+    turns[0].failed(1.0, 10.0, limited=True)
+    turns[1].failed(1.0, 5.0, limited=True)
+    assert [seat.opens_at(2.0) for seat in seats] == [11.0, 11.0, 2.0]
+    assert {chosen(balancer, prefix="x").index for _ in range(9)} == {2}
+    assert balancer.untried(2.0, [2]) is False
+    chosen(balancer).failed(1.0, 10.0)
+    assert seats[2].account is not None
+    assert seats[2].account.until == 0.0

@@ -22,10 +22,13 @@ from gateway.open_files import ENOUGH, reach
 from protocol.errors import SettingsError
 
 if TYPE_CHECKING:
+    from backends.outbound import Way
     from protocol.settings import OpenAIModel, Settings
 
 __all__ = ["Finding", "doctor", "findings"]
 
+ENOUGH_DAYS = 14
+"""For which a certificate should still be good."""
 SKEW_S = 30.0
 """A clock this wrong makes log times useless and, soon, certificates and leases invalid."""
 PATIENCE_S = 3.0
@@ -53,9 +56,9 @@ def doctor(
 ) -> None:
     """Look for what would keep a config from being served on this machine, and say what to do.
 
-    Looks at the config, weights, artefacts, ports, open files, memory, clock, the engine host's libraries
-    and preloads, and whether the configured endpoints can be reached with their keys (their list of models
-    is asked for, which costs nothing). Exits with 1 when something is wrong.
+    Looks at the config, weights, artefacts, ports, certificates, proxies, open files, memory, clock, the
+    engine host's libraries and preloads, and whether the configured endpoints can be reached with their keys
+    (their list of models is asked for, which costs nothing). Exits with 1 when something is wrong.
 
     Examples:
         chorus doctor config/local.yaml
@@ -158,6 +161,63 @@ def _door(settings: Settings, config: Path) -> Iterator[Finding]:
         )
 
 
+def _certificates(settings: Settings, config: Path) -> Iterator[Finding]:
+    """Certificates that we show can be used, and are good for a while."""
+    pairs = []
+    if (tls := settings.server.tls) is not None:
+        pairs.append(("server.tls", tls.certificate, tls.key))
+    pairs += [
+        (f"models.{name}.openai.client_certificate", shown.certificate, shown.key)
+        for name, model in settings.models.items()
+        for endpoint in model.openai or ()
+        if (shown := endpoint.client_certificate) is not None
+    ]
+    for where, certificate, key in dict.fromkeys(pairs):
+        yield _certificate(where, certificate, key)
+
+
+def _certificate(where: str, certificate: Path, key: Path) -> Finding:
+    from datetime import UTC, datetime
+
+    from backends.certificates import good_until
+
+    told = f"certificate: {certificate} ({where})"
+    try:
+        until = good_until(certificate, key)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        return Finding(
+            "wrong", f"{told} with {key} cannot be used: {error}", "Both are PEM files, unencrypted."
+        )
+    renew = "Renew it; a running gateway takes up the new files by itself."
+    if until is None:
+        return Finding("wrong", f"{told} has expired, or is not good yet", renew)
+    days = (until - datetime.now(UTC)).days
+    if days < ENOUGH_DAYS:
+        return Finding("note", f"{told} expires in {days} days", renew)
+    return Finding("ok", f"{told} is good for {days} days")
+
+
+def _ways(settings: Settings, config: Path) -> Iterator[Finding]:
+    """The files that trust in backends rests on can be used, and it is said who is reached through a proxy."""
+    from urllib.parse import urlsplit
+
+    from backends.outbound import find_way
+
+    for name, model in settings.models.items():
+        for endpoint in model.openai or ():
+            try:
+                way = find_way(name, endpoint, settings.outbound)
+            except SettingsError as error:
+                yield Finding("wrong", error.message, "Check ca_file and client_certificate.")
+                continue
+            if way.proxy is not None:
+                # Not the whole URL: it may hold a password.
+                through = urlsplit(way.proxy)
+                yield Finding(
+                    "ok", f"proxy: models.{name} is reached through {through.hostname}:{through.port or 80}"
+                )
+
+
 def _limits(settings: Settings, config: Path) -> Iterator[Finding]:
     """Open files and cores are enough."""
     files = reach()
@@ -256,17 +316,24 @@ def _clock(settings: Settings, config: Path) -> Iterator[Finding]:
 
 def _endpoints(settings: Settings) -> Iterator[Finding]:
     """Every configured endpoint can be reached and takes its key."""
+    from backends.outbound import find_way
+
     seen = set()
     for name, model in settings.models.items():
         for endpoint in model.openai or ():
             key = endpoint.api_key.get_secret_value() if endpoint.api_key else None
             if endpoint.base_url.startswith("http") and (endpoint.base_url, key) not in seen:
                 seen.add((endpoint.base_url, key))
-                yield from _endpoint(name, endpoint, key)
+                try:
+                    way = find_way(name, endpoint, settings.outbound)
+                except SettingsError:
+                    continue  # said before
+                yield from _endpoint(name, endpoint, key, way)
 
 
-def _endpoint(name: str, endpoint: OpenAIModel, key: str | None) -> Iterator[Finding]:
+def _endpoint(name: str, endpoint: OpenAIModel, key: str | None, way: Way) -> Iterator[Finding]:
     import datetime
+    import ssl
 
     import httpx
 
@@ -274,7 +341,10 @@ def _endpoint(name: str, endpoint: OpenAIModel, key: str | None) -> Iterator[Fin
     where = f"endpoint: {url} (models.{name})"
     headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
-        answer = httpx.get(f"{endpoint.base_url}/models", headers=headers, timeout=PATIENCE_S)
+        # The same way as the gateway's own client.
+        context = way.context or ssl.create_default_context()
+        with httpx.Client(proxy=way.proxy, verify=context, trust_env=False, timeout=PATIENCE_S) as client:
+            answer = client.get(f"{endpoint.base_url}/models", headers=headers)
     except httpx.HTTPError as error:
         yield Finding(
             "wrong", f"{where} cannot be reached: {error}", "Check base_url, DNS, proxy and firewall."
@@ -317,4 +387,15 @@ def _folder_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
-CHECKS: tuple[Check, ...] = (_weights, _artefacts, _ports, _door, _limits, _memory, _engine_host, _clock)
+CHECKS: tuple[Check, ...] = (
+    _weights,
+    _artefacts,
+    _ports,
+    _door,
+    _certificates,
+    _ways,
+    _limits,
+    _memory,
+    _engine_host,
+    _clock,
+)

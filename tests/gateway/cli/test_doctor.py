@@ -7,12 +7,14 @@ import resource
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from gateway.cli import doctor
 from gateway.cli.doctor import Finding, findings
@@ -151,6 +153,41 @@ def test_an_open_door(write: Write) -> None:
     assert about(list(findings(write(server=open_to_all), offline=True)), "whoever").level == "note"
     with_key = list(findings(write(server={**open_to_all, "master_key": "sk"}), offline=True))
     assert not [each for each in with_key if each.what.startswith("whoever")]
+
+
+def test_certificates(write: Write, tmp_path: Path) -> None:
+    """A pair that is good for long is fine, one that is not is noted; one that has expired, or is none, is wrong."""
+    authority, now = trustme.CA(), datetime.now(UTC)
+    certificate, key = tmp_path / "cert.pem", tmp_path / "cert.key"
+    tls = {"tls": {"certificate": str(certificate), "key": str(key)}}
+
+    def found(days: int) -> Finding:
+        issued = authority.issue_cert(
+            "a.example", not_before=now - timedelta(90), not_after=now + timedelta(days=days, hours=1)
+        )
+        certificate.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+        key.write_bytes(issued.private_key_pem.bytes())
+        return about(list(findings(write(server=tls), offline=True)), "certificate")
+
+    assert [found(days).level for days in (60, 3, -3)] == ["ok", "note", "wrong"]
+    assert "60 days" in found(60).what
+    key.write_bytes(authority.issue_cert("a.example").private_key_pem.bytes())
+    assert about(list(findings(write(server=tls), offline=True)), "certificate").level == "wrong"
+    key.unlink()
+    assert "cannot be used" in about(list(findings(write(server=tls), offline=True)), "certificate").what
+
+
+def test_ways_to_backends(write: Write, endpoint: dict[str, Any], tmp_path: Path) -> None:
+    """A CA file that is none is wrong; a proxy is named without its password, and asked on the way to the endpoint."""
+    url = "https://a.example/v1"
+    bad = write(url, outbound={"ca_file": str(tmp_path / "nope.pem")})
+    assert about(list(findings(bad, offline=True)), "models.m.openai: cannot read").level == "wrong"
+    proxy = f"http://user:canary@127.0.0.1:{endpoint['port']}"
+    through = list(findings(write("http://models.example/v1", outbound={"proxy": proxy})))
+    assert about(through, "proxy").what.endswith(f"through 127.0.0.1:{endpoint['port']}")
+    assert about(through, "endpoint").level == "ok"
+    assert endpoint["asked"][0][0] == "http://models.example/v1/models"
+    assert "canary" not in str(through)
 
 
 def test_few_open_files(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,7 +164,7 @@ class Model:
             return answer
 
         parsed, raw = await self._attempts.make(
-            ask, self._prepared(calling, body), drop=lambda _: None, hedge=self._may_hedge(body)
+            ask, self.prepared(calling, body), drop=lambda _: None, hedge=self._may_hedge(body)
         )
         spent = self.shares(parsed, body, text_tokens(parsed))
         if self._fused:
@@ -186,7 +186,7 @@ class Model:
             return stream
 
         return await self._attempts.make(
-            ask, self._prepared(calling, body), drop=ModelStream.abort, hedge=self._may_hedge(body)
+            ask, self.prepared(calling, body), drop=ModelStream.abort, hedge=self._may_hedge(body)
         )
 
     @property
@@ -253,7 +253,8 @@ class Model:
         usd = estimate_usd(usage_bound(body, self._output_cap), self.members, self._prices)
         return usd <= self._hedge.max_cost_usd
 
-    def _prepared(self, calling: Calling | None, body: Mapping[str, Any]) -> Calling:
+    def prepared(self, calling: Calling | None, body: Mapping[str, Any]) -> Calling:
+        """`calling` with what of `body` the balancer goes by."""
         calling = calling or Calling()
         if any(seat.tokens for seat in self.seats):
             calling.tokens = usage_bound(body, None).prompt_tokens

@@ -239,7 +239,7 @@ class LiveRun:
         model = self._model(name)
         with self._accounted(model, body) as paid:
             async with self._in_time():
-                passed = await model.forward(outgoing, paid.calling)
+                passed = await model.forward(outgoing, model.prepared(paid.calling, body))
             try:
                 yield passed
             finally:

@@ -41,8 +41,8 @@ async def draining(served: Served) -> None:
 async def test_unready_before_closed(start: Start, config: str, upstream: ScriptedUpstream) -> None:
     """For `unready_s` both ports say 503 while requests are still answered; then idle connections are closed, the one
     that is in use says that it will be, and nobody new is let in."""
-    upstream.default = Script(delay_s=1.5)
-    served = await start(config + "\nserver: {unready_s: 1.0}")
+    upstream.default = Script(delay_s=1.0)
+    served = await start(config + "\nserver: {unready_s: 0.7}")
     await served.ready()
     async with httpx.AsyncClient(verify=False, timeout=30) as client:
         assert (await client.get(url(served, "/readyz"))).status_code == 200
@@ -94,7 +94,7 @@ async def test_second_signal(start: Start, config: str, upstream: ScriptedUpstre
 
 async def test_reload_while_leaving_is_over(start: Start, config: str, upstream: ScriptedUpstream) -> None:
     """A config that changes while Chorus drains is not taken up any more, and does no harm."""
-    upstream.default = Script(text="word " * 40, chunk_delay_s=0.05)
+    upstream.default = Script(text="word " * 20, chunk_delay_s=0.05)
     served = await start(config)
     await served.ready()
     before: dict[str, Any] = await served.config_told()

@@ -38,7 +38,7 @@ async def test_sighup(start: Start, config: str, upstream: ScriptedUpstream) -> 
     served = await start(config + "\nserver: {watch_config: false}", workers=2)
     await served.ready()
     before = await served.config_told()
-    upstream.default = Script(text="word " * 40, chunk_delay_s=0.05)
+    upstream.default = Script(text="word " * 30, chunk_delay_s=0.05)
     body = {"model": "echo", "messages": [{"role": "user", "content": "x"}], "stream": True}
     async with (
         httpx.AsyncClient(verify=False, timeout=30) as client,

@@ -58,6 +58,7 @@ class Cors:
         wanted = headers.get(b"access-control-request-headers", b"")
         if _HEADER_LIST.fullmatch(wanted):
             told.append((b"access-control-allow-headers", wanted))
+        send = exchange.labelled(send)
         await send({"type": "http.response.start", "status": 204, "headers": told})
         await send({"type": "http.response.body", "body": b""})
 

@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
-from uuid import uuid4
 
 import orjson
 
 from gateway import explanation
 from gateway.catalogue import DIRECT, Catalogue, Target
 from gateway.exchange import ClientLeft, Exchange, Receive, Scope, Send
+from gateway.ids import Ids
 from gateway.ledger.entry import Entry
 from gateway.passing import Relay, pass_surface, relayed
 from gateway.run import Limits, LiveRun, open_run
@@ -38,14 +38,14 @@ class Answering:
     """Answers the requests of every surface: admit, parse, resolve, answer, relay, settle."""
 
     def __init__(
-        self, catalogue: Catalogue, tenancy: Tenancy, telemetry: Telemetry, server: ServerSettings
+        self, catalogue: Catalogue, tenancy: Tenancy, telemetry: Telemetry, server: ServerSettings, ids: Ids
     ) -> None:
         self._catalogue, self._tenancy = catalogue, tenancy
-        self._telemetry, self._server = telemetry, server
+        self._telemetry, self._server, self._ids = telemetry, server, ids
 
     async def __call__(self, surface: Surface, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request of a `surface`."""
-        exchange = Exchange(scope, receive, send, surface.wording)
+        exchange = Exchange(scope, receive, send, self._ids.fresh(), surface.wording)
 
         async def answer(record: _Record) -> None:
             server = self._server
@@ -65,7 +65,7 @@ class Answering:
 
     async def relay(self, relay: Relay, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request of a `relay`."""
-        exchange = Exchange(scope, receive, send)
+        exchange = Exchange(scope, receive, send, self._ids.fresh())
 
         async def answer(record: _Record) -> None:
             server = self._server
@@ -174,7 +174,7 @@ class Answering:
         """The request as the ledger keeps it. A name that means nothing here is not kept."""
         body = record.asked.body if record.asked else {}
         return Entry(
-            uuid4().hex,
+            exchange.id,
             exchange.request_id,
             time.time() - exchange.elapsed_s,
             visit.key,

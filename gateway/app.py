@@ -14,6 +14,7 @@ from gateway.answering import Answering
 from gateway.catalogue import Catalogue
 from gateway.composition import make_catalogue
 from gateway.exchange import Exchange, Receive, Scope, Send
+from gateway.ids import Ids
 from gateway.pages import KEY, Lifespan, make_pages
 from gateway.passing import Relay, find_relay
 from gateway.surfaces import SURFACES
@@ -41,7 +42,8 @@ class Gateway:
     def __init__(self, catalogue: Catalogue, settings: Settings) -> None:
         telemetry = Telemetry(catalogue.names)
         self._tenancy = tenancy = Tenancy(settings, telemetry.ledger_dropped)
-        self._answer = Answering(catalogue, tenancy, telemetry, settings.server)
+        self._ids = ids = Ids()
+        self._answer = Answering(catalogue, tenancy, telemetry, settings.server, ids)
         self._pages = make_pages(
             catalogue,
             telemetry,
@@ -68,7 +70,8 @@ class Gateway:
         """A page, behind the same door as the hot routes, with the same headers. `methods`: of a hot route that is
         asked with none of them."""
         path, method = scope["path"], scope["method"]
-        exchange = Exchange(scope, receive, send, ANTHROPIC if path.startswith("/v1/messages") else OPENAI)
+        wording = ANTHROPIC if path.startswith("/v1/messages") else OPENAI
+        exchange = Exchange(scope, receive, send, self._ids.fresh(), wording)
         if path in _HOT_PATHS:
             methods = ("POST",)
         if methods:
@@ -87,12 +90,17 @@ class Gateway:
 def _lifespan(catalogue: Catalogue, telemetry: Telemetry, tenancy: Tenancy) -> Lifespan:
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[None]:
-        watch = asyncio.create_task(telemetry.watch(catalogue.models, tenancy.degraded))
+        watches = [
+            asyncio.create_task(telemetry.watch(catalogue.models, tenancy.degraded)),
+            asyncio.create_task(telemetry.flush_often()),
+        ]
         try:
             async with tenancy.serving():
                 yield
         finally:
-            watch.cancel()
+            for watch in watches:
+                watch.cancel()
+            await asyncio.gather(*watches, return_exceptions=True)
             await catalogue.close()
 
     return lifespan

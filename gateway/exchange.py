@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any
-from uuid import uuid4
 
 import orjson
 
@@ -37,23 +36,26 @@ class ClientLeft(Exception):
     """The client closed the connection before its answer was complete. There is nobody to tell."""
 
 
-def request_id(headers: Mapping[bytes, bytes]) -> str:
-    """The caller's `x-request-id` where it is one we may echo, else a fresh one."""
-    given = headers.get(b"x-request-id", b"")
-    return given.decode("ascii") if _REQUEST_ID.fullmatch(given) else f"req_{uuid4().hex}"
+def request_id(headers: Mapping[bytes, bytes], fresh: str) -> str:
+    """The caller's `x-request-id` where it is one we may echo, else one made of the `fresh` id."""
+    given = headers.get(b"x-request-id")
+    return given.decode("ascii") if given and _REQUEST_ID.fullmatch(given) else f"req_{fresh}"
 
 
 class Exchange:
     """Reads one request and answers it once: whole (`send_bytes`), or as a stream (`start_stream` or
     `start_bytes`, `send_event`, `end_stream`). Every answer carries the request id and how long it took to
-    begin; errors are told in the surface's `wording`."""
+    begin; errors are told in the surface's `wording`. No other request of any gateway has its `id`."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, wording: Wording = OPENAI) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, id: str, wording: Wording = OPENAI
+    ) -> None:
         self._receive, self._send = receive, send
+        self.id = id
         self.wording = wording
         self._started_at = time.perf_counter()
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        self.request_id = request_id(self.headers)
+        self.request_id = request_id(self.headers, id)
         self.began_s: float | None = None
         """Seconds until the answer began; None before."""
         self.told: dict[str, str] = {}

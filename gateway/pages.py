@@ -80,7 +80,8 @@ def make_pages(
 
     @pages.get("/metrics")
     async def metrics() -> Response:
-        return Response(await asyncio.to_thread(telemetry.exposition), media_type=CONTENT_TYPE)
+        telemetry.flush()  # here, in the thread that counts
+        return Response(await asyncio.to_thread(telemetry.text), media_type=CONTENT_TYPE)
 
     _speak_openai(pages)
     return pages

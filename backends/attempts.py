@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 from backends.balancer import Balancer, Full, Turn
 from backends.retrying import Retrying
-from protocol.again import Again
 from protocol.errors import UpstreamBusy, UpstreamError, UpstreamUnavailable
 
 __all__ = ["LONGEST_QUEUE_S", "Attempt", "Attempts", "Calling"]
@@ -119,13 +118,7 @@ class Attempts:
         try:
             answer = await ask(turn)
         except UpstreamError as error:
-            now = asyncio.get_running_loop().time()
-            if error.again is Again.NEVER:
-                turn.succeeded(now)  # it answered, only not to anybody's liking
-            elif isinstance(error, UpstreamBusy):
-                turn.release()
-            else:
-                turn.failed(now, error.asked_s)
+            turn.failed(asyncio.get_running_loop().time(), error)
             calling.attempts.append(Attempt(turn.index, error.code or error.type))
             self.left()
             raise

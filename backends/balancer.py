@@ -24,6 +24,7 @@ from typing import Literal
 
 from backends.breaker import Breaker
 from backends.bucket import Bucket
+from protocol.errors import UpstreamError
 
 __all__ = ["Balancer", "Full", "Rule", "Seat", "Turn"]
 
@@ -83,11 +84,11 @@ class Turn:
                 self._seat.tokens.take(now, tokens)
         self.release()
 
-    def failed(self, now: float, wait_s: float | None) -> None:
-        """The deployment failed; `wait_s` seconds when it said how long to leave it alone."""
-        if not self._judged:
+    def failed(self, now: float, error: UpstreamError) -> None:
+        """It ended by `error`: a verdict on the deployment where that is to blame (`blames_backend`), else none."""
+        if error.blames_backend and not self._judged:
             self._judged = True
-            self._seat.breaker.failed(now, probe=self._probe, wait_s=wait_s)
+            self._seat.breaker.failed(now, probe=self._probe, wait_s=error.asked_s)
         self.release()
 
     def release(self) -> None:

@@ -82,7 +82,7 @@ class ModelStream:
                 asyncio.get_running_loop().time(), sum(share.usage.completion_tokens for share in self.shares)
             )
         except UpstreamError as error:
-            self._turn.failed(asyncio.get_running_loop().time(), error.asked_s)
+            self._turn.failed(asyncio.get_running_loop().time(), error)
             raise
         finally:
             self.abort()
@@ -198,9 +198,9 @@ class Model:
 
             def ended(passed: Passed) -> None:
                 now = asyncio.get_running_loop().time()
-                if passed.failed:
-                    turn.failed(now, None)
-                else:
+                if passed.failed is not None:
+                    turn.failed(now, passed.failed)
+                elif passed.whole:
                     turn.succeeded(now, passed.usage.completion_tokens)
                 turn.release()
                 self.left()

@@ -21,7 +21,7 @@ import orjson
 from backends.http1 import Clocks, Http1, Http1Error, Limits, Response, header_block
 from backends.passing import Outgoing, Passed
 from backends.stream_tap import StreamTap
-from backends.upstream_errors import broken, refusal, timed_out, translate
+from backends.upstream_errors import broken, refusal, timed_out, told_error, translate
 from protocol.errors import SettingsError
 from protocol.settings import OpenAIModel
 
@@ -169,6 +169,8 @@ class Deployment:
                 isinstance(item, dict) and isinstance(item.get(each), kinds) for item in items
             )
             if not (items and whole):
+                if parsed.get("error"):
+                    raise told_error(parsed["error"], name=self._name, secrets=self._secrets)
                 raise broken(self._name, f"answered without {many}")
         return parsed
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from backends.upstream_errors import broken, stream_error
+from backends.upstream_errors import broken, told_error
 from protocol.sse import EventSplitter, event_data
 
 __all__ = ["StreamTap"]
@@ -81,7 +81,7 @@ class StreamTap:
         if not self.begun or b'"error"' in payload or (b'"usage"' in payload and not silent):
             body = self._parsed(payload)
             if body.get("error"):
-                raise stream_error(body["error"], name=self._name, secrets=self._secrets)
+                raise told_error(body["error"], name=self._name, secrets=self._secrets)
             if body.get("usage"):
                 self.usage_event = body
                 if not body.get("choices"):

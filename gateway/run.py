@@ -242,6 +242,9 @@ class LiveRun:
                 passed = await model.forward(outgoing, paid.calling)
             try:
                 yield passed
+            except UpstreamError as error:
+                passed.failed = error
+                raise
             finally:
                 passed.abort()
                 paid.settle(model.shares({"usage": passed.usage.wire()}, body, 0))

@@ -24,7 +24,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0,
 _CALLS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 _SHARES = tuple(tenth / 10 for tenth in range(1, 11))
 LOOP_PROBE_S = 0.5
-COMPONENTS = ("shared state", "ledger")
+COMPONENTS = ("shared state", "ledger", "telemetry")
 
 
 class Telemetry:
@@ -104,6 +104,15 @@ class Telemetry:
         self._ledger_dropped = Counter(
             "chorus_ledger_dropped", "Requests that the ledger lost: its queue was full", registry=registry
         )
+        self._traces_dropped = Counter(
+            "chorus_traces_dropped", "Requests of which no collector was told: the queue was full, or it was away",
+            registry=registry,
+        )  # fmt: skip
+        self._log_dropped = Counter(
+            "chorus_log_lines_dropped",
+            "Lines that the log lost: who reads it was too slow",
+            registry=registry,
+        )
         self._degraded = Gauge(
             "chorus_degraded", "1 while it does not work, though requests are answered",
             ["component"], registry=registry, multiprocess_mode="livemax",
@@ -112,6 +121,14 @@ class Telemetry:
     def ledger_dropped(self, count: int) -> None:
         """`count` requests will not be in the ledger."""
         self._ledger_dropped.inc(count)
+
+    def traces_dropped(self, count: int) -> None:
+        """No collector will be told of `count` requests."""
+        self._traces_dropped.inc(count)
+
+    def log_dropped(self, count: int) -> None:
+        """`count` lines will not be in the log."""
+        self._log_dropped.inc(count)
 
     def started(self) -> None:
         """A request has come."""

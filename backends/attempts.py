@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from backends.balancer import Balancer, Full, Turn
+from backends.http1 import header_block
 from backends.retrying import Retrying
 from protocol.errors import UpstreamBusy, UpstreamError, UpstreamUnavailable
+from protocol.tracing import Attempt, Watch
 
 __all__ = ["LONGEST_QUEUE_S", "Attempt", "Attempts", "Calling"]
 
@@ -26,26 +28,27 @@ LONGEST_QUEUE_S = 5.0
 """How long a call waits for room within the configured limits, in seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One attempt: which deployment was asked, and how it ended ("ok", "hedged", or an error's code)."""
-
-    deployment: int
-    outcome: str
-
-
 @dataclass(slots=True)
 class Calling:
-    """What a call is given, and what it leaves: the `attempts` made, in the order they ended.
+    """What a call is given, and what it leaves: the `attempts` made, in the order they began.
 
     `deadline`: on the loop's clock; `session`: calls of one session go to one deployment; `tokens`: about how
-    many it will use.
+    many it will use; `watch`: who is told of it, and so names each attempt to its upstream.
     """
 
     deadline: float = float("inf")
     session: str | None = None
     tokens: float = 0.0
     attempts: list[Attempt] = field(default_factory=list)
+    watch: Watch | None = None
+
+    def begin(self, turn: Turn) -> Attempt:
+        """An attempt begins."""
+        attempt = Attempt(turn.index)
+        self.attempts.append(attempt)
+        if self.watch is not None:
+            turn.headers = header_block(self.watch.headers(attempt))
+        return attempt
 
     @property
     def hedges(self) -> int:
@@ -115,18 +118,20 @@ class Attempts:
 
     async def _one(self, ask: Callable[[Turn], Awaitable[T]], turn: Turn, calling: Calling) -> T:
         """One attempt, judged by how it ended."""
+        attempt = calling.begin(turn)
         try:
             answer = await ask(turn)
         except UpstreamError as error:
             turn.failed(asyncio.get_running_loop().time(), error)
-            calling.attempts.append(Attempt(turn.index, error.code or error.type))
+            attempt.end(error.code or error.type)
             self.left()
             raise
         except BaseException:
+            attempt.end("cancelled")
             turn.release()
             self.left()
             raise
-        calling.attempts.append(Attempt(turn.index, "ok"))
+        attempt.end("ok")
         return answer
 
     async def _hedged(
@@ -147,10 +152,10 @@ class Attempts:
             winner = await _first_answer(tasks)
             return winner.result()
         finally:
+            for attempt in calling.attempts:
+                attempt.end("hedged")  # those that have not ended
             for task in tasks:
-                if not task.done():
-                    calling.attempts.append(Attempt(-1, "hedged"))
-                    task.cancel()
+                task.cancel()
             await asyncio.wait(tasks)
             for task in tasks:
                 if task is not winner and not task.cancelled() and task.exception() is None:

@@ -24,6 +24,7 @@ from typing import Literal
 
 from backends.breaker import Breaker
 from backends.bucket import Bucket
+from backends.http1 import NO_HEADERS
 from protocol.errors import UpstreamError
 
 __all__ = ["Balancer", "Full", "Rule", "Seat", "Turn"]
@@ -69,6 +70,8 @@ class Turn:
     def __init__(self, seat: Seat, index: int, began: float, probe: bool) -> None:
         self.index, self._seat, self._began, self._probe = index, seat, began, probe
         self._judged = self._released = False
+        self.headers = NO_HEADERS
+        """What goes out with this attempt beside the deployment's own headers."""
 
     def began(self, now: float) -> None:
         """It answers: the latency that the balancer goes by."""

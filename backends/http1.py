@@ -46,6 +46,7 @@ from backends._http1_errors import (
 )
 
 __all__ = [
+    "NO_HEADERS",
     "RACE_S",
     "BadResponse",
     "Clocks",
@@ -93,7 +94,7 @@ def header_block(headers: Mapping[str, str]) -> HeaderBlock:
     return HeaderBlock("".join(lines).encode("latin-1"))
 
 
-_NO_HEADERS = HeaderBlock(b"")
+NO_HEADERS = HeaderBlock(b"")
 
 
 class Http1:
@@ -141,7 +142,7 @@ class Http1:
         self._ticker: asyncio.TimerHandle | None = None
         self._closing: asyncio.Future[None] | None = None
 
-    async def post(self, path: str, body: bytes, headers: HeaderBlock = _NO_HEADERS) -> Response:
+    async def post(self, path: str, body: bytes, headers: HeaderBlock = NO_HEADERS) -> Response:
         """Send `body` and wait for the head of the answer. Raises `Http1Error`; `ValueError` for a bad
         path."""
         return await self._exchange(
@@ -156,9 +157,7 @@ class Http1:
         length = b"" if body is None else b"content-length: %d\r\n" % len(body)
         return await self._exchange(method, path, headers + length, body or b"", self._prefix)
 
-    async def get(
-        self, path: str, headers: HeaderBlock = _NO_HEADERS, *, from_root: bool = False
-    ) -> Response:
+    async def get(self, path: str, headers: HeaderBlock = NO_HEADERS, *, from_root: bool = False) -> Response:
         """Ask for `path`, below the base URL or `from_root` of the server, and wait for the head of the
         answer. Raises `Http1Error`; `ValueError` for a bad path."""
         return await self._exchange("GET", path, headers, b"", self._root if from_root else self._prefix)

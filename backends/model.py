@@ -150,7 +150,7 @@ class Model:
         """Ask for a complete answer. Raises `UpstreamError`."""
 
         async def ask(turn: Turn) -> tuple[dict[str, Any], bytes]:
-            answer = await self.deployments[turn.index].call(path, body)
+            answer = await self.deployments[turn.index].call(path, body, turn.headers)
             now = asyncio.get_running_loop().time()
             turn.began(now)
             turn.succeeded(now, Usage.parse(answer[0].get("usage")).completion_tokens)
@@ -170,7 +170,7 @@ class Model:
         """Ask for a streamed answer; returns once its first words have come. Raises `UpstreamError`."""
 
         async def ask(turn: Turn) -> ModelStream:
-            upstream = await self.deployments[turn.index].stream(path, body)
+            upstream = await self.deployments[turn.index].stream(path, body, turn.headers)
             stream = ModelStream(self, upstream, turn, body)
             try:
                 await stream.hold()
@@ -193,7 +193,7 @@ class Model:
 
         async def ask(turn: Turn) -> Passed:
             deployment = self.deployments[turn.index]
-            passed = await deployment.forward(outgoing(deployment.model))
+            passed = await deployment.forward(outgoing(deployment.model), turn.headers)
             turn.began(asyncio.get_running_loop().time())
 
             def ended(passed: Passed) -> None:

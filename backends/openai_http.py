@@ -2,8 +2,8 @@
 
 The body goes out as it came in but for the model's name there and, in a stream,
 `stream_options.include_usage`, without which nothing could be priced. Nothing of the caller's headers goes
-out. Closing or cancelling a call closes its connection at once, which is how an upstream learns that nobody
-listens any more.
+out; the `headers` of an attempt are ours, and name it to who traces it. Closing or cancelling a call closes
+its connection at once, which is how an upstream learns that nobody listens any more.
 
 Four clocks bound an attempt: until connected, and in all (the HTTP client keeps both); in a stream also until
 the first words, and between words. Comments, role chunks and dripping bytes do not stop the latter two.
@@ -18,7 +18,16 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from backends.http1 import Clocks, Http1, Http1Error, Limits, Response, header_block
+from backends.http1 import (
+    NO_HEADERS,
+    Clocks,
+    HeaderBlock,
+    Http1,
+    Http1Error,
+    Limits,
+    Response,
+    header_block,
+)
 from backends.passing import Outgoing, Passed
 from backends.stream_tap import StreamTap
 from backends.upstream_errors import broken, refusal, timed_out, told_error, translate
@@ -64,11 +73,13 @@ class Deployment:
         except ValueError as error:
             raise SettingsError(f"models.{name}.openai: {error}.") from None
 
-    async def call(self, path: str, body: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+    async def call(
+        self, path: str, body: Mapping[str, Any], headers: HeaderBlock = NO_HEADERS
+    ) -> tuple[dict[str, Any], bytes]:
         """POST `body` to `path` (as "/chat/completions"): the answer parsed, and its bytes. Raises
         `UpstreamError`."""
         try:
-            response = await self._post(path, body)
+            response = await self._post(path, body, headers)
             raw = await response.read()
         except Http1Error as error:
             raise translate(error, self._name) from error
@@ -76,7 +87,9 @@ class Deployment:
             raise self._refusal(response, raw)
         return self._answer(path, raw), raw
 
-    async def stream(self, path: str, body: Mapping[str, Any]) -> UpstreamStream:
+    async def stream(
+        self, path: str, body: Mapping[str, Any], headers: HeaderBlock = NO_HEADERS
+    ) -> UpstreamStream:
         """POST `body` to `path`, asking for a stream; returns once the upstream has begun. Raises
         `UpstreamError`."""
         asked = body.get("stream_options") or {}
@@ -85,7 +98,8 @@ class Deployment:
         due = loop.time() + self._settings.first_token_timeout_s
         try:
             async with asyncio.timeout_at(due):
-                response = await self._post(path, {**body, "stream": True, "stream_options": options})
+                asking = {**body, "stream": True, "stream_options": options}
+                response = await self._post(path, asking, headers)
                 try:
                     await self._check_begun(response)
                 except BaseException:
@@ -108,7 +122,7 @@ class Deployment:
         """What the server has, as the settings say."""
         return self._settings.endpoints
 
-    async def forward(self, outgoing: Outgoing) -> Passed:
+    async def forward(self, outgoing: Outgoing, traced: HeaderBlock = NO_HEADERS) -> Passed:
         """Send what is to be passed on; returns once the answer has begun with 2xx. Raises `UpstreamError`."""
         headers = {**self._key, "content-type": outgoing.content_type}
         if outgoing.messages:
@@ -118,7 +132,7 @@ class Deployment:
                 headers["x-api-key"] = self._secrets[0]
         try:
             response = await self._passing.send(
-                outgoing.method, outgoing.path, outgoing.body, header_block(headers)
+                outgoing.method, outgoing.path, outgoing.body, HeaderBlock(header_block(headers) + traced)
             )
             try:
                 if not 200 <= response.status < 300:
@@ -145,8 +159,8 @@ class Deployment:
         await self.client.close()
         await self._passing.close()
 
-    async def _post(self, path: str, body: Mapping[str, Any]) -> Response:
-        return await self.client.post(path, orjson.dumps({**body, "model": self._settings.model}))
+    async def _post(self, path: str, body: Mapping[str, Any], headers: HeaderBlock) -> Response:
+        return await self.client.post(path, orjson.dumps({**body, "model": self._settings.model}), headers)
 
     async def _check_begun(self, response: Response) -> None:
         if response.status != 200:

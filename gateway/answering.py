@@ -16,6 +16,7 @@ from gateway.catalogue import DIRECT, Catalogue, Target
 from gateway.exchange import ClientLeft, Exchange, Receive, Scope, Send
 from gateway.ids import Ids
 from gateway.ledger.entry import Entry
+from gateway.observers import Finished, Observers
 from gateway.passing import Relay, pass_surface, relayed
 from gateway.run import Limits, LiveRun, open_run
 from gateway.surfaces import Surface
@@ -27,6 +28,7 @@ from protocol.chat import ChatRequest, Options
 from protocol.errors import ChorusError, Forbidden, InternalError, MethodError
 from protocol.run import Answer, Chunk, Event, Reply, Trace
 from protocol.settings import ServerSettings
+from protocol.tracing import Watch
 from protocol.wire import replay
 
 __all__ = ["Answering"]
@@ -38,10 +40,17 @@ class Answering:
     """Answers the requests of every surface: admit, parse, resolve, answer, relay, settle."""
 
     def __init__(
-        self, catalogue: Catalogue, tenancy: Tenancy, telemetry: Telemetry, server: ServerSettings, ids: Ids
+        self,
+        catalogue: Catalogue,
+        tenancy: Tenancy,
+        telemetry: Telemetry,
+        server: ServerSettings,
+        observers: Observers,
+        ids: Ids,
     ) -> None:
         self._catalogue, self._tenancy = catalogue, tenancy
-        self._telemetry, self._server, self._ids = telemetry, server, ids
+        self._telemetry, self._server, self._observers = telemetry, server, observers
+        self._ids = ids
 
     async def __call__(self, surface: Surface, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request of a `surface`."""
@@ -51,7 +60,7 @@ class Answering:
             server = self._server
             asked = surface.parse(await exchange.body(server.max_body_bytes, server.body_timeout_s))
             asked = self._catalogue.by_threshold(asked)
-            record.asked, record.path = asked, surface.path
+            record.asked = asked
             self._check(asked.model, record)
             if surface.tongue is not None:
                 await self._other_words(surface, asked, record, exchange)
@@ -61,7 +70,7 @@ class Answering:
             async with self._run(asked, record, exchange, surface.path) as run:
                 await (_decide if surface.decides else _answer)(asked, target, run, exchange)
 
-        await self._settled(answer, exchange)
+        await self._settled(answer, exchange, surface.path, scope)
 
     async def relay(self, relay: Relay, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request of a `relay`."""
@@ -71,7 +80,6 @@ class Answering:
             server = self._server
             raw = await exchange.body(server.max_body_bytes, server.body_timeout_s)
             content_type = exchange.headers.get(b"content-type", b"").decode("latin-1")
-            record.path = relay.path
             asked = relayed(relay, scope, content_type, raw, self._catalogue)
             self._check(asked.model, record)
             record.label = DIRECT
@@ -82,7 +90,7 @@ class Answering:
                     )
                 await asked.answer(run, exchange)
 
-        await self._settled(answer, exchange)
+        await self._settled(answer, exchange, relay.path, scope)
 
     async def _other_words(
         self, surface: Surface, asked: ChatRequest, record: _Record, exchange: Exchange
@@ -116,32 +124,36 @@ class Answering:
         )
         exchange.told = record.visit.headers()
         session = _session(exchange, asked)
-        async with open_run(self._catalogue, limits, path=path, session=session) as run:
+        async with open_run(self._catalogue, limits, path=path, session=session, watch=record.watch) as run:
             record.trace = run.trace
+            if record.watch is not None and record.label != DIRECT:
+                record.watch.level(record.label, None, run.trace.decision)
             async with exchange.leaving_cancels():
                 yield run
 
-    async def _settled(self, answer: Callable[[_Record], Awaitable[None]], exchange: Exchange) -> None:
+    async def _settled(
+        self, answer: Callable[[_Record], Awaitable[None]], exchange: Exchange, path: str, scope: Scope
+    ) -> None:
         """Admit, `answer`, and settle, whatever becomes of it."""
-        record = _Record()
+        record = _Record(path, self._observers.begin(exchange, scope))
         self._telemetry.started()
         try:
             record.visit = Visit(await self._tenancy.admit(exchange.headers))
             await answer(record)
             record.outcome = "ok"
         except ClientLeft:
-            log.info("%s: the client left", exchange.request_id)
+            log.info("the client left")
         except ChorusError as error:
             record.outcome = error.outcome
             await exchange.fail(error)
         except Exception:
             record.outcome = "internal_error"
-            log.exception("%s: a bug of ours", exchange.request_id)
+            log.exception("a bug of ours")
             await exchange.fail(
                 InternalError(f"An internal error occurred; it is logged as {exchange.request_id}.")
             )
         finally:
-            self._settle(record, exchange)
+            self._settle(record, exchange, scope)
 
     def _limits(self, options: Options) -> Limits:
         """The caller's bounds, within the server's."""
@@ -157,7 +169,7 @@ class Answering:
         record.visit.key.check(name, self._catalogue.names)
         record.requested = name
 
-    def _settle(self, record: _Record, exchange: Exchange) -> None:
+    def _settle(self, record: _Record, exchange: Exchange, scope: Scope) -> None:
         if record.visit is not None:
             self._tenancy.leave(record.visit, record.trace)
             self._tenancy.record(self._entry(record, record.visit, exchange))
@@ -168,6 +180,20 @@ class Answering:
             record.trace,
             began_s=exchange.began_s,
             took_s=exchange.elapsed_s,
+        )
+        if self._observers.any:
+            self._observers.finished(self._finished(record, exchange, scope))
+
+    def _finished(self, record: _Record, exchange: Exchange, scope: Scope) -> Finished:
+        """The request as those who look on are told of it. A name that means nothing here is not told."""
+        return Finished(
+            *(exchange.request_id, scope["method"], "/v1" + record.path, exchange.status, record.outcome),
+            *(record.requested if record.label != "none" else "unknown", record.label),
+            *(exchange.began_s, exchange.elapsed_s),
+            "" if record.visit is None else record.visit.key.id,
+            record.asked is not None and record.asked.stream,
+            record.trace,
+            record.watch,
         )
 
     def _entry(self, record: _Record, visit: Visit, exchange: Exchange) -> Entry:
@@ -210,9 +236,10 @@ def _session(exchange: Exchange, request: ChatRequest) -> str | None:
 class _Record:
     """What became of a request, as far as it came."""
 
+    path: str
+    watch: Watch | None = None
     visit: Visit | None = None
     asked: ChatRequest | None = None
-    path: str = ""
     requested: str = "unknown"
     label: str = "none"
     trace: Trace | None = None

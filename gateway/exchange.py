@@ -58,6 +58,8 @@ class Exchange:
         self.request_id = request_id(self.headers, id)
         self.began_s: float | None = None
         """Seconds until the answer began; None before."""
+        self.status = 0
+        """Of the answer; 0 before it began."""
         self.told: dict[str, str] = {}
         """Further headers of the answer, whatever it will be."""
         self._streaming = self._raw = self._complete = False
@@ -168,6 +170,7 @@ class Exchange:
 
         async def send_labelled(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
+                self.status = message["status"]
                 message["headers"] = [*message["headers"], *_raw(self._labels())]
             await send(message)
 
@@ -175,6 +178,7 @@ class Exchange:
 
     async def _begin(self, status: int, headers: Mapping[str, str]) -> None:
         self.began_s = self.elapsed_s
+        self.status = status
         told = _raw({**headers, **self._labels()})
         await self._send({"type": "http.response.start", "status": status, "headers": told})
 

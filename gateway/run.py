@@ -31,6 +31,7 @@ from protocol.errors import (
     UpstreamError,
 )
 from protocol.run import Answer, Call, Chunk, Deciding, Event, Reply, Strategy, Trace
+from protocol.tracing import Watch
 from protocol.usage import Usage
 
 if TYPE_CHECKING:
@@ -109,15 +110,21 @@ class _Account:
 
 @asynccontextmanager
 async def open_run(
-    catalogue: Catalogue, limits: Limits, *, path: str = "/chat/completions", session: str | None = None
+    catalogue: Catalogue,
+    limits: Limits,
+    *,
+    path: str = "/chat/completions",
+    session: str | None = None,
+    watch: Watch | None = None,
 ) -> AsyncIterator[LiveRun]:
     """The run of one request, to be used inside this context. `path` is the surface its models are asked on;
-    requests of one `session` keep to one deployment of a model.
+    requests of one `session` keep to one deployment of a model; `watch` is told of every asking.
 
     Leaving it closes what is still open. Raises `DeadlineExceeded` when the deadline ended what was done
     inside.
     """
     tree = _Tree(catalogue, limits, path, asyncio.get_running_loop().time() + limits.deadline_s, session)
+    tree.trace.watch = watch
     try:
         async with asyncio.timeout_at(tree.deadline + GRACE_S) as timer:
             yield LiveRun(tree, tree.trace, _Account())
@@ -254,6 +261,7 @@ class LiveRun:
         with self._accounted(model, body, first=first) as paid:
             async with self._in_time():
                 completed: Completed = await model.call(self._tree.path, body, paid.calling)
+            paid.answer = completed.body
             cost_usd = paid.settle(completed.shares)
         return Reply(completed.body, model.members, completed.raw, cost_usd, paid.elapsed_s)
 
@@ -285,6 +293,7 @@ class LiveRun:
         with self._accounted(model, body, first=first) as paid:
             async with self._in_time():
                 stream = await model.stream(tree.path, body, paid.calling)
+            paid.streamed = True
             tree.streams.add(stream)
             try:
                 async with aclosing(cast(Any, stream.__aiter__())) as events:
@@ -294,6 +303,7 @@ class LiveRun:
             finally:
                 stream.abort()
                 tree.streams.discard(stream)
+                paid.answer = stream.usage_event
                 paid.settle(stream.shares)
 
     def _chain(self, name: str) -> Iterator[Model]:
@@ -332,7 +342,9 @@ class LiveRun:
             )
         tree.calls_made += 1
         tree.reserved_usd += reserved_usd
-        payment = _Payment(asyncio.get_running_loop().time(), Calling(tree.deadline, tree.session))
+        watch = tree.trace.watch
+        calling = Calling(tree.deadline, tree.session, watch=watch)
+        payment = _Payment(asyncio.get_running_loop().time(), calling)
         outcome = "cancelled"
         try:
             yield payment
@@ -342,10 +354,11 @@ class LiveRun:
             raise
         finally:
             tree.reserved_usd -= reserved_usd
-            calling, took_s = payment.calling, payment.elapsed_s
+            took_s = payment.elapsed_s
             tree.calls_made += max(0, len(calling.attempts) - 1)
             attempts = max(1, len(calling.attempts) - calling.hedges)
             book = tree.trace.embeddings if embedding else tree.trace.calls
+            booked = len(book)
             for share in payment.shares or (Share(model.name, Usage(), 0.0),):
                 book.append(
                     Call(share.model, share.usage, share.cost_usd, took_s, outcome, attempts, share.estimated)
@@ -354,6 +367,20 @@ class LiveRun:
             for share in model.hedge_shares(body) * calling.hedges:
                 book.append(Call(share.model, share.usage, share.cost_usd, took_s, "hedged", estimated=True))
                 self._account.spend(share.cost_usd)
+            if watch is not None:
+                watch.asked(
+                    model.name,
+                    self._trace.level,
+                    "/embeddings" if embedding else tree.path,
+                    took_s,
+                    outcome,
+                    calling.attempts,
+                    book[booked:],
+                    body,
+                    payment.answer,
+                    streamed=payment.streamed,
+                    fallback=not first,
+                )
 
     def _reserve(self, model: Model, body: Mapping[str, Any], first: bool) -> float:
         """The most the call may cost, in US dollars, to be held until it is known. Raises `BudgetExceeded`."""
@@ -388,6 +415,8 @@ class _Payment:
     started: float
     calling: Calling
     shares: tuple[Share, ...] = ()
+    answer: Mapping[str, Any] | None = None
+    streamed: bool = False
 
     @property
     def elapsed_s(self) -> float:

@@ -27,7 +27,7 @@ _SHARES = tuple(tenth / 10 for tenth in range(1, 11))
 LOOP_PROBE_S = 0.5
 FLUSH_S = 0.25
 """How old a scraped number may be; what a killed worker's counters lose."""
-COMPONENTS = ("shared state", "ledger")
+COMPONENTS = ("shared state", "ledger", "telemetry")
 
 
 class Telemetry:
@@ -102,6 +102,15 @@ class Telemetry:
         self._ledger_dropped = Counter(
             "chorus_ledger_dropped", "Requests that the ledger lost: its queue was full", registry=registry
         )
+        self._traces_dropped = Counter(
+            "chorus_traces_dropped", "Requests of which no collector was told: the queue was full, or it was away",
+            registry=registry,
+        )  # fmt: skip
+        self._log_dropped = Counter(
+            "chorus_log_lines_dropped",
+            "Lines that the log lost: who reads it was too slow",
+            registry=registry,
+        )
         self._degraded = Gauge(
             "chorus_degraded", "1 while it does not work, though requests are answered",
             ["component"], registry=registry, multiprocess_mode="livemax",
@@ -110,6 +119,14 @@ class Telemetry:
     def ledger_dropped(self, count: int) -> None:
         """`count` requests will not be in the ledger."""
         self._ledger_dropped.inc(count)
+
+    def traces_dropped(self, count: int) -> None:
+        """No collector will be told of `count` requests."""
+        self._traces_dropped.inc(count)
+
+    def log_dropped(self, count: int) -> None:
+        """`count` lines will not be in the log."""
+        self._log_dropped.inc(count)
 
     def _count(self, name: str, help: str, *labels: str) -> Count:
         self._tallies.append(count := Count(Counter(name, help, labels, registry=self.registry)))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from protocol.chat import ChatRequest
 from protocol.errors import ChorusError
+from protocol.tracing import Watch
 from protocol.usage import Usage
 from protocol.wire import reply_text, token_logprobs
 
@@ -112,6 +113,9 @@ class Trace:
     calls: list[Call] = field(default_factory=list)
     embeddings: list[Call] = field(default_factory=list)
     decision: dict[str, Any] = field(default_factory=dict)
+    watch: Watch | None = None
+    level: int = 0
+    """Which of the strategies at work this is the trace of, in `watch.levels`."""
 
     def note(self, **facts: Any) -> None:
         """Record facts of the decision (JSON values), shown when the caller asks to `explain`."""
@@ -119,8 +123,10 @@ class Trace:
 
     def nested(self, strategy: str) -> Trace:
         """The trace of a strategy that this one asks: the same books, and facts of its own in `decision["nested"]`."""
-        inner = Trace(self.calls, self.embeddings, {"strategy": strategy})
+        inner = Trace(self.calls, self.embeddings, {"strategy": strategy}, self.watch)
         self.decision.setdefault("nested", []).append(inner.decision)
+        if self.watch is not None:
+            inner.level = self.watch.level(strategy, self.level, inner.decision)
         return inner
 
     @property

@@ -28,6 +28,7 @@ from pydantic import (
 from protocol.errors import SettingsError
 from protocol.features import Feature
 from protocol.litellm_config import is_litellm, translate
+from protocol.observing import LoggingSettings, TelemetrySettings
 from protocol.tenancy import KeySettings, LedgerSettings, LimitsSettings, RedisSettings, StateSettings
 from protocol.usage import Price
 
@@ -354,6 +355,8 @@ class Settings(_Frozen):
     state: StateSettings = StateSettings()
     redis: RedisSettings | None = None
     ledger: LedgerSettings = LedgerSettings()
+    logging: LoggingSettings = LoggingSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
     @model_validator(mode="after")
     def _names_resolve(self) -> Settings:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from backends.pricing import (
 )
 from backends.retrying import Retrying
 from protocol.errors import UpstreamError
+from protocol.run import Sink
 from protocol.settings import Hedge
 from protocol.usage import Price, Usage
 
@@ -45,39 +46,55 @@ class Completed:
 
 
 class ModelStream:
-    """A streamed answer that has begun. Once iterated to its end, or left, `shares` say who spent what;
-    `usage_event` is what was reported.
+    """A streamed answer that has begun. `held` is its beginning; what follows is had once, from `rest` or by `pour`.
+    Once it has ended, or was left, `shares` say who spent what; `usage_event` is what was reported.
 
-    Iterate it to its end, or `abort` it. Raises `UpstreamError`.
+    Have it to its end, or `abort` it. Raises `UpstreamError`.
     """
 
     def __init__(self, model: Model, upstream: UpstreamStream, turn: Turn, body: Mapping[str, Any]) -> None:
         self._model, self._upstream, self._turn, self._body = model, upstream, turn, body
-        self._events = upstream.__aiter__()
-        self._held: list[bytes] = []
+        self.held = b""
 
     async def hold(self) -> None:
         """Read until the answer has begun, or as much as may be held. Raises `UpstreamError`."""
-        loop, size = asyncio.get_running_loop(), 0
-        began = None
-        async for event in self._events:
-            self._held.append(event)
-            size += len(event)
+        loop, held = asyncio.get_running_loop(), []
+        size, began = 0, None
+        upstream = self._upstream
+        while data := await upstream.read():
+            held.append(data)
+            size += len(data)
             began = began or loop.time()
-            if self._upstream.tap.begun or len(self._held) >= HELD_EVENTS or size >= HELD_BYTES:
+            if upstream.tap.begun or upstream.tap.passed >= HELD_EVENTS or size >= HELD_BYTES:
                 break
             if loop.time() - began > HELD_S:
                 break
+        self.held = b"".join(held)
         self._turn.began(loop.time())
 
     async def __aiter__(self) -> AsyncGenerator[bytes, None]:
+        """All of it, in pieces of whole events."""
+        yield self.held
+        async with aclosing(self.rest()) as rest:
+            async for data in rest:
+                yield data
+
+    async def rest(self) -> AsyncGenerator[bytes, None]:
+        """What follows, whole events, as they come."""
+        with self._judged():
+            while data := await self._upstream.read():
+                yield data
+
+    async def pour(self, sink: Sink) -> None:
+        """Write what follows to `sink` as it comes."""
+        with self._judged():
+            await self._upstream.pour(sink)
+
+    @contextmanager
+    def _judged(self) -> Iterator[None]:
+        """Having the rest of the stream, which is the deployment's success or failure."""
         try:
-            async with aclosing(self._events) as events:
-                for event in self._held:
-                    yield event
-                self._held.clear()
-                async for event in events:
-                    yield event
+            yield
             self._turn.succeeded(
                 asyncio.get_running_loop().time(), sum(share.usage.completion_tokens for share in self.shares)
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -56,7 +56,7 @@ class Answering:
         """Answer one request of a `surface`."""
         exchange = Exchange(scope, receive, send, self._ids.fresh(), surface.wording)
 
-        async def answer(record: _Record) -> None:
+        async def answered(record: _Record) -> None:
             server = self._server
             asked = surface.parse(await exchange.body(server.max_body_bytes, server.body_timeout_s))
             asked = self._catalogue.by_threshold(asked)
@@ -67,30 +67,35 @@ class Answering:
                 return
             target = self._catalogue.resolve(asked.model, surface.endpoint, surface.path)
             record.label = target.label
-            async with self._run(asked, record, exchange, surface.path) as run:
-                await (_decide if surface.decides else _answer)(asked, target, run, exchange)
+            answer = _decide if surface.decides else _answer
+            await self._run(
+                lambda run: answer(asked, target, run, exchange), asked, record, exchange, surface.path
+            )
 
-        await self._settled(answer, exchange, surface.path, scope)
+        await self._settled(answered, exchange, surface.path, scope)
 
     async def relay(self, relay: Relay, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request of a `relay`."""
         exchange = Exchange(scope, receive, send, self._ids.fresh())
 
-        async def answer(record: _Record) -> None:
+        async def answered(record: _Record) -> None:
             server = self._server
             raw = await exchange.body(server.max_body_bytes, server.body_timeout_s)
             content_type = exchange.headers.get(b"content-type", b"").decode("latin-1")
             asked = relayed(relay, scope, content_type, raw, self._catalogue)
             self._check(asked.model, record)
             record.label = DIRECT
-            async with self._run(ChatRequest({}), record, exchange, relay.path) as run:
+
+            async def answer(run: LiveRun) -> None:
                 if relay.endpoint == "batches" and relay.method == "POST" and run.limits.caps:
                     raise Forbidden(
                         "A key with a budget may make no batches: what they cost is not known here."
                     )
                 await asked.answer(run, exchange)
 
-        await self._settled(answer, exchange, relay.path, scope)
+            await self._run(answer, ChatRequest({}), record, exchange, relay.path)
+
+        await self._settled(answered, exchange, relay.path, scope)
 
     async def _other_words(
         self, surface: Surface, asked: ChatRequest, record: _Record, exchange: Exchange
@@ -98,9 +103,12 @@ class Answering:
         """A surface that is not chat: passed on where the backend has it, else translated."""
         if self._catalogue.has(asked.model, surface.endpoint):
             record.label = DIRECT
-            async with self._run(asked, record, exchange, surface.path) as run:
+
+            async def passed(run: LiveRun) -> None:
                 body = run.limits.capped(asked.model, asked.body, surface.path)
                 await pass_surface(replace(asked, body=body), surface, run, exchange)
+
+            await self._run(passed, asked, record, exchange, surface.path)
             return
         assert surface.telling is not None
         target = self._catalogue.resolve(asked.model, "chat", surface.path)
@@ -110,14 +118,22 @@ class Answering:
             await count(telling, exchange)
             return
         exchange.wording = telling
-        async with self._run(asked, record, exchange) as run:
-            await _answer(telling.request, target, run, exchange, Told(telling))
+        await self._run(
+            lambda run: _answer(telling.request, target, run, exchange, Told(telling)),
+            asked,
+            record,
+            exchange,
+        )
 
-    @asynccontextmanager
     async def _run(
-        self, asked: ChatRequest, record: _Record, exchange: Exchange, path: str = "/chat/completions"
-    ) -> AsyncIterator[LiveRun]:
-        """The run of one request; a client that leaves ends it."""
+        self,
+        answer: Callable[[LiveRun], Awaitable[None]],
+        asked: ChatRequest,
+        record: _Record,
+        exchange: Exchange,
+        path: str = "/chat/completions",
+    ) -> None:
+        """Have `answer` do it in the run of this request; a client that leaves ends it."""
         assert record.visit is not None
         limits = await self._tenancy.enter(
             record.visit, record.requested, asked.body, path, self._limits(asked.options)
@@ -128,8 +144,8 @@ class Answering:
             record.trace = run.trace
             if record.watch is not None and record.label != DIRECT:
                 record.watch.level(record.label, None, run.trace.decision)
-            async with exchange.leaving_cancels():
-                yield run
+            with exchange.leaving_cancels():
+                await answer(run)
 
     async def _settled(
         self, answer: Callable[[_Record], Awaitable[None]], exchange: Exchange, path: str, scope: Scope
@@ -301,19 +317,21 @@ async def _relay(
     run: LiveRun,
     exchange: Exchange,
 ) -> None:
-    """Pass a stream on, event by event, untouched."""
+    """Pass a stream on as it comes, untouched; where no strategy looks at it, past all of them."""
     await exchange.start_stream(explanation.headers(target.label, first.members))
     await exchange.send_event(first.data)
+    if first.onward is not None:
+        first.onward.sink = exchange.sink
     async for event in events:
         if not isinstance(event, Chunk):
             raise MethodError(f"The strategy {target.label!r} mixed chunks with a complete answer.")
         await exchange.send_event(event.data)
-    head = None if run.tail else _head(first)
+    head = None if run.tail or not (request.wants_usage or request.options.explain) else _head(first)
     last = explanation.last_event(request, first.members, target.label, run.trace, tail=run.tail, head=head)
     await exchange.end_stream(last, sse.DONE)
 
 
 def _head(first: Chunk) -> Mapping[str, Any] | None:
     """The id, time and model of a stream, read from its first event; None when that is only a comment."""
-    payload = sse.event_data(first.data)
+    payload = sse.event_data(next(sse.EventSplitter().feed(first.data)))
     return cast(Mapping[str, Any], orjson.loads(payload)) if payload else None

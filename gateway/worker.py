@@ -17,6 +17,7 @@ import uvicorn
 
 from gateway import parent
 from gateway.app import Gateway, make_app
+from gateway.http_server import HttpServer
 from gateway.run_dir import RunDir
 from protocol.errors import SettingsError
 from protocol.settings import load_settings
@@ -49,7 +50,9 @@ async def serve(app: Gateway, listener: socket.socket, *, ready: Path, drain_s: 
         access_log=False,
         log_config=None,
         server_header=False,
-        timeout_keep_alive=65,
+        http=HttpServer,
+        ws="none",
+        proxy_headers=False,
         timeout_graceful_shutdown=drain_s,
     )
     bound = asyncio.create_task(parent.watch(supervisor))

@@ -164,6 +164,12 @@ class RequestTimeout(CallerError):
     status, type, code = 408, "timeout_error", "request_timeout"
 
 
+class HeadersTooLarge(CallerError):
+    """The request's head has more bytes, or more headers, than any client of ours sends."""
+
+    status, code = 431, "headers_too_large"
+
+
 class PayloadTooLarge(CallerError):
     """The body is larger than `server.max_body_bytes`."""
 

@@ -20,7 +20,19 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Answer", "Call", "Chunk", "Deciding", "Event", "Reply", "Run", "Strategy", "Trace"]
+__all__ = [
+    "Answer",
+    "Call",
+    "Chunk",
+    "Deciding",
+    "Event",
+    "Onward",
+    "Reply",
+    "Run",
+    "Sink",
+    "Strategy",
+    "Trace",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +70,40 @@ class Answer:
     reply: Reply
 
 
+class Sink(Protocol):
+    """What a stream is written to. `write` never waits; whoever writes much waits in `drain` while it is `full`."""
+
+    @property
+    def full(self) -> bool:
+        """Whether its reader is slower than its writer."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Take a part of the stream."""
+        ...
+
+    async def drain(self) -> None:
+        """Wait until there is room again."""
+        ...
+
+
+@dataclass(slots=True)
+class Onward:
+    """The rest of a stream that a chunk began, for whoever would only write it on: to set `sink` before asking for the
+    next event has everything that follows written there, and the iteration then brings no more, and ends, or raises,
+    as it would have. So a chunk that is passed on untouched spares every strategy in between the rest of its stream."""
+
+    sink: Sink | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One server-sent event of an answer being streamed: bytes as they came, neither usage nor `[DONE]` among them."""
+    """One or more whole server-sent events of an answer being streamed: bytes as they came, neither usage nor `[DONE]`
+    among them. Whoever changes what comes after it makes a chunk of their own, without `onward`."""
 
     data: bytes
     members: tuple[str, ...]
+    onward: Onward | None = field(default=None, compare=False, repr=False)
 
 
 Event = Answer | Chunk

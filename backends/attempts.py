@@ -82,8 +82,9 @@ class Attempts:
         made = 0
         failed: UpstreamError | None = None
         while True:
+            found = self._choose(loop.time(), calling, tried)
             try:
-                turn = await self._turn(calling, tried)
+                turn = found if isinstance(found, Turn) else await self._turn(found, calling, tried)
             except UpstreamError as nobody:
                 raise failed or nobody from None
             made += 1
@@ -166,25 +167,28 @@ class Attempts:
         now = asyncio.get_running_loop().time()
         if not self._balancer.untried(now, tried) or not self._retrying.draw(now):
             return None
-        found = self._balancer.choose(now, tokens=calling.tokens, tried=tried, session=calling.session)
+        found = self._choose(now, calling, tried)
         if not isinstance(found, Turn):
             return None
         tried.add(found.index)
         return found
 
-    async def _turn(self, calling: Calling, tried: set[int]) -> Turn:
+    def _choose(self, now: float, calling: Calling, tried: set[int]) -> Turn | Full:
+        return self._balancer.choose(now, tokens=calling.tokens, tried=tried, session=calling.session)
+
+    async def _turn(self, found: Turn | Full, calling: Calling, tried: set[int]) -> Turn:
         """A turn at a deployment, waiting for room where that helps. Raises `UpstreamBusy` or
         `UpstreamUnavailable` when there is none in time."""
         loop = asyncio.get_running_loop()
-        until = min(loop.time() + LONGEST_QUEUE_S, calling.deadline)
-        while True:
-            now = loop.time()
-            found = self._balancer.choose(now, tokens=calling.tokens, tried=tried, session=calling.session)
-            if isinstance(found, Turn):
-                return found
+        now = loop.time()
+        until = min(now + LONGEST_QUEUE_S, calling.deadline)
+        while not isinstance(found, Turn):
             if not found.limits or now >= until or (found.at is not None and found.at > until):
                 raise self._refusal(found, now)
             await self._room(found, min(until, found.at or until) - now)
+            now = loop.time()
+            found = self._choose(now, calling, tried)
+        return found
 
     async def _room(self, full: Full, wait_s: float) -> None:
         """Wait until a call ends, or `wait_s` seconds."""

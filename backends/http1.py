@@ -24,8 +24,9 @@ import asyncio
 import re
 import ssl
 from collections import deque
-from collections.abc import Mapping
-from typing import NewType
+from collections.abc import Coroutine, Mapping
+from functools import lru_cache
+from typing import Any, NewType
 
 from backends._http1_connection import RACE_S, Clocks, Connection, Limits, Raced, Response
 from backends._http1_dial import Dialler, Origin, proxy_authorization
@@ -97,6 +98,14 @@ def header_block(headers: Mapping[str, str]) -> HeaderBlock:
 NO_HEADERS = HeaderBlock(b"")
 
 
+@lru_cache(256)
+def _line(method: str, prefix: str, path: str) -> bytes:
+    """A request's first line. Raises `ValueError` for a path that would end it."""
+    if not _PATH.fullmatch(path):
+        raise ValueError("a path begins with a slash and has no blanks, line breaks or letters beyond ASCII")
+    return f"{method} {prefix}{path} HTTP/1.1\r\n".encode("ascii")
+
+
 class Http1:
     """A pool of connections to the server of `base_url`; paths are taken below it. `headers` go out with
     every request; `context` None means the system's certificate authorities; `proxy` is an http:// or
@@ -142,10 +151,12 @@ class Http1:
         self._ticker: asyncio.TimerHandle | None = None
         self._closing: asyncio.Future[None] | None = None
 
-    async def post(self, path: str, body: bytes, headers: HeaderBlock = NO_HEADERS) -> Response:
+    def post(
+        self, path: str, body: bytes, headers: HeaderBlock = NO_HEADERS
+    ) -> Coroutine[Any, Any, Response]:
         """Send `body` and wait for the head of the answer. Raises `Http1Error`; `ValueError` for a bad
         path."""
-        return await self._exchange(
+        return self._exchange(
             "POST", path, b"%bcontent-length: %d\r\n" % (headers, len(body)), body, self._prefix
         )
 
@@ -196,12 +207,7 @@ class Http1:
     # one exchange
 
     async def _exchange(self, method: str, path: str, headers: bytes, body: bytes, prefix: str) -> Response:
-        if not _PATH.fullmatch(path):
-            raise ValueError(
-                "a path begins with a slash and has no blanks, line breaks or letters beyond ASCII"
-            )
-        line = f"{method} {prefix}{path} HTTP/1.1\r\n".encode("ascii")
-        head = b"%b%b%b\r\n" % (line, self._common, headers)
+        head = b"%b%b%b\r\n" % (_line(method, prefix, path), self._common, headers)
         try:
             return await (self._take() or await self._wait()).ask(head, body)
         except Raced:

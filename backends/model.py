@@ -25,7 +25,7 @@ from backends.retrying import Retrying
 from protocol.errors import UpstreamError
 from protocol.run import Sink
 from protocol.settings import Hedge
-from protocol.usage import Price, Usage
+from protocol.usage import NOTHING, Price
 
 __all__ = ["HELD_BYTES", "HELD_EVENTS", "Completed", "Model", "ModelStream"]
 
@@ -156,6 +156,7 @@ class Model:
         self._prices, self._output_cap = prices, output_cap
         self._hedge = hedge if len(self.deployments) > 1 else None
         self.seats = tuple(seats) or tuple(Seat() for _ in self.deployments)
+        self._metered = any(seat.tokens for seat in self.seats)
         self._attempts = Attempts(
             name,
             Balancer(self.seats, rule),
@@ -166,22 +167,21 @@ class Model:
     async def call(self, path: str, body: Mapping[str, Any], calling: Calling | None = None) -> Completed:
         """Ask for a complete answer. Raises `UpstreamError`."""
 
-        async def ask(turn: Turn) -> tuple[dict[str, Any], bytes]:
-            answer = await self.deployments[turn.index].call(path, body, turn.headers)
+        async def ask(turn: Turn) -> Completed:
+            parsed, raw = await self.deployments[turn.index].call(path, body, turn.headers)
+            spent = self._reported(parsed) or self._seen(body, text_tokens(parsed))
             now = asyncio.get_running_loop().time()
             turn.began(now)
-            turn.succeeded(now, Usage.parse(answer[0].get("usage")).completion_tokens)
+            turn.succeeded(now, sum(share.usage.completion_tokens for share in spent))
             self.left()
-            return answer
+            if self._fused:
+                parsed.pop("chorus", None)
+                return Completed(parsed, None, spent)
+            return Completed(parsed, raw, spent)
 
-        parsed, raw = await self._attempts.make(
-            ask, self._prepared(calling, body), drop=lambda _: None, hedge=self._may_hedge(body)
+        return await self._attempts.make(
+            ask, self._prepared(calling, body), drop=_nothing, hedge=self._may_hedge(body)
         )
-        spent = self.shares(parsed, body, text_tokens(parsed))
-        if self._fused:
-            parsed.pop("chorus", None)
-            return Completed(parsed, None, spent)
-        return Completed(parsed, raw, spent)
 
     async def stream(self, path: str, body: Mapping[str, Any], calling: Calling | None = None) -> ModelStream:
         """Ask for a streamed answer; returns once its first words have come. Raises `UpstreamError`."""
@@ -231,10 +231,15 @@ class Model:
         self, reported: Mapping[str, Any], body: Mapping[str, Any], seen_tokens: int
     ) -> tuple[Share, ...]:
         """Who spent what in a call with `body`: as `reported`, else by the `seen_tokens` of the answer."""
+        return self._reported(reported) or self._seen(body, seen_tokens)
+
+    def _reported(self, reported: Mapping[str, Any]) -> tuple[Share, ...]:
+        """Nothing where nothing is reported."""
         told = shares(reported, self.name, self._prices)
-        if any(share.usage != Usage() for share in told):
-            return told
-        return seen_shares(body, seen_tokens, self.members, self._prices)
+        return told if any(share.usage != NOTHING for share in told) else ()
+
+    def _seen(self, body: Mapping[str, Any], tokens: int) -> tuple[Share, ...]:
+        return seen_shares(body, tokens, self.members, self._prices)
 
     def hedge_shares(self, body: Mapping[str, Any]) -> tuple[Share, ...]:
         """What a call costs that was dropped because another one answered first: its prompt was read."""
@@ -262,6 +267,10 @@ class Model:
 
     def _prepared(self, calling: Calling | None, body: Mapping[str, Any]) -> Calling:
         calling = calling or Calling()
-        if any(seat.tokens for seat in self.seats):
+        if self._metered:
             calling.tokens = usage_bound(body, None).prompt_tokens
         return calling
+
+
+def _nothing(answer: object) -> None:
+    """An answer that came second holds nothing open."""

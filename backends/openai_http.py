@@ -12,7 +12,7 @@ the first words, and between words. Comments, role chunks and dripping bytes do 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -160,8 +160,8 @@ class Deployment:
         await self.client.close()
         await self._passing.close()
 
-    async def _post(self, path: str, body: Mapping[str, Any], headers: HeaderBlock) -> Response:
-        return await self.client.post(path, orjson.dumps({**body, "model": self._settings.model}), headers)
+    def _post(self, path: str, body: Mapping[str, Any], headers: HeaderBlock) -> Coroutine[Any, Any, Response]:
+        return self.client.post(path, orjson.dumps({**body, "model": self._settings.model}), headers)
 
     async def _check_begun(self, response: Response) -> None:
         if response.status != 200:

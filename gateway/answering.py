@@ -24,7 +24,7 @@ from gateway.telemetry import Telemetry
 from gateway.tenancy import Tenancy, Visit
 from gateway.told import Told, count
 from protocol import sse
-from protocol.chat import ChatRequest, Options
+from protocol.chat import NO_OPTIONS, ChatRequest, Options
 from protocol.errors import ChorusError, Forbidden, InternalError, MethodError
 from protocol.run import Answer, Chunk, Event, Reply, Trace
 from protocol.settings import ServerSettings
@@ -51,6 +51,7 @@ class Answering:
         self._catalogue, self._tenancy = catalogue, tenancy
         self._telemetry, self._server, self._observers = telemetry, server, observers
         self._ids = ids
+        self._usual = Limits(server.deadline_s, None, server.max_calls, server.max_depth)
 
     async def __call__(self, surface: Surface, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request of a `surface`."""
@@ -173,6 +174,8 @@ class Answering:
 
     def _limits(self, options: Options) -> Limits:
         """The caller's bounds, within the server's."""
+        if options is NO_OPTIONS:
+            return self._usual
         server = self._server
         deadline_s = server.deadline_s if options.deadline_ms is None else options.deadline_ms / 1000
         return Limits(
@@ -242,7 +245,7 @@ _SESSION_HEADERS = (
 def _session(exchange: Exchange, request: ChatRequest) -> str | None:
     """What names the conversation: a header that clients are known to send, or OpenAI's `prompt_cache_key`."""
     for name in _SESSION_HEADERS:
-        if given := exchange.headers.get(name):
+        if name in exchange.headers and (given := exchange.headers[name]):
             return given.decode("latin-1")
     key = request.body.get("prompt_cache_key")
     return key if isinstance(key, str) else None

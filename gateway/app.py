@@ -9,41 +9,51 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from backends.registry import Sockets
+from gateway.access_log import AccessLog
 from gateway.catalogue import Catalogue
 from gateway.composition import make_catalogue
 from gateway.exchange import Receive, Scope, Send
 from gateway.generation import Generation
+from gateway.ids import Ids
+from gateway.observers import Observers
 from gateway.pages import Lifespan, make_pages
 from gateway.telemetry import Telemetry
 from gateway.tenancy import Tenancy
+from gateway.tracing import make_tracing
+from protocol.log_pipe import LogPipe
 from protocol.settings import Settings
 
 __all__ = ["Gateway", "make_app"]
 
 
-def make_app(settings: Settings, sockets: Sockets) -> Gateway:
-    """The gateway that `settings` describe; `sockets` are where our own processes serve. Raises
-    `SettingsError`."""
-    return Gateway(make_catalogue(settings, sockets), settings)
+def make_app(settings: Settings, sockets: Sockets, log: LogPipe | None = None) -> Gateway:
+    """The gateway that `settings` describe; `sockets` are where our own processes serve, `log` is where requests are
+    told. Raises `SettingsError`."""
+    return Gateway(make_catalogue(settings, sockets), settings, log)
 
 
 class Gateway:
     """An ASGI application (lifespan included) over a `catalogue`, which it closes at shutdown."""
 
-    def __init__(self, catalogue: Catalogue, settings: Settings) -> None:
-        self.telemetry = Telemetry(catalogue.names)
-        self._tenancy = tenancy = Tenancy(settings, self.telemetry.ledger_dropped)
+    def __init__(self, catalogue: Catalogue, settings: Settings, log: LogPipe | None = None) -> None:
+        self.telemetry = telemetry = Telemetry(catalogue.names)
+        self._tenancy = tenancy = Tenancy(settings, telemetry.ledger_dropped)
+        self._tracing = make_tracing(settings, telemetry)
+        access = AccessLog(log).finished if log is not None and settings.logging.access else None
+        if log is not None:
+            log.dropped = telemetry.log_dropped
+        self._observers, self._ids = Observers(access, self._tracing), Ids()
         self.leaving = False
         """Whether `/readyz` says 503, so that nobody sends new requests here."""
         self._pages = make_pages(
             lambda: self._now.catalogue,
-            self.telemetry,
+            telemetry,
             created=int(time.time()),
-            degraded=tenancy.degraded,
+            degraded=self._degraded,
             leaving=lambda: self.leaving,
             lifespan=self._lifespan(),
         )
-        self._now = Generation(settings, catalogue, tenancy, self.telemetry, self._pages)
+        self._now = self._generation(settings, catalogue, tenancy)
         self._old: set[Generation] = set()
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -64,8 +74,7 @@ class Gateway:
         """What would answer by other `settings`. Reads files; changes nothing that is in force, and may run in
         another thread. Raises `SettingsError`."""
         catalogue = make_catalogue(settings, sockets, self._now.catalogue)
-        tenancy = self._now.tenancy.renewed(settings)
-        return Generation(settings, catalogue, tenancy, self.telemetry, self._pages)
+        return self._generation(settings, catalogue, self._now.tenancy.renewed(settings))
 
     def commit(self, generation: Generation) -> None:
         """Let `generation` answer what comes from now on. The one before it goes on with what it has begun."""
@@ -85,6 +94,15 @@ class Gateway:
         """Generations that still answer what they began before a reload."""
         return len(self._old)
 
+    def _generation(self, settings: Settings, catalogue: Catalogue, tenancy: Tenancy) -> Generation:
+        return Generation(
+            settings, catalogue, tenancy, self.telemetry, self._observers, self._ids, self._pages
+        )
+
+    def _degraded(self) -> list[str]:
+        lost = ["telemetry"] if self._tracing is not None and self._tracing.failing else []
+        return [*self._tenancy.degraded(), *lost]
+
     def _forget(self, generation: Generation) -> None:
         """Close the connections that no generation uses any more."""
         self._old.discard(generation)
@@ -97,15 +115,23 @@ class Gateway:
     def _lifespan(self) -> Lifespan:
         @asynccontextmanager
         async def lifespan(app: Any) -> AsyncIterator[None]:
-            watching = self.telemetry.watch(lambda: self._now.catalogue.models, self._tenancy.degraded)
-            watch = asyncio.create_task(watching)
+            telemetry, tracing = self.telemetry, self._tracing
+            watches = [
+                asyncio.create_task(telemetry.watch(lambda: self._now.catalogue.models, self._degraded)),
+                asyncio.create_task(telemetry.flush_often()),
+            ]
+            if tracing is not None:
+                tracing.start()
             try:
                 async with self._tenancy.serving():
                     yield
             finally:
-                watch.cancel()
-                await asyncio.gather(*self._closing)
+                for watch in watches:
+                    watch.cancel()
+                await asyncio.gather(*watches, *self._closing, return_exceptions=True)
                 for generation in (*self._old, self._now):
                     await generation.catalogue.close()
+                if tracing is not None:
+                    await asyncio.to_thread(tracing.close)
 
         return lifespan

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from gateway.exchange import Exchange, Receive, Scope, Send
+from gateway.ids import Ids
+from gateway.wire import WIRE
 from protocol.errors import Forbidden
 from protocol.network import CorsSettings
 
@@ -26,17 +28,20 @@ class Cors:
     """`app` for browsers, too. A page of an origin that is not allowed is answered, as anybody is, but its browser
     is not told that it may read the answer; and a preflight of its is refused."""
 
-    def __init__(self, app: App, settings: CorsSettings) -> None:
-        self._app, self._settings = app, settings
+    def __init__(self, app: App, settings: CorsSettings, ids: Ids) -> None:
+        self._app, self._settings, self._ids = app, settings, ids
         self._origins = frozenset(origin.encode("ascii") for origin in settings.origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # What is answered passes here as ASGI messages, so that headers can be added to it: not past us on the wire.
+        others = {name: given for name, given in scope.get("extensions", {}).items() if name != WIRE}
+        scope = {**scope, "extensions": others}
         headers: Mapping[bytes, bytes] = dict(scope["headers"])
         origin = headers.get(b"origin")
         if origin is None:
             await self._app(scope, receive, self._varied(send, None))
         elif scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
-            await self._preflight(origin, headers, Exchange(scope, receive, send), send)
+            await self._preflight(origin, headers, Exchange(scope, receive, send, self._ids.fresh()), send)
         else:
             await self._app(scope, receive, self._varied(send, origin))
 

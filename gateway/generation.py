@@ -15,7 +15,9 @@ from gateway.answering import Answering
 from gateway.catalogue import Catalogue
 from gateway.cors import Cors
 from gateway.exchange import Exchange, Receive, Scope, Send
-from gateway.pages import KEY
+from gateway.ids import Ids
+from gateway.observers import Observers
+from gateway.pages import KEY, PROBES
 from gateway.passing import Relay, find_relay
 from gateway.surfaces import SURFACES
 from gateway.telemetry import Telemetry
@@ -34,17 +36,24 @@ class Generation:
     """Answers over a `catalogue` made of `settings`. `pages` answer what is not hot; `requests` are under way."""
 
     def __init__(
-        self, settings: Settings, catalogue: Catalogue, tenancy: Tenancy, telemetry: Telemetry, pages: Any
+        self,
+        settings: Settings,
+        catalogue: Catalogue,
+        tenancy: Tenancy,
+        telemetry: Telemetry,
+        observers: Observers,
+        ids: Ids,
+        pages: Any,
     ) -> None:
         server = settings.server
         self.settings, self.catalogue, self.tenancy = settings, catalogue, tenancy
         self.requests = 0
-        self._answer = Answering(catalogue, tenancy, telemetry, server)
-        self._pages = pages
+        self._answer = Answering(catalogue, tenancy, telemetry, server, observers, ids)
+        self._observers, self._ids, self._pages = observers, ids, pages
         self.app: Any = self._route
         """The ASGI application: nothing stands before the routes that the settings do not ask for."""
         if server.cors is not None:
-            self.app = Cors(self.app, server.cors)
+            self.app = Cors(self.app, server.cors, ids)
         if server.trusted_proxies:
             self.app = ProxyHeadersMiddleware(self.app, list(server.trusted_proxies))
 
@@ -63,17 +72,31 @@ class Generation:
         """A page, behind the same door as the hot routes, with the same headers. `methods`: of a hot route that is
         asked with none of them."""
         path, method = scope["path"], scope["method"]
-        exchange = Exchange(scope, receive, send, ANTHROPIC if path.startswith("/v1/messages") else OPENAI)
+        wording = ANTHROPIC if path.startswith("/v1/messages") else OPENAI
+        exchange = Exchange(scope, receive, send, self._ids.fresh(), wording)
+        observers = self._observers
+        observers.begin(exchange, scope)
         if path in _HOT_PATHS:
             methods = ("POST",)
-        if methods:
-            allow = ", ".join(methods)
-            await exchange.fail(MethodNotAllowed(f"{path} answers {allow}, not {method}."), {"allow": allow})
-            return
-        if path.startswith("/v1"):
-            try:
-                scope[KEY] = await self.tenancy.admit(exchange.headers)
-            except (Unauthenticated, StateUnavailable) as error:
-                await exchange.fail(error)
+        try:
+            if methods:
+                allow = ", ".join(methods)
+                await exchange.fail(
+                    MethodNotAllowed(f"{path} answers {allow}, not {method}."), {"allow": allow}
+                )
                 return
-        await self._pages(scope, receive, exchange.labelled(send))
+            if path.startswith("/v1"):
+                try:
+                    scope[KEY] = await self.tenancy.admit(exchange.headers)
+                except (Unauthenticated, StateUnavailable) as error:
+                    await exchange.fail(error)
+                    return
+            await self._pages(scope, receive, exchange.labelled(send))
+        finally:
+            if path not in PROBES:
+                observers.page(exchange, method, _route_of(scope))
+
+
+def _route_of(scope: Scope) -> str:
+    """The route that answered, as it is written in the table of routes: what the caller wrote there may be anything."""
+    return str(getattr(scope.get("route"), "path", "unknown"))

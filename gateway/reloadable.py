@@ -20,6 +20,8 @@ FIXED = (
     ("state",),
     ("redis",),
     ("ledger",),
+    ("logging",),
+    ("telemetry",),
 )
 """Paths of settings that are read once, at the start."""
 

@@ -29,6 +29,7 @@ from protocol.features import Feature
 from protocol.frozen import Frozen as _Frozen
 from protocol.litellm_config import is_litellm, translate
 from protocol.network import ClientCertificate, CorsSettings, Network, OutboundSettings, ProxyUrl, TlsSettings
+from protocol.observing import LoggingSettings, TelemetrySettings
 from protocol.tenancy import KeySettings, LedgerSettings, LimitsSettings, RedisSettings, StateSettings
 from protocol.usage import Price
 
@@ -395,6 +396,8 @@ class Settings(_Frozen):
     redis: RedisSettings | None = None
     ledger: LedgerSettings = LedgerSettings()
     outbound: OutboundSettings = OutboundSettings()
+    logging: LoggingSettings = LoggingSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
     @model_validator(mode="after")
     def _names_resolve(self) -> Settings:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from backends.balancer import BOUND, Account, Balancer, Full, Rule, Seat, Turn
 from backends.breaker import Breaker
 from backends.bucket import Bucket
+from protocol.errors import UpstreamRefused, UpstreamTimeout
 
 
 def chosen(balancer: Balancer, now: float = 1.0, **told: object) -> Turn:
@@ -90,7 +91,7 @@ def test_full_says_why_and_until_when() -> None:
     turn.succeeded(1.0)
     chosen(balancer).succeeded(1.0)
     assert balancer.choose(1.0) == Full(3.0, limits=True)
-    chosen(balancer, 3.0).failed(3.0, None)
+    chosen(balancer, 3.0).failed(3.0, UpstreamTimeout("late"))
     assert balancer.choose(3.0) == Full(8.0, limits=False)
 
 
@@ -98,7 +99,7 @@ def test_a_turn_ends_once() -> None:
     """Whatever is said of a turn, and how often, its place is given back once and its first verdict stands."""
     seat = Seat(breaker=Breaker(failures=1))
     turn = chosen(Balancer([seat]))
-    turn.failed(1.0, None)
+    turn.failed(1.0, UpstreamTimeout("late"))
     turn.succeeded(1.0)
     turn.release()
     assert (seat.under_way, seat.breaker.open) == (0, True)
@@ -176,6 +177,13 @@ def test_a_session_goes_before_a_prefix() -> None:
     assert len({chosen(Balancer([Seat(), Seat()], "weighted"), prefix="x").index for _ in range(50)}) == 2
 
 
+def asks(status: int, wait_s: float) -> UpstreamRefused:
+    """A refusal that says how long to wait."""
+    error = UpstreamRefused("no", status=status)
+    error.asked_s = wait_s
+    return error
+
+
 def test_an_account_rests_as_a_whole() -> None:
     """A limit with a time to wait rests every deployment of the account, until the latest such time; another account
     goes on, and a failure that is no limit concerns its deployment alone."""
@@ -184,11 +192,11 @@ def test_an_account_rests_as_a_whole() -> None:
     balancer = Balancer(seats)
     turns = [chosen(balancer, tried=[1, 2]), chosen(balancer, tried=[0, 2])]
     assert [turn.index for turn in turns] == [0, 1]
-    turns[0].failed(1.0, 10.0, limited=True)
-    turns[1].failed(1.0, 5.0, limited=True)
+    turns[0].failed(1.0, asks(429, 10.0))
+    turns[1].failed(1.0, asks(429, 5.0))
     assert [seat.opens_at(2.0) for seat in seats] == [11.0, 11.0, 2.0]
     assert {chosen(balancer, prefix="x").index for _ in range(9)} == {2}
     assert balancer.untried(2.0, [2]) is False
-    chosen(balancer).failed(1.0, 10.0)
+    chosen(balancer).failed(1.0, asks(408, 10.0))
     assert seats[2].account is not None
     assert seats[2].account.until == 0.0

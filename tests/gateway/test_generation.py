@@ -8,6 +8,8 @@ import pytest
 
 from gateway.composition import make_catalogue
 from gateway.generation import Generation
+from gateway.ids import Ids
+from gateway.observers import Observers
 from gateway.telemetry import Telemetry
 from gateway.tenancy import Tenancy
 from protocol.errors import SettingsError
@@ -23,7 +25,8 @@ async def seen(peer: str, headers: dict[str, str], trusted: list[str]) -> tuple[
         scopes.append(scope)
 
     catalogue = make_catalogue(settings, {})
-    generation = Generation(settings, catalogue, Tenancy(settings), Telemetry(()), pages)
+    shared = Tenancy(settings), Telemetry(()), Observers(), Ids()
+    generation = Generation(settings, catalogue, *shared, pages)
     scope = {
         "type": "http",
         "method": "GET",

@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 
 from backends.upstream_errors import broken, told_error
-from protocol.sse import EventSplitter, event_data
+from protocol.sse import EventSplitter, event_data, first_event
 
 __all__ = ["StreamTap"]
 
@@ -27,8 +27,11 @@ LARGEST_FRAME = 512
 
 _NO_USAGE = (b'"usage":null', b'"usage": null')
 _LAST_FIELD = b',"usage":null}\n\n'
-_PLAIN = re.compile(rb"(?:data: ?\{[^\r\n]*\}\n\n)+")
+_PLAIN = re.compile(rb'(?:data: \{"[^\r\n]*\}\n\n)+')
 """Whole events, each of one line that looks like a JSON object."""
+_DONE = b"data: [DONE]\n\n"
+TELLING = 640
+"""Bytes at the end of a stream that hold its last events: why it ended, and usage."""
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 _NULL = re.compile(rb"\s*:\s*null(?:\s*(,)\s*)?")
 
@@ -59,41 +62,57 @@ class StreamTap:
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield what goes on to the caller of the whole events in `data`, all in one piece, for every piece has its
         price on the way. Raises `UpstreamBroken`, after what came before the fault."""
-        if self.begun and not self.done and not self._splitter.rest and _PLAIN.fullmatch(data):
-            passing = self._untold(data)
-            if passing is not None:
-                yield passing
-                return
         passed: list[bytes] = []
         try:
-            passed.extend(self._events(data))
+            self._take(self._splitter.block(data), passed)
         finally:
             if passed:
                 yield b"".join(passed)
 
-    def _events(self, data: bytes) -> Iterator[bytes]:
-        """The events in `data`, one by one."""
-        for event in self._splitter.feed(data):
-            if self.done:
+    def _take(self, block: bytes, passed: list[bytes]) -> None:
+        """Add to `passed` what goes on of `block`. Once the answer has begun, plain events go on all at once, and only
+        the last ones of a stream, which tell why it ends and what it cost, are looked at one by one."""
+        while block and not self.done:
+            if self.begun:
+                if self._plainly(block, passed):
+                    return
+                cut = block.find(b"\n\n", max(0, len(block) - TELLING)) + 2
+                if block.endswith(_DONE) and self._plainly(block[:cut], passed):
+                    block = block[cut:]
+                self._one_by_one(block, passed)
                 return
-            payload = event_data(event)
-            if payload.startswith(b"[DONE]"):
-                self.done = True
-                continue
-            passing = event if not payload else self._passing(event, payload)
-            if passing is not None:
-                self.passed += 1
-                yield passing
+            event = first_event(block)
+            block = block[len(event) :]
+            self._one(event, passed)
 
-    def _untold(self, data: bytes) -> bytes | None:
-        """Many plain events at once; None where one may hold usage or an error, and each must be looked at."""
-        silent = data.count(_LAST_FIELD)
-        if b'"error"' in data or data.count(b'"usage"') != silent:
-            return None
-        sizes = [len(event) + 2 for event in data.split(b"\n\n")[:-1]]
+    def _one_by_one(self, block: bytes, passed: list[bytes]) -> None:
+        for event in EventSplitter().feed(block):
+            if not self.done:
+                self._one(event, passed)
+
+    def _plainly(self, block: bytes, passed: list[bytes]) -> bool:
+        """Have all of `block` go on, where every event in it is one line with a JSON object in which there is neither an
+        error nor usage but, at its end, a null one. (What is quoted in JSON cannot look like this: its quotes are
+        escaped.)"""
+        nulls = block.count(_LAST_FIELD)
+        if b'"error"' in block or block.count(b'"usage"') != nulls or not _PLAIN.fullmatch(block):
+            return False
+        sizes = [len(event) + 2 for event in block.split(b"\n\n")]
+        sizes.pop()
         self.passed += len(sizes)
         self._saw(sizes)
-        return data.replace(_LAST_FIELD, b"}\n\n") if silent and not self._usage_asked else data
+        passed.append(block.replace(_LAST_FIELD, b"}\n\n") if nulls and not self._usage_asked else block)
+        return True
+
+    def _one(self, event: bytes, passed: list[bytes]) -> None:
+        payload = event_data(event)
+        if payload.startswith(b"[DONE]"):
+            self.done = True
+            return
+        passing = event if not payload else self._passing(event, payload)
+        if passing is not None:
+            self.passed += 1
+            passed.append(passing)
 
     def _saw(self, sizes: Sequence[int]) -> None:
         """Events with words, of these sizes."""

@@ -28,7 +28,14 @@ from pydantic import (
 from protocol.errors import SettingsError
 from protocol.features import Feature
 from protocol.litellm_config import is_litellm, translate
-from protocol.tenancy import KeySettings, LedgerSettings, LimitsSettings, RedisSettings, StateSettings
+from protocol.tenancy import (
+    CacheSettings,
+    KeySettings,
+    LedgerSettings,
+    LimitsSettings,
+    RedisSettings,
+    StateSettings,
+)
 from protocol.usage import Price
 
 __all__ = [
@@ -354,6 +361,7 @@ class Settings(_Frozen):
     state: StateSettings = StateSettings()
     redis: RedisSettings | None = None
     ledger: LedgerSettings = LedgerSettings()
+    cache: CacheSettings | None = Field(None, description="off unless set")
 
     @model_validator(mode="after")
     def _names_resolve(self) -> Settings:
@@ -368,6 +376,13 @@ class Settings(_Frozen):
         for name, strategy in self.strategies.items():
             _check_members(name, strategy, self, answering | (set(self.strategies) - {name}))
         _check_no_circle(self.strategies)
+        if self.cache is not None:
+            everyone = {*answering, *self.strategies}
+            _require("cache.names", self.cache.names, everyone, "models and strategies that answer")
+            if self.cache.semantic is not None:
+                _require("cache.semantic.embedder", [self.cache.semantic.embedder], set(self.models))
+            if self.cache.store == "redis" and self.redis is None:
+                raise ValueError("cache.store: redis needs redis.url")
         _require(
             "limits.models", self.limits.models, {*self.models, *self.strategies}, "models and strategies"
         )

@@ -26,12 +26,13 @@ if TYPE_CHECKING:
 
     Vector = NDArray[np.float32]
 
-__all__ = ["AnswerStore", "Caches", "Semantic", "Visitor"]
+__all__ = ["MOST_BYTES", "AnswerStore", "Caches", "Semantic", "Visitor"]
 
 LARGEST_STREAM = 1 << 20
 """Bytes of a stream that are held to keep its answer; of a longer one none are."""
-MOST_WORDS = 4_000
-"""Characters of the longest ask that is compared: an embedder reads no more of it, and its end would not count."""
+MOST_BYTES = 768
+"""The longest ask that is compared. Embedders read a few hundred tokens and no more: of longer asks that begin alike
+they would not see the difference (benchmarks/semantic_cache.py: 93 % of a table of long prompts were mistaken)."""
 LIVE: tuple[Feature, ...] = ("web search", "audio output", "other modalities")
 """What asks for more than words, or for today's: such answers are not kept."""
 WHOLE = ("stop", "tool_calls", "function_call")
@@ -56,7 +57,7 @@ class Semantic:
     async def vector(self, words: str | None, run: Run) -> Vector | None:
         """The embedding of `words`; None where they cannot be compared, or the embedder does not answer, for the models
         may."""
-        if words is None or len(words) > MOST_WORDS:
+        if words is None or len(words.encode("utf-8", "replace")) > MOST_BYTES:
             return None
         try:
             return cast("Vector", (await run.embed(self.embedder, [words]))[0])

@@ -28,7 +28,6 @@ from backends._http1_errors import (
     BadResponse,
     ClosedEarly,
     FirstByteTimeout,
-    Http1Error,
     IdleTimeout,
     TooLarge,
     TotalTimeout,
@@ -86,9 +85,11 @@ class Response:
         "complete",
         "connection",
         "error",
+        "held",
         "parts",
         "raw_headers",
         "status",
+        "take",
         "waiter",
         "whole",
     )
@@ -99,8 +100,9 @@ class Response:
         self.raw_headers: list[tuple[bytes, bytes]] = []
         self.parts: list[bytes] = []
         self.buffered = 0
-        self.complete = self.whole = False
-        self.error: Http1Error | None = None
+        self.complete = self.whole = self.held = False
+        self.take: Callable[[bytes], None] | None = None
+        self.error: Exception | None = None
         self.connection: Connection | None = connection
         self.waiter: asyncio.Future[None] | None = None
 
@@ -118,7 +120,7 @@ class Response:
         self.whole = True
         while not self.complete:
             await self.more()
-        return self._take()
+        return self.taken()
 
     async def piece(self) -> bytes:
         """All of the body that has come since the last piece; waits for some, and is empty at its end. Raises
@@ -127,7 +129,29 @@ class Response:
             if self.complete:
                 return b""
             await self.more()
-        return self._take()
+        return self.taken()
+
+    async def pour(self, take: Callable[[bytes], None]) -> bool:
+        """Have `take` called with all of the body that is there, and with each piece as it comes, until `hold` is
+        called (True) or the body ends (False). `take` is called where the socket is read: it must not wait. What it
+        raises ends the exchange and is raised here. Raises `Http1Error`."""
+        self.take, self.held = take, False
+        try:
+            while True:
+                if self.parts:
+                    take(self.taken())
+                if self.complete or self.held:
+                    return self.held
+                await self.more()
+        finally:
+            self.take = None
+
+    def hold(self) -> None:
+        """Have `pour` return, and read no more until somebody asks."""
+        self.held = True
+        if self.connection is not None:
+            self.connection.pause()
+        self.wake()
 
     async def stream(self) -> AsyncIterator[bytes]:
         """The body in pieces; leaving the loop closes the response when the iterator is closed."""
@@ -162,7 +186,8 @@ class Response:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    def _take(self) -> bytes:
+    def taken(self) -> bytes:
+        """All that has come and was not taken yet."""
         parts = self.parts
         self.parts, self.buffered = [], 0
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -233,7 +258,7 @@ class Connection(asyncio.Protocol):
         elif now - self.since > self._clocks.idle_s:
             self.fail(IdleTimeout(f"silence for {self._clocks.idle_s:g} s in the middle of an answer"))
 
-    def fail(self, error: Http1Error) -> None:
+    def fail(self, error: Exception) -> None:
         """End the exchange with `error`, and the connection with it."""
         response, self._response = self._response, None
         if response is not None:
@@ -245,8 +270,14 @@ class Connection(asyncio.Protocol):
         """Close at once, whatever has not been sent."""
         self._transport.abort()
 
+    def pause(self) -> None:
+        """Read no more for the present."""
+        if not self._paused and self.usable:
+            self._paused = True
+            self._transport.pause_reading()
+
     def resume(self) -> None:
-        """Read on after the buffer was full."""
+        """Read on after a pause."""
         if self._paused and self.usable:
             self._paused = False
             self._transport.resume_reading()
@@ -278,14 +309,19 @@ class Connection(asyncio.Protocol):
             if self._head_bytes > self._limits.max_head_bytes:
                 self.fail(TooLarge(f"a head of more than {self._limits.max_head_bytes} bytes"))
             return
+        if response.take is not None and response.parts:
+            try:
+                response.take(response.taken())
+            except Exception as error:  # noqa: BLE001 - whatever it is, whoever pours is told
+                self.fail(error)
+                return
         if response.whole and response.buffered > self._limits.max_body_bytes:
             self.fail(TooLarge(f"a body of more than {self._limits.max_body_bytes} bytes"))
         elif self._ended:
             self._finish(response, reuse=self._reusable)
-        elif not response.whole:
-            if response.buffered > self._limits.buffer_bytes and not self._paused:
-                self._paused = True
-                self._transport.pause_reading()
+        elif not response.whole and response.take is None:
+            if response.buffered > self._limits.buffer_bytes:
+                self.pause()
             response.wake()
 
     def eof_received(self) -> None:

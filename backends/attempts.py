@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from backends.balancer import Balancer, Full, Turn
+from backends.http1 import header_block
 from backends.retrying import Retrying
-from protocol.again import Again
 from protocol.errors import UpstreamBusy, UpstreamError, UpstreamUnavailable
+from protocol.tracing import Attempt, Watch
 
 __all__ = ["LONGEST_QUEUE_S", "Attempt", "Attempts", "Calling"]
 
@@ -27,26 +28,27 @@ LONGEST_QUEUE_S = 5.0
 """How long a call waits for room within the configured limits, in seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One attempt: which deployment was asked, and how it ended ("ok", "hedged", or an error's code)."""
-
-    deployment: int
-    outcome: str
-
-
 @dataclass(slots=True)
 class Calling:
-    """What a call is given, and what it leaves: the `attempts` made, in the order they ended.
+    """What a call is given, and what it leaves: the `attempts` made, in the order they began.
 
     `deadline`: on the loop's clock; `session`: calls of one session go to one deployment; `tokens`: about how
-    many it will use.
+    many it will use; `watch`: who is told of it, and so names each attempt to its upstream.
     """
 
     deadline: float = float("inf")
     session: str | None = None
     tokens: float = 0.0
     attempts: list[Attempt] = field(default_factory=list)
+    watch: Watch | None = None
+
+    def begin(self, turn: Turn) -> Attempt:
+        """An attempt begins."""
+        attempt = Attempt(turn.index)
+        self.attempts.append(attempt)
+        if self.watch is not None:
+            turn.headers = header_block(self.watch.headers(attempt))
+        return attempt
 
     @property
     def hedges(self) -> int:
@@ -80,8 +82,9 @@ class Attempts:
         made = 0
         failed: UpstreamError | None = None
         while True:
+            found = self._choose(loop.time(), calling, tried)
             try:
-                turn = await self._turn(calling, tried)
+                turn = found if isinstance(found, Turn) else await self._turn(found, calling, tried)
             except UpstreamError as nobody:
                 raise failed or nobody from None
             made += 1
@@ -116,24 +119,20 @@ class Attempts:
 
     async def _one(self, ask: Callable[[Turn], Awaitable[T]], turn: Turn, calling: Calling) -> T:
         """One attempt, judged by how it ended."""
+        attempt = calling.begin(turn)
         try:
             answer = await ask(turn)
         except UpstreamError as error:
-            now = asyncio.get_running_loop().time()
-            if error.again is Again.NEVER:
-                turn.succeeded(now)  # it answered, only not to anybody's liking
-            elif isinstance(error, UpstreamBusy):
-                turn.release()
-            else:
-                turn.failed(now, error.asked_s)
-            calling.attempts.append(Attempt(turn.index, error.code or error.type))
+            turn.failed(asyncio.get_running_loop().time(), error)
+            attempt.end(error.code or error.type)
             self.left()
             raise
         except BaseException:
+            attempt.end("cancelled")
             turn.release()
             self.left()
             raise
-        calling.attempts.append(Attempt(turn.index, "ok"))
+        attempt.end("ok")
         return answer
 
     async def _hedged(
@@ -154,10 +153,10 @@ class Attempts:
             winner = await _first_answer(tasks)
             return winner.result()
         finally:
+            for attempt in calling.attempts:
+                attempt.end("hedged")  # those that have not ended
             for task in tasks:
-                if not task.done():
-                    calling.attempts.append(Attempt(-1, "hedged"))
-                    task.cancel()
+                task.cancel()
             await asyncio.wait(tasks)
             for task in tasks:
                 if task is not winner and not task.cancelled() and task.exception() is None:
@@ -168,25 +167,28 @@ class Attempts:
         now = asyncio.get_running_loop().time()
         if not self._balancer.untried(now, tried) or not self._retrying.draw(now):
             return None
-        found = self._balancer.choose(now, tokens=calling.tokens, tried=tried, session=calling.session)
+        found = self._choose(now, calling, tried)
         if not isinstance(found, Turn):
             return None
         tried.add(found.index)
         return found
 
-    async def _turn(self, calling: Calling, tried: set[int]) -> Turn:
+    def _choose(self, now: float, calling: Calling, tried: set[int]) -> Turn | Full:
+        return self._balancer.choose(now, tokens=calling.tokens, tried=tried, session=calling.session)
+
+    async def _turn(self, found: Turn | Full, calling: Calling, tried: set[int]) -> Turn:
         """A turn at a deployment, waiting for room where that helps. Raises `UpstreamBusy` or
         `UpstreamUnavailable` when there is none in time."""
         loop = asyncio.get_running_loop()
-        until = min(loop.time() + LONGEST_QUEUE_S, calling.deadline)
-        while True:
-            now = loop.time()
-            found = self._balancer.choose(now, tokens=calling.tokens, tried=tried, session=calling.session)
-            if isinstance(found, Turn):
-                return found
+        now = loop.time()
+        until = min(now + LONGEST_QUEUE_S, calling.deadline)
+        while not isinstance(found, Turn):
             if not found.limits or now >= until or (found.at is not None and found.at > until):
                 raise self._refusal(found, now)
             await self._room(found, min(until, found.at or until) - now)
+            now = loop.time()
+            found = self._choose(now, calling, tried)
+        return found
 
     async def _room(self, full: Full, wait_s: float) -> None:
         """Wait until a call ends, or `wait_s` seconds."""

@@ -24,6 +24,8 @@ from typing import Literal
 
 from backends.breaker import Breaker
 from backends.bucket import Bucket
+from backends.http1 import NO_HEADERS
+from protocol.errors import UpstreamError
 
 __all__ = ["Balancer", "Full", "Rule", "Seat", "Turn"]
 
@@ -49,8 +51,10 @@ class Seat:
         """When its limits have room for a call of `tokens`; None: when one of its calls ends."""
         if self.max_concurrent is not None and self.under_way >= self.max_concurrent:
             return None
-        buckets = ((self.requests, 1.0), (self.tokens, tokens))
-        return now + max((bucket.wait_s(now, amount) for bucket, amount in buckets if bucket), default=0.0)
+        wait_s = self.requests.wait_s(now, 1.0) if self.requests else 0.0
+        if self.tokens:
+            wait_s = max(wait_s, self.tokens.wait_s(now, tokens))
+        return now + wait_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,8 @@ class Turn:
     def __init__(self, seat: Seat, index: int, began: float, probe: bool) -> None:
         self.index, self._seat, self._began, self._probe = index, seat, began, probe
         self._judged = self._released = False
+        self.headers = NO_HEADERS
+        """What goes out with this attempt beside the deployment's own headers."""
 
     def began(self, now: float) -> None:
         """It answers: the latency that the balancer goes by."""
@@ -83,11 +89,11 @@ class Turn:
                 self._seat.tokens.take(now, tokens)
         self.release()
 
-    def failed(self, now: float, wait_s: float | None) -> None:
-        """The deployment failed; `wait_s` seconds when it said how long to leave it alone."""
-        if not self._judged:
+    def failed(self, now: float, error: UpstreamError) -> None:
+        """It ended by `error`: a verdict on the deployment where that is to blame (`blames_backend`), else none."""
+        if error.blames_backend and not self._judged:
             self._judged = True
-            self._seat.breaker.failed(now, probe=self._probe, wait_s=wait_s)
+            self._seat.breaker.failed(now, probe=self._probe, wait_s=error.asked_s)
         self.release()
 
     def release(self) -> None:
@@ -113,14 +119,21 @@ class Balancer:
         self, now: float, *, tokens: float = 0.0, tried: Collection[int] = (), session: str | None = None
     ) -> Turn | Full:
         """Take a turn at a deployment for a call of about `tokens`, preferring those not yet `tried`."""
-        seats = self.seats
-        opens = [seat.breaker.opens_at(now) for seat in seats]
-        healthy = [i for i, at in enumerate(opens) if at is not None and at <= now]
-        room = {i: seats[i].room_at(now, tokens) for i in healthy}
-        admitted = [i for i, at in room.items() if at is not None and at <= now]
+        admitted, opens, rooms, healthy = [], [], [], False
+        for i, seat in enumerate(self.seats):
+            at = seat.breaker.opens_at(now)
+            if at is None or at > now:
+                opens.append(at)
+                continue
+            healthy = True
+            at = seat.room_at(now, tokens)
+            if at is None or at > now:
+                rooms.append(at)
+            else:
+                admitted.append(i)
         if not admitted:
-            known = [at for at in (room.values() if healthy else opens) if at is not None]
-            return Full(min(known, default=None), limits=bool(healthy))
+            known = [at for at in (rooms if healthy else opens) if at is not None]
+            return Full(min(known, default=None), limits=healthy)
         candidates = [i for i in admitted if i not in tried] or admitted
         index = candidates[0] if len(candidates) == 1 else self._pick(candidates, session)
         return self._take(index, now, tokens)
@@ -137,9 +150,10 @@ class Balancer:
         self._turns += 1
         seat.chosen_at = self._turns
         seat.under_way += 1
-        for bucket, amount in ((seat.requests, 1.0), (seat.tokens, tokens)):
-            if bucket:
-                bucket.take(now, amount)
+        if seat.requests:
+            seat.requests.take(now, 1.0)
+        if seat.tokens:
+            seat.tokens.take(now, tokens)
         return Turn(seat, index, now, seat.breaker.started())
 
     def _pick(self, candidates: Sequence[int], session: str | None) -> int:

@@ -24,8 +24,9 @@ import asyncio
 import re
 import ssl
 from collections import deque
-from collections.abc import Mapping
-from typing import NewType
+from collections.abc import Coroutine, Mapping
+from functools import lru_cache
+from typing import Any, NewType
 
 from backends._http1_connection import RACE_S, Clocks, Connection, Limits, Raced, Response
 from backends._http1_dial import Dialler, Origin, proxy_authorization
@@ -46,6 +47,7 @@ from backends._http1_errors import (
 )
 
 __all__ = [
+    "NO_HEADERS",
     "RACE_S",
     "BadResponse",
     "Clocks",
@@ -93,7 +95,15 @@ def header_block(headers: Mapping[str, str]) -> HeaderBlock:
     return HeaderBlock("".join(lines).encode("latin-1"))
 
 
-_NO_HEADERS = HeaderBlock(b"")
+NO_HEADERS = HeaderBlock(b"")
+
+
+@lru_cache(256)
+def _line(method: str, prefix: str, path: str) -> bytes:
+    """A request's first line. Raises `ValueError` for a path that would end it."""
+    if not _PATH.fullmatch(path):
+        raise ValueError("a path begins with a slash and has no blanks, line breaks or letters beyond ASCII")
+    return f"{method} {prefix}{path} HTTP/1.1\r\n".encode("ascii")
 
 
 class Http1:
@@ -141,10 +151,12 @@ class Http1:
         self._ticker: asyncio.TimerHandle | None = None
         self._closing: asyncio.Future[None] | None = None
 
-    async def post(self, path: str, body: bytes, headers: HeaderBlock = _NO_HEADERS) -> Response:
+    def post(
+        self, path: str, body: bytes, headers: HeaderBlock = NO_HEADERS
+    ) -> Coroutine[Any, Any, Response]:
         """Send `body` and wait for the head of the answer. Raises `Http1Error`; `ValueError` for a bad
         path."""
-        return await self._exchange(
+        return self._exchange(
             "POST", path, b"%bcontent-length: %d\r\n" % (headers, len(body)), body, self._prefix
         )
 
@@ -156,9 +168,7 @@ class Http1:
         length = b"" if body is None else b"content-length: %d\r\n" % len(body)
         return await self._exchange(method, path, headers + length, body or b"", self._prefix)
 
-    async def get(
-        self, path: str, headers: HeaderBlock = _NO_HEADERS, *, from_root: bool = False
-    ) -> Response:
+    async def get(self, path: str, headers: HeaderBlock = NO_HEADERS, *, from_root: bool = False) -> Response:
         """Ask for `path`, below the base URL or `from_root` of the server, and wait for the head of the
         answer. Raises `Http1Error`; `ValueError` for a bad path."""
         return await self._exchange("GET", path, headers, b"", self._root if from_root else self._prefix)
@@ -197,12 +207,7 @@ class Http1:
     # one exchange
 
     async def _exchange(self, method: str, path: str, headers: bytes, body: bytes, prefix: str) -> Response:
-        if not _PATH.fullmatch(path):
-            raise ValueError(
-                "a path begins with a slash and has no blanks, line breaks or letters beyond ASCII"
-            )
-        line = f"{method} {prefix}{path} HTTP/1.1\r\n".encode("ascii")
-        head = b"%b%b%b\r\n" % (line, self._common, headers)
+        head = b"%b%b%b\r\n" % (_line(method, prefix, path), self._common, headers)
         try:
             return await (self._take() or await self._wait()).ask(head, body)
         except Raced:

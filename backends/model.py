@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,9 @@ from backends.pricing import (
 )
 from backends.retrying import Retrying
 from protocol.errors import UpstreamError
+from protocol.run import Sink
 from protocol.settings import Hedge
-from protocol.usage import Price, Usage
+from protocol.usage import NOTHING, Price
 
 __all__ = ["HELD_BYTES", "HELD_EVENTS", "Completed", "Model", "ModelStream"]
 
@@ -45,44 +46,60 @@ class Completed:
 
 
 class ModelStream:
-    """A streamed answer that has begun. Once iterated to its end, or left, `shares` say who spent what;
-    `usage_event` is what was reported.
+    """A streamed answer that has begun. `held` is its beginning; what follows is had once, from `rest` or by `pour`.
+    Once it has ended, or was left, `shares` say who spent what; `usage_event` is what was reported.
 
-    Iterate it to its end, or `abort` it. Raises `UpstreamError`.
+    Have it to its end, or `abort` it. Raises `UpstreamError`.
     """
 
     def __init__(self, model: Model, upstream: UpstreamStream, turn: Turn, body: Mapping[str, Any]) -> None:
         self._model, self._upstream, self._turn, self._body = model, upstream, turn, body
-        self._events = upstream.__aiter__()
-        self._held: list[bytes] = []
+        self.held = b""
 
     async def hold(self) -> None:
         """Read until the answer has begun, or as much as may be held. Raises `UpstreamError`."""
-        loop, size = asyncio.get_running_loop(), 0
-        began = None
-        async for event in self._events:
-            self._held.append(event)
-            size += len(event)
+        loop, held = asyncio.get_running_loop(), []
+        size, began = 0, None
+        upstream = self._upstream
+        while data := await upstream.read():
+            held.append(data)
+            size += len(data)
             began = began or loop.time()
-            if self._upstream.tap.begun or len(self._held) >= HELD_EVENTS or size >= HELD_BYTES:
+            if upstream.tap.begun or upstream.tap.passed >= HELD_EVENTS or size >= HELD_BYTES:
                 break
             if loop.time() - began > HELD_S:
                 break
+        self.held = b"".join(held)
         self._turn.began(loop.time())
 
     async def __aiter__(self) -> AsyncGenerator[bytes, None]:
+        """All of it, in pieces of whole events."""
+        yield self.held
+        async with aclosing(self.rest()) as rest:
+            async for data in rest:
+                yield data
+
+    async def rest(self) -> AsyncGenerator[bytes, None]:
+        """What follows, whole events, as they come."""
+        with self._judged():
+            while data := await self._upstream.read():
+                yield data
+
+    async def pour(self, sink: Sink) -> None:
+        """Write what follows to `sink` as it comes."""
+        with self._judged():
+            await self._upstream.pour(sink)
+
+    @contextmanager
+    def _judged(self) -> Iterator[None]:
+        """Having the rest of the stream, which is the deployment's success or failure."""
         try:
-            async with aclosing(self._events) as events:
-                for event in self._held:
-                    yield event
-                self._held.clear()
-                async for event in events:
-                    yield event
+            yield
             self._turn.succeeded(
                 asyncio.get_running_loop().time(), sum(share.usage.completion_tokens for share in self.shares)
             )
         except UpstreamError as error:
-            self._turn.failed(asyncio.get_running_loop().time(), error.asked_s)
+            self._turn.failed(asyncio.get_running_loop().time(), error)
             raise
         finally:
             self.abort()
@@ -139,6 +156,7 @@ class Model:
         self._prices, self._output_cap = prices, output_cap
         self._hedge = hedge if len(self.deployments) > 1 else None
         self.seats = tuple(seats) or tuple(Seat() for _ in self.deployments)
+        self._metered = any(seat.tokens for seat in self.seats)
         self._attempts = Attempts(
             name,
             Balancer(self.seats, rule),
@@ -149,28 +167,27 @@ class Model:
     async def call(self, path: str, body: Mapping[str, Any], calling: Calling | None = None) -> Completed:
         """Ask for a complete answer. Raises `UpstreamError`."""
 
-        async def ask(turn: Turn) -> tuple[dict[str, Any], bytes]:
-            answer = await self.deployments[turn.index].call(path, body)
+        async def ask(turn: Turn) -> Completed:
+            parsed, raw = await self.deployments[turn.index].call(path, body, turn.headers)
+            spent = self._reported(parsed) or self._seen(body, text_tokens(parsed))
             now = asyncio.get_running_loop().time()
             turn.began(now)
-            turn.succeeded(now, Usage.parse(answer[0].get("usage")).completion_tokens)
+            turn.succeeded(now, sum(share.usage.completion_tokens for share in spent))
             self.left()
-            return answer
+            if self._fused:
+                parsed.pop("chorus", None)
+                return Completed(parsed, None, spent)
+            return Completed(parsed, raw, spent)
 
-        parsed, raw = await self._attempts.make(
-            ask, self._prepared(calling, body), drop=lambda _: None, hedge=self._may_hedge(body)
+        return await self._attempts.make(
+            ask, self._prepared(calling, body), drop=_nothing, hedge=self._may_hedge(body)
         )
-        spent = self.shares(parsed, body, text_tokens(parsed))
-        if self._fused:
-            parsed.pop("chorus", None)
-            return Completed(parsed, None, spent)
-        return Completed(parsed, raw, spent)
 
     async def stream(self, path: str, body: Mapping[str, Any], calling: Calling | None = None) -> ModelStream:
         """Ask for a streamed answer; returns once its first words have come. Raises `UpstreamError`."""
 
         async def ask(turn: Turn) -> ModelStream:
-            upstream = await self.deployments[turn.index].stream(path, body)
+            upstream = await self.deployments[turn.index].stream(path, body, turn.headers)
             stream = ModelStream(self, upstream, turn, body)
             try:
                 await stream.hold()
@@ -193,14 +210,14 @@ class Model:
 
         async def ask(turn: Turn) -> Passed:
             deployment = self.deployments[turn.index]
-            passed = await deployment.forward(outgoing(deployment.model))
+            passed = await deployment.forward(outgoing(deployment.model), turn.headers)
             turn.began(asyncio.get_running_loop().time())
 
             def ended(passed: Passed) -> None:
                 now = asyncio.get_running_loop().time()
-                if passed.failed:
-                    turn.failed(now, None)
-                else:
+                if passed.failed is not None:
+                    turn.failed(now, passed.failed)
+                elif passed.whole:
                     turn.succeeded(now, passed.usage.completion_tokens)
                 turn.release()
                 self.left()
@@ -214,10 +231,15 @@ class Model:
         self, reported: Mapping[str, Any], body: Mapping[str, Any], seen_tokens: int
     ) -> tuple[Share, ...]:
         """Who spent what in a call with `body`: as `reported`, else by the `seen_tokens` of the answer."""
+        return self._reported(reported) or self._seen(body, seen_tokens)
+
+    def _reported(self, reported: Mapping[str, Any]) -> tuple[Share, ...]:
+        """Nothing where nothing is reported."""
         told = shares(reported, self.name, self._prices)
-        if any(share.usage != Usage() for share in told):
-            return told
-        return seen_shares(body, seen_tokens, self.members, self._prices)
+        return told if any(share.usage != NOTHING for share in told) else ()
+
+    def _seen(self, body: Mapping[str, Any], tokens: int) -> tuple[Share, ...]:
+        return seen_shares(body, tokens, self.members, self._prices)
 
     def hedge_shares(self, body: Mapping[str, Any]) -> tuple[Share, ...]:
         """What a call costs that was dropped because another one answered first: its prompt was read."""
@@ -245,6 +267,10 @@ class Model:
 
     def _prepared(self, calling: Calling | None, body: Mapping[str, Any]) -> Calling:
         calling = calling or Calling()
-        if any(seat.tokens for seat in self.seats):
+        if self._metered:
             calling.tokens = usage_bound(body, None).prompt_tokens
         return calling
+
+
+def _nothing(answer: object) -> None:
+    """An answer that came second holds nothing open."""

@@ -2,8 +2,8 @@
 
 The body goes out as it came in but for the model's name there and, in a stream,
 `stream_options.include_usage`, without which nothing could be priced. Nothing of the caller's headers goes
-out. Closing or cancelling a call closes its connection at once, which is how an upstream learns that nobody
-listens any more.
+out; the `headers` of an attempt are ours, and name it to who traces it. Closing or cancelling a call closes
+its connection at once, which is how an upstream learns that nobody listens any more.
 
 Four clocks bound an attempt: until connected, and in all (the HTTP client keeps both); in a stream also until
 the first words, and between words. Comments, role chunks and dripping bytes do not stop the latter two.
@@ -12,17 +12,27 @@ the first words, and between words. Comments, role chunks and dripping bytes do 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
 
-from backends.http1 import Clocks, Http1, Http1Error, Limits, Response, header_block
+from backends.http1 import (
+    NO_HEADERS,
+    Clocks,
+    HeaderBlock,
+    Http1,
+    Http1Error,
+    Limits,
+    Response,
+    header_block,
+)
 from backends.passing import Outgoing, Passed
 from backends.stream_tap import StreamTap
-from backends.upstream_errors import broken, refusal, timed_out, translate
-from protocol.errors import SettingsError
+from backends.upstream_errors import broken, refusal, timed_out, told_error, translate
+from protocol.errors import SettingsError, UpstreamError
+from protocol.run import Sink
 from protocol.settings import OpenAIModel
 
 __all__ = ["Deployment", "UpstreamStream"]
@@ -64,11 +74,13 @@ class Deployment:
         except ValueError as error:
             raise SettingsError(f"models.{name}.openai: {error}.") from None
 
-    async def call(self, path: str, body: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+    async def call(
+        self, path: str, body: Mapping[str, Any], headers: HeaderBlock = NO_HEADERS
+    ) -> tuple[dict[str, Any], bytes]:
         """POST `body` to `path` (as "/chat/completions"): the answer parsed, and its bytes. Raises
         `UpstreamError`."""
         try:
-            response = await self._post(path, body)
+            response = await self._post(path, body, headers)
             raw = await response.read()
         except Http1Error as error:
             raise translate(error, self._name) from error
@@ -76,7 +88,9 @@ class Deployment:
             raise self._refusal(response, raw)
         return self._answer(path, raw), raw
 
-    async def stream(self, path: str, body: Mapping[str, Any]) -> UpstreamStream:
+    async def stream(
+        self, path: str, body: Mapping[str, Any], headers: HeaderBlock = NO_HEADERS
+    ) -> UpstreamStream:
         """POST `body` to `path`, asking for a stream; returns once the upstream has begun. Raises
         `UpstreamError`."""
         asked = body.get("stream_options") or {}
@@ -85,7 +99,8 @@ class Deployment:
         due = loop.time() + self._settings.first_token_timeout_s
         try:
             async with asyncio.timeout_at(due):
-                response = await self._post(path, {**body, "stream": True, "stream_options": options})
+                asking = {**body, "stream": True, "stream_options": options}
+                response = await self._post(path, asking, headers)
                 try:
                     await self._check_begun(response)
                 except BaseException:
@@ -108,7 +123,7 @@ class Deployment:
         """What the server has, as the settings say."""
         return self._settings.endpoints
 
-    async def forward(self, outgoing: Outgoing) -> Passed:
+    async def forward(self, outgoing: Outgoing, traced: HeaderBlock = NO_HEADERS) -> Passed:
         """Send what is to be passed on; returns once the answer has begun with 2xx. Raises `UpstreamError`."""
         headers = {**self._key, "content-type": outgoing.content_type}
         if outgoing.messages:
@@ -118,7 +133,7 @@ class Deployment:
                 headers["x-api-key"] = self._secrets[0]
         try:
             response = await self._passing.send(
-                outgoing.method, outgoing.path, outgoing.body, header_block(headers)
+                outgoing.method, outgoing.path, outgoing.body, HeaderBlock(header_block(headers) + traced)
             )
             try:
                 if not 200 <= response.status < 300:
@@ -145,8 +160,8 @@ class Deployment:
         await self.client.close()
         await self._passing.close()
 
-    async def _post(self, path: str, body: Mapping[str, Any]) -> Response:
-        return await self.client.post(path, orjson.dumps({**body, "model": self._settings.model}))
+    def _post(self, path: str, body: Mapping[str, Any], headers: HeaderBlock) -> Coroutine[Any, Any, Response]:
+        return self.client.post(path, orjson.dumps({**body, "model": self._settings.model}), headers)
 
     async def _check_begun(self, response: Response) -> None:
         if response.status != 200:
@@ -169,6 +184,8 @@ class Deployment:
                 isinstance(item, dict) and isinstance(item.get(each), kinds) for item in items
             )
             if not (items and whole):
+                if parsed.get("error"):
+                    raise told_error(parsed["error"], name=self._name, secrets=self._secrets)
                 raise broken(self._name, f"answered without {many}")
         return parsed
 
@@ -179,7 +196,7 @@ class Deployment:
 class UpstreamStream:
     """The events of one streamed answer, in order, bytes untouched; see `StreamTap` for what is withheld.
 
-    Iterate it to its end, or `abort` it. Raises `UpstreamError` while iterating. `due`: when its first words
+    `read` it to its end or `pour` it, or `abort` it. Both raise `UpstreamError`. `due`: when its first words
     must be there, on the loop's clock; `idle_s`: how long it may be silent after them, in seconds. Only
     waiting for the upstream counts, not a reader who takes his time.
     """
@@ -189,32 +206,63 @@ class UpstreamStream:
         self._response, self._name, self._idle_s = response, name, idle_s
         self._loop = asyncio.get_running_loop()
         self._due: float | None = due
+        self._resumed: float | None = None
+        self._heard = 0
         self._late = False
+        self._broken: UpstreamError | None = None
         self._timer = self._loop.call_at(due, self._ring)
 
-    async def __aiter__(self) -> AsyncGenerator[bytes, None]:
-        tap, response, loop = self.tap, self._response, self._loop
-        heard = 0
+    async def read(self) -> bytes:
+        """Whole events, all that have come since the last time; waits for some, and is empty at the end."""
+        if self._due is None:
+            self._due = self._resumed or self._loop.time() + self._idle_s
+        heard = self._heard
         try:
-            while data := await response.piece():
-                due = self._due
-                for event in tap.feed(data):
-                    if tap.begun:
-                        self._due = None
-                    yield event
-                if tap.words > heard:
-                    due = loop.time() + self._idle_s
-                    if not heard:  # from the clock of the first words to the one between words
-                        self._timer.cancel()
-                        self._timer = loop.call_at(due, self._ring)
-                    heard = tap.words
-                self._due = due
-                if tap.done:
-                    await self._drain()
+            while not self.tap.done:
+                if self._broken is not None:
+                    raise self._broken
+                if not (data := await self._response.piece()):
                     break
-            tap.end()
+                if passing := self._passing(data):
+                    if self._heard:  # the clock rests, and only words set it anew
+                        self._due, self._resumed = None, self._due if self._heard == heard else None
+                    return passing
+            return await self._end()
         except Http1Error as error:
-            raise (timed_out(self._name) if self._late else translate(error, self._name)) from error
+            raise self._told(error) from error
+        except BaseException:
+            self.abort()
+            raise
+
+    async def __aiter__(self) -> AsyncGenerator[bytes, None]:
+        try:
+            while data := await self.read():
+                yield data
+        finally:
+            self.abort()
+
+    async def pour(self, sink: Sink) -> None:
+        """Write whole events to `sink`, as they come, until the end. They are written by whoever reads the upstream's
+        socket: no task wakes up for them."""
+
+        def take(data: bytes) -> None:
+            if passing := self._passing(data):
+                sink.write(passing)
+            if self.tap.done or self._broken is not None or sink.full:
+                self._response.hold()
+
+        try:
+            self._due = self._loop.time() + self._idle_s
+            while not self.tap.done and self._broken is None and await self._response.pour(take):
+                if sink.full:
+                    self._due = None
+                    await sink.drain()
+                    self._due = self._loop.time() + self._idle_s
+            if self._broken is not None:
+                raise self._broken
+            await self._end()
+        except Http1Error as error:
+            raise self._told(error) from error
         finally:
             self.abort()
 
@@ -222,6 +270,25 @@ class UpstreamStream:
         """Close the connection unless the answer has ended by itself; safe to repeat."""
         self._timer.cancel()
         self._response.close()
+
+    def _passing(self, data: bytes) -> bytes:
+        """What of `data` goes on. A fault in it is raised later: what came before it goes on first."""
+        tap = self.tap
+        passing: list[bytes] = []
+        try:
+            passing.extend(tap.feed(data))
+        except UpstreamError as error:
+            self._broken = error
+        if tap.words > self._heard:
+            self._due = due = self._loop.time() + self._idle_s
+            if not self._heard:  # from the clock of the first words to the one between words
+                self._timer.cancel()
+                self._timer = self._loop.call_at(due, self._ring)
+            self._heard = tap.words
+        return passing[0] if len(passing) == 1 else b"".join(passing)
+
+    def _told(self, error: Http1Error) -> UpstreamError:
+        return timed_out(self._name) if self._late else translate(error, self._name)
 
     def _ring(self) -> None:
         """The time may be up; if not, ring again when it is. So a chunk costs no timer of its own."""
@@ -233,12 +300,16 @@ class UpstreamStream:
             self._late = True
             self._response.close()
 
-    async def _drain(self) -> None:
-        """Read the end of a body whose `[DONE]` has come; a server that does not end it loses the
-        connection."""
-        try:
-            async with asyncio.timeout(DRAIN_S):
-                while await self._response.piece():
-                    pass
-        except (Http1Error, TimeoutError):
-            self._response.close()
+    async def _end(self) -> bytes:
+        """The stream is over. After `[DONE]` the end of the body is read, which lets the connection be used again; a
+        server that does not end it loses the connection."""
+        if self.tap.done and not self._response.complete:
+            try:
+                async with asyncio.timeout(DRAIN_S):
+                    while await self._response.piece():
+                        pass
+            except (Http1Error, TimeoutError):
+                self._response.close()
+        self.abort()
+        self.tap.end()
+        return b""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from backends.http1 import Http1Error, Response
 from backends.upstream_errors import translate
-from protocol.errors import UpstreamBroken
+from protocol.errors import UpstreamBroken, UpstreamError
 from protocol.usage import Usage
 
 __all__ = ["Outgoing", "Passed"]
@@ -47,8 +47,10 @@ class Passed:
         self.status = response.status
         self.headers = response.headers
         self.usage = Usage()
-        self.failed = False
-        """Whether the answer broke off."""
+        self.whole = False
+        """Whether the answer has come to its end."""
+        self.failed: UpstreamError | None = None
+        """What was wrong with it: it broke off, or was no answer."""
         self.ended: Callable[[Passed], None] = _nothing
         """Called once, when the answer has ended or was given up."""
 
@@ -70,19 +72,22 @@ class Passed:
             parts.append(data)
             size += len(data)
             if size > MAX_WHOLE_BYTES:
-                raise UpstreamBroken(f"The backend of {self._name!r} answered with more than it may.")
+                error = UpstreamBroken(f"The backend of {self._name!r} answered with more than it may.")
+                error.blames_backend = False  # the limit is ours, and who asks decides how much is answered
+                raise error
         return b"".join(parts)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
             while data := await self._response.piece():
                 yield data
+            self.whole = True
         except Http1Error as error:
-            self.failed = True
             raise translate(error, self._name) from error
 
     async def drain(self) -> None:
         """Read the end of a stream whose last event has come; a server that does not end it loses the connection."""
+        self.whole = True
         try:
             async with asyncio.timeout(DRAIN_S):
                 while await self._response.piece():

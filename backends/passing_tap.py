@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from backends.upstream_errors import stream_error
+from backends.upstream_errors import told_error
 from protocol.anthropic import message_usage
 from protocol.errors import UpstreamBroken
 from protocol.responses import response_usage
@@ -98,7 +98,7 @@ class PassingTap:
         kind = event.get("type")
         if kind in self._tongue.failing or event.get("error"):
             told = event.get("error") or (event.get("response") or {}).get("error") or event
-            raise stream_error(told, name=self._name, secrets=self._secrets)
+            raise told_error(told, name=self._name, secrets=self._secrets)
         if kind in self._tongue.telling and (usage := self._tongue.usage_of(event)) is not None:
             self.usage = Usage(
                 max(usage.prompt_tokens, self.usage.prompt_tokens),

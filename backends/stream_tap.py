@@ -17,8 +17,8 @@ from typing import Any
 
 import orjson
 
-from backends.upstream_errors import broken, stream_error
-from protocol.sse import EventSplitter, event_data
+from backends.upstream_errors import broken, told_error
+from protocol.sse import EventSplitter, event_data, first_event
 
 __all__ = ["StreamTap"]
 
@@ -27,6 +27,11 @@ LARGEST_FRAME = 512
 
 _NO_USAGE = (b'"usage":null', b'"usage": null')
 _LAST_FIELD = b',"usage":null}\n\n'
+_PLAIN = re.compile(rb'(?:data: \{"[^\r\n]*\}\n\n)+')
+"""Whole events, each of one line that looks like a JSON object."""
+_DONE = b"data: [DONE]\n\n"
+TELLING = 640
+"""Bytes at the end of a stream that hold its last events: why it ended, and usage."""
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 _NULL = re.compile(rb"\s*:\s*null(?:\s*(,)\s*)?")
 
@@ -35,14 +40,15 @@ class StreamTap:
     """Feed it what the upstream of the model `name` sends; it yields what the caller may see.
 
     `usage_event` is the event that held usage, parsed, once it has come; `done` whether `[DONE]` has; `begun`
-    whether the answer has begun: words, a tool call, or a reason to finish. `words` counts events with words
-    since, and `seen_bytes` their size beyond the frame that each repeats, for an estimate where no usage is reported.
+    whether the answer has begun: words, a tool call, or a reason to finish. `passed` counts events that went on,
+    `words` those with words since it began, and `seen_bytes` their size beyond the frame that each repeats, for an
+    estimate where no usage is reported.
     """
 
     def __init__(self, name: str, secrets: Sequence[str] = (), *, usage_asked: bool = True) -> None:
         self.usage_event: Mapping[str, Any] | None = None
         self.done = self.begun = False
-        self.words = 0
+        self.words = self.passed = 0
         self._bytes = self._last = 0
         self._frame = LARGEST_FRAME
         self._name, self._secrets, self._usage_asked = name, secrets, usage_asked
@@ -54,17 +60,67 @@ class StreamTap:
         return max(0, self._bytes - self.words * self._frame)
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield the whole events in `data` that go on to the caller. Raises `UpstreamBroken`."""
-        for event in self._splitter.feed(data):
-            if self.done:
+        """Yield what goes on to the caller of the whole events in `data`, all in one piece, for every piece has its
+        price on the way. Raises `UpstreamBroken`, after what came before the fault."""
+        passed: list[bytes] = []
+        try:
+            self._take(self._splitter.block(data), passed)
+        finally:
+            if passed:
+                yield b"".join(passed)
+
+    def _take(self, block: bytes, passed: list[bytes]) -> None:
+        """Add to `passed` what goes on of `block`. Once the answer has begun, plain events go on all at once, and only
+        the last ones of a stream, which tell why it ends and what it cost, are looked at one by one."""
+        while block and not self.done:
+            if self.begun:
+                if self._plainly(block, passed):
+                    return
+                cut = block.find(b"\n\n", max(0, len(block) - TELLING)) + 2
+                if block.endswith(_DONE) and self._plainly(block[:cut], passed):
+                    block = block[cut:]
+                self._one_by_one(block, passed)
                 return
-            payload = event_data(event)
-            if payload.startswith(b"[DONE]"):
-                self.done = True
-            elif not payload:
-                yield event
-            elif (passing := self._passing(event, payload)) is not None:
-                yield passing
+            event = first_event(block)
+            block = block[len(event) :]
+            self._one(event, passed)
+
+    def _one_by_one(self, block: bytes, passed: list[bytes]) -> None:
+        for event in EventSplitter().feed(block):
+            if not self.done:
+                self._one(event, passed)
+
+    def _plainly(self, block: bytes, passed: list[bytes]) -> bool:
+        """Have all of `block` go on, where every event in it is one line with a JSON object in which there is neither an
+        error nor usage but, at its end, a null one. (What is quoted in JSON cannot look like this: its quotes are
+        escaped.)"""
+        nulls = block.count(_LAST_FIELD)
+        if b'"error"' in block or block.count(b'"usage"') != nulls or not _PLAIN.fullmatch(block):
+            return False
+        sizes = [len(event) + 2 for event in block.split(b"\n\n")]
+        sizes.pop()
+        self.passed += len(sizes)
+        self._saw(sizes)
+        passed.append(block.replace(_LAST_FIELD, b"}\n\n") if nulls and not self._usage_asked else block)
+        return True
+
+    def _one(self, event: bytes, passed: list[bytes]) -> None:
+        payload = event_data(event)
+        if payload.startswith(b"[DONE]"):
+            self.done = True
+            return
+        passing = event if not payload else self._passing(event, payload)
+        if passing is not None:
+            self.passed += 1
+            passed.append(passing)
+
+    def _saw(self, sizes: Sequence[int]) -> None:
+        """Events with words, of these sizes."""
+        self.words += len(sizes)
+        self._bytes += sum(sizes)
+        # The last event, which only says why the answer ends, is smaller than any frame.
+        self._frame = min([self._frame, *sizes[:-1], *([self._last] if self._last else [])])
+        self._last = sizes[-1]
 
     def end(self) -> None:
         """The upstream has closed. Raises `UpstreamBroken` unless its answer was whole."""
@@ -81,18 +137,14 @@ class StreamTap:
         if not self.begun or b'"error"' in payload or (b'"usage"' in payload and not silent):
             body = self._parsed(payload)
             if body.get("error"):
-                raise stream_error(body["error"], name=self._name, secrets=self._secrets)
+                raise told_error(body["error"], name=self._name, secrets=self._secrets)
             if body.get("usage"):
                 self.usage_event = body
                 if not body.get("choices"):
                     return None
             self.begun = self.begun or _answers(body)
         if self.begun:
-            self.words += 1
-            self._bytes += len(event)
-            if self._last:  # the last event, which only says why the answer ends, is smaller than any frame
-                self._frame = min(self._frame, self._last)
-            self._last = len(event)
+            self._saw((len(event),))
         return _without_null_usage(event) if silent and not self._usage_asked else event
 
     def _parsed(self, payload: bytes) -> Mapping[str, Any]:

@@ -39,8 +39,8 @@ __all__ = [
     "broken",
     "redact",
     "refusal",
-    "stream_error",
     "timed_out",
+    "told_error",
     "translate",
 ]
 
@@ -134,7 +134,12 @@ def _refusal(
         # A server that says it failed did not answer; one that redirects will do so again.
         again = Again.SAME if status >= 500 else Again.ELSEWHERE
         return UpstreamBroken(f"The backend of {name!r} answered with status {status}.", again=again)
-    fields = _error_fields(body)
+    return _refused(status, _error_fields(body), wait_s, name, secrets)
+
+
+def _refused(
+    status: int, fields: Mapping[str, Any], wait_s: float | None, name: str, secrets: Sequence[str]
+) -> UpstreamRefused:
     kind, param, code = (_safe_word(fields.get(key), secrets) for key in ("type", "param", "code"))
     return UpstreamRefused(
         redact(
@@ -148,12 +153,26 @@ def _refusal(
     )
 
 
-def stream_error(error: Any, *, name: str, secrets: Sequence[str] = ()) -> UpstreamBroken:
-    """The error for an `error` object found among an upstream's stream events."""
+def told_error(error: Any, *, name: str, secrets: Sequence[str] = ()) -> UpstreamError:
+    """The error for an `error` object found where an answer should be, in an event or in a body of status 200. One
+    that says that the request is at fault is a refusal, as it would have been with a status of its own."""
     message = error.get("message") if isinstance(error, Mapping) else error
+    if isinstance(error, Mapping) and (status := _told_status(error)) is not None:
+        return _refused(status, error, None, name, secrets)
     return UpstreamBroken(
         f"The backend of {name!r} failed while answering: {redact(str(message)[:500], secrets)}"
     )
+
+
+def _told_status(error: Mapping[str, Any]) -> int | None:
+    """The status with which a told error refuses a request, None where it does not: servers put it into `code`, name
+    it with OpenAI's or Python's word in `type`, or with the word in `code` that Responses has for it."""
+    code = str(error.get("code"))
+    if code.isascii() and code.isdigit():
+        status = int(code)
+        return status if 400 <= status < 500 and status not in (401, 403) else None
+    blaming = error.get("type") in ("invalid_request_error", "BadRequestError") or code == "invalid_prompt"
+    return 400 if blaming else None
 
 
 def redact(text: str, secrets: Sequence[str]) -> str:

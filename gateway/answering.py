@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, cast
-from uuid import uuid4
 
 import orjson
 
 from gateway import explanation
 from gateway.catalogue import DIRECT, Catalogue, Target
 from gateway.exchange import ClientLeft, Exchange, Receive, Scope, Send
+from gateway.ids import Ids
 from gateway.ledger.entry import Entry
+from gateway.observers import Finished, Observers
 from gateway.passing import Relay, pass_surface, relayed
 from gateway.run import Limits, LiveRun, open_run
 from gateway.surfaces import Surface
@@ -23,10 +24,11 @@ from gateway.telemetry import Telemetry
 from gateway.tenancy import Tenancy, Visit
 from gateway.told import Told, count
 from protocol import sse
-from protocol.chat import ChatRequest, Options
+from protocol.chat import NO_OPTIONS, ChatRequest, Options
 from protocol.errors import ChorusError, Forbidden, InternalError, MethodError
 from protocol.run import Answer, Chunk, Event, Reply, Trace
 from protocol.settings import ServerSettings
+from protocol.tracing import Watch
 from protocol.wire import replay
 
 __all__ = ["Answering"]
@@ -38,51 +40,63 @@ class Answering:
     """Answers the requests of every surface: admit, parse, resolve, answer, relay, settle."""
 
     def __init__(
-        self, catalogue: Catalogue, tenancy: Tenancy, telemetry: Telemetry, server: ServerSettings
+        self,
+        catalogue: Catalogue,
+        tenancy: Tenancy,
+        telemetry: Telemetry,
+        server: ServerSettings,
+        observers: Observers,
+        ids: Ids,
     ) -> None:
         self._catalogue, self._tenancy = catalogue, tenancy
-        self._telemetry, self._server = telemetry, server
+        self._telemetry, self._server, self._observers = telemetry, server, observers
+        self._ids = ids
+        self._usual = Limits(server.deadline_s, None, server.max_calls, server.max_depth)
 
     async def __call__(self, surface: Surface, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request of a `surface`."""
-        exchange = Exchange(scope, receive, send, surface.wording)
+        exchange = Exchange(scope, receive, send, self._ids.fresh(), surface.wording)
 
-        async def answer(record: _Record) -> None:
+        async def answered(record: _Record) -> None:
             server = self._server
             asked = surface.parse(await exchange.body(server.max_body_bytes, server.body_timeout_s))
             asked = self._catalogue.by_threshold(asked)
-            record.asked, record.path = asked, surface.path
+            record.asked = asked
             self._check(asked.model, record)
             if surface.tongue is not None:
                 await self._other_words(surface, asked, record, exchange)
                 return
             target = self._catalogue.resolve(asked.model, surface.endpoint, surface.path)
             record.label = target.label
-            async with self._run(asked, record, exchange, surface.path) as run:
-                await (_decide if surface.decides else _answer)(asked, target, run, exchange)
+            answer = _decide if surface.decides else _answer
+            await self._run(
+                lambda run: answer(asked, target, run, exchange), asked, record, exchange, surface.path
+            )
 
-        await self._settled(answer, exchange)
+        await self._settled(answered, exchange, surface.path, scope)
 
     async def relay(self, relay: Relay, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request of a `relay`."""
-        exchange = Exchange(scope, receive, send)
+        exchange = Exchange(scope, receive, send, self._ids.fresh())
 
-        async def answer(record: _Record) -> None:
+        async def answered(record: _Record) -> None:
             server = self._server
             raw = await exchange.body(server.max_body_bytes, server.body_timeout_s)
             content_type = exchange.headers.get(b"content-type", b"").decode("latin-1")
-            record.path = relay.path
             asked = relayed(relay, scope, content_type, raw, self._catalogue)
             self._check(asked.model, record)
             record.label = DIRECT
-            async with self._run(ChatRequest({}), record, exchange, relay.path) as run:
+
+            async def answer(run: LiveRun) -> None:
                 if relay.endpoint == "batches" and relay.method == "POST" and run.limits.caps:
                     raise Forbidden(
                         "A key with a budget may make no batches: what they cost is not known here."
                     )
                 await asked.answer(run, exchange)
 
-        await self._settled(answer, exchange)
+            await self._run(answer, ChatRequest({}), record, exchange, relay.path)
+
+        await self._settled(answered, exchange, relay.path, scope)
 
     async def _other_words(
         self, surface: Surface, asked: ChatRequest, record: _Record, exchange: Exchange
@@ -90,9 +104,12 @@ class Answering:
         """A surface that is not chat: passed on where the backend has it, else translated."""
         if self._catalogue.has(asked.model, surface.endpoint):
             record.label = DIRECT
-            async with self._run(asked, record, exchange, surface.path) as run:
+
+            async def passed(run: LiveRun) -> None:
                 body = run.limits.capped(asked.model, asked.body, surface.path)
                 await pass_surface(replace(asked, body=body), surface, run, exchange)
+
+            await self._run(passed, asked, record, exchange, surface.path)
             return
         assert surface.telling is not None
         target = self._catalogue.resolve(asked.model, "chat", surface.path)
@@ -102,49 +119,63 @@ class Answering:
             await count(telling, exchange)
             return
         exchange.wording = telling
-        async with self._run(asked, record, exchange) as run:
-            await _answer(telling.request, target, run, exchange, Told(telling))
+        await self._run(
+            lambda run: _answer(telling.request, target, run, exchange, Told(telling)),
+            asked,
+            record,
+            exchange,
+        )
 
-    @asynccontextmanager
     async def _run(
-        self, asked: ChatRequest, record: _Record, exchange: Exchange, path: str = "/chat/completions"
-    ) -> AsyncIterator[LiveRun]:
-        """The run of one request; a client that leaves ends it."""
+        self,
+        answer: Callable[[LiveRun], Awaitable[None]],
+        asked: ChatRequest,
+        record: _Record,
+        exchange: Exchange,
+        path: str = "/chat/completions",
+    ) -> None:
+        """Have `answer` do it in the run of this request; a client that leaves ends it."""
         assert record.visit is not None
         limits = await self._tenancy.enter(
             record.visit, record.requested, asked.body, path, self._limits(asked.options)
         )
         exchange.told = record.visit.headers()
         session = _session(exchange, asked)
-        async with open_run(self._catalogue, limits, path=path, session=session) as run:
+        async with open_run(self._catalogue, limits, path=path, session=session, watch=record.watch) as run:
             record.trace = run.trace
-            async with exchange.leaving_cancels():
-                yield run
+            if record.watch is not None and record.label != DIRECT:
+                record.watch.level(record.label, None, run.trace.decision)
+            with exchange.leaving_cancels():
+                await answer(run)
 
-    async def _settled(self, answer: Callable[[_Record], Awaitable[None]], exchange: Exchange) -> None:
+    async def _settled(
+        self, answer: Callable[[_Record], Awaitable[None]], exchange: Exchange, path: str, scope: Scope
+    ) -> None:
         """Admit, `answer`, and settle, whatever becomes of it."""
-        record = _Record()
+        record = _Record(path, self._observers.begin(exchange, scope))
         self._telemetry.started()
         try:
             record.visit = Visit(await self._tenancy.admit(exchange.headers))
             await answer(record)
             record.outcome = "ok"
         except ClientLeft:
-            log.info("%s: the client left", exchange.request_id)
+            log.info("the client left")
         except ChorusError as error:
             record.outcome = error.outcome
             await exchange.fail(error)
         except Exception:
             record.outcome = "internal_error"
-            log.exception("%s: a bug of ours", exchange.request_id)
+            log.exception("a bug of ours")
             await exchange.fail(
                 InternalError(f"An internal error occurred; it is logged as {exchange.request_id}.")
             )
         finally:
-            self._settle(record, exchange)
+            self._settle(record, exchange, scope)
 
     def _limits(self, options: Options) -> Limits:
         """The caller's bounds, within the server's."""
+        if options is NO_OPTIONS:
+            return self._usual
         server = self._server
         deadline_s = server.deadline_s if options.deadline_ms is None else options.deadline_ms / 1000
         return Limits(
@@ -157,7 +188,7 @@ class Answering:
         record.visit.key.check(name, self._catalogue.names)
         record.requested = name
 
-    def _settle(self, record: _Record, exchange: Exchange) -> None:
+    def _settle(self, record: _Record, exchange: Exchange, scope: Scope) -> None:
         if record.visit is not None:
             self._tenancy.leave(record.visit, record.trace)
             self._tenancy.record(self._entry(record, record.visit, exchange))
@@ -169,12 +200,26 @@ class Answering:
             began_s=exchange.began_s,
             took_s=exchange.elapsed_s,
         )
+        if self._observers.any:
+            self._observers.finished(self._finished(record, exchange, scope))
+
+    def _finished(self, record: _Record, exchange: Exchange, scope: Scope) -> Finished:
+        """The request as those who look on are told of it. A name that means nothing here is not told."""
+        return Finished(
+            *(exchange.request_id, scope["method"], "/v1" + record.path, exchange.status, record.outcome),
+            *(record.requested if record.label != "none" else "unknown", record.label),
+            *(exchange.began_s, exchange.elapsed_s),
+            "" if record.visit is None else record.visit.key.id,
+            record.asked is not None and record.asked.stream,
+            record.trace,
+            record.watch,
+        )
 
     def _entry(self, record: _Record, visit: Visit, exchange: Exchange) -> Entry:
         """The request as the ledger keeps it. A name that means nothing here is not kept."""
         body = record.asked.body if record.asked else {}
         return Entry(
-            uuid4().hex,
+            exchange.id,
             exchange.request_id,
             time.time() - exchange.elapsed_s,
             visit.key,
@@ -200,7 +245,7 @@ _SESSION_HEADERS = (
 def _session(exchange: Exchange, request: ChatRequest) -> str | None:
     """What names the conversation: a header that clients are known to send, or OpenAI's `prompt_cache_key`."""
     for name in _SESSION_HEADERS:
-        if given := exchange.headers.get(name):
+        if name in exchange.headers and (given := exchange.headers[name]):
             return given.decode("latin-1")
     key = request.body.get("prompt_cache_key")
     return key if isinstance(key, str) else None
@@ -210,9 +255,10 @@ def _session(exchange: Exchange, request: ChatRequest) -> str | None:
 class _Record:
     """What became of a request, as far as it came."""
 
+    path: str
+    watch: Watch | None = None
     visit: Visit | None = None
     asked: ChatRequest | None = None
-    path: str = ""
     requested: str = "unknown"
     label: str = "none"
     trace: Trace | None = None
@@ -274,19 +320,21 @@ async def _relay(
     run: LiveRun,
     exchange: Exchange,
 ) -> None:
-    """Pass a stream on, event by event, untouched."""
+    """Pass a stream on as it comes, untouched; where no strategy looks at it, past all of them."""
     await exchange.start_stream(explanation.headers(target.label, first.members))
     await exchange.send_event(first.data)
+    if first.onward is not None:
+        first.onward.sink = exchange.sink
     async for event in events:
         if not isinstance(event, Chunk):
             raise MethodError(f"The strategy {target.label!r} mixed chunks with a complete answer.")
         await exchange.send_event(event.data)
-    head = None if run.tail else _head(first)
+    head = None if run.tail or not (request.wants_usage or request.options.explain) else _head(first)
     last = explanation.last_event(request, first.members, target.label, run.trace, tail=run.tail, head=head)
     await exchange.end_stream(last, sse.DONE)
 
 
 def _head(first: Chunk) -> Mapping[str, Any] | None:
     """The id, time and model of a stream, read from its first event; None when that is only a comment."""
-    payload = sse.event_data(first.data)
+    payload = sse.event_data(next(sse.EventSplitter().feed(first.data)))
     return cast(Mapping[str, Any], orjson.loads(payload)) if payload else None

@@ -23,6 +23,7 @@ import uvicorn
 from gateway import parent
 from gateway.embedding_batches import EmbeddingBatches, Vector
 from gateway.exchange import ClientLeft, Exchange, Receive, Scope, Send
+from gateway.ids import Ids
 from gateway.local_weights import weights_folder
 from gateway.surfaces import parse_embedding
 from protocol.errors import (
@@ -49,10 +50,10 @@ class EmbedderHost:
     """An ASGI application over one `EmbeddingBatches` for each public model name."""
 
     def __init__(self, models: Mapping[str, EmbeddingBatches]) -> None:
-        self._models = models
+        self._models, self._ids = models, Ids()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, receive, send)
+        exchange = Exchange(scope, receive, send, self._ids.fresh())
         try:
             if (scope["method"], scope["path"]) == ("GET", "/health"):
                 answer: dict[str, Any] = {"status": "ok"}

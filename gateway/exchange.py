@@ -1,33 +1,30 @@
-"""One HTTP request and its answer over raw ASGI: what the hot routes need and nothing more."""
+"""One HTTP request and its answer: what the hot routes need and nothing more."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
-from contextlib import asynccontextmanager
-from typing import Any
-from uuid import uuid4
+from collections.abc import Mapping
+from types import TracebackType
 
 import orjson
 
+from gateway.wire import Headers, Message, Receive, Scope, Send, Wire, wire_of
 from protocol import sse
 from protocol.errors import ChorusError, PayloadTooLarge, RequestTimeout
+from protocol.run import Sink
 from protocol.telling import OPENAI, Wording
 
 __all__ = ["ClientLeft", "Exchange", "Receive", "Scope", "Send", "request_id"]
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
-_STREAM_HEADERS = {
-    "content-type": sse.CONTENT_TYPE,
-    "cache-control": "no-cache",
-    "x-accel-buffering": "no",
-}
+_JSON: Headers = [(b"content-type", b"application/json")]
+_STREAM: Headers = [
+    (b"content-type", sse.CONTENT_TYPE.encode()),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
 DISCARD_BYTES = 64 * 1024 * 1024
 DISCARD_S = 5.0
 """How much of a refused body is read, and how long, so that its sender gets to read the refusal."""
@@ -37,25 +34,30 @@ class ClientLeft(Exception):
     """The client closed the connection before its answer was complete. There is nobody to tell."""
 
 
-def request_id(headers: Mapping[bytes, bytes]) -> str:
-    """The caller's `x-request-id` where it is one we may echo, else a fresh one."""
-    given = headers.get(b"x-request-id", b"")
-    return given.decode("ascii") if _REQUEST_ID.fullmatch(given) else f"req_{uuid4().hex}"
+def request_id(headers: Mapping[bytes, bytes], fresh: str) -> str:
+    """The caller's `x-request-id` where it is one we may echo, else one made of the `fresh` id."""
+    given = headers.get(b"x-request-id")
+    return given.decode("ascii") if given and _REQUEST_ID.fullmatch(given) else f"req_{fresh}"
 
 
 class Exchange:
     """Reads one request and answers it once: whole (`send_bytes`), or as a stream (`start_stream` or
     `start_bytes`, `send_event`, `end_stream`). Every answer carries the request id and how long it took to
-    begin; errors are told in the surface's `wording`."""
+    begin; errors are told in the surface's `wording`. No other request of any gateway has its `id`."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, wording: Wording = OPENAI) -> None:
-        self._receive, self._send = receive, send
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, id: str, wording: Wording = OPENAI
+    ) -> None:
+        self._wire: Wire = wire_of(scope, receive, send)
+        self.id = id
         self.wording = wording
         self._started_at = time.perf_counter()
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        self.request_id = request_id(self.headers)
+        self.request_id = request_id(self.headers, id)
         self.began_s: float | None = None
         """Seconds until the answer began; None before."""
+        self.status = 0
+        """Of the answer; 0 before it began."""
         self.told: dict[str, str] = {}
         """Further headers of the answer, whatever it will be."""
         self._streaming = self._raw = self._complete = False
@@ -68,6 +70,11 @@ class Exchange:
     async def body(self, limit: int, timeout_s: float | None = None) -> bytes:
         """The whole request body. Raises `PayloadTooLarge` past `limit` bytes, `RequestTimeout` when it has not come
         after `timeout_s` seconds, `ClientLeft` when its sender goes away."""
+        whole = self._wire.whole_body()
+        if whole is not None:
+            if len(whole) > limit:
+                raise _too_large(limit)
+            return whole
         try:
             async with asyncio.timeout(timeout_s):
                 return await self._body(limit)
@@ -83,7 +90,7 @@ class Exchange:
         size = 0
         more = True
         while more:
-            message = await self._receive()
+            message = await self._wire.receive()
             if message["type"] == "http.disconnect":
                 raise ClientLeft
             parts.append(message.get("body", b""))
@@ -93,57 +100,43 @@ class Exchange:
                 await self._refuse_body(limit, more)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    @asynccontextmanager
-    async def leaving_cancels(self) -> AsyncIterator[None]:
+    def leaving_cancels(self) -> _Leaving:
         """Cancels what it wraps as soon as the client leaves, and raises `ClientLeft` then."""
-        task = asyncio.current_task()
-        assert task is not None
-        left = False
+        return _Leaving(self._wire)
 
-        async def watch() -> None:
-            nonlocal left
-            while (await self._receive())["type"] != "http.disconnect":
-                pass
-            if not self._complete:
-                left = True
-                task.cancel()
-
-        watcher = asyncio.create_task(watch())
-        try:
-            yield
-        except asyncio.CancelledError:
-            if left and task.uncancel() == 0:
-                raise ClientLeft from None
-            raise
-        finally:
-            watcher.cancel()
+    @property
+    def sink(self) -> Sink:
+        """Where a stream that has begun may be written to."""
+        return self._wire
 
     async def send_bytes(self, body: bytes, *, status: int = 200, headers: Mapping[str, str]) -> None:
         """Answer with `body`, JSON."""
-        await self._begin(
-            status, {"content-type": "application/json", "content-length": str(len(body)), **headers}
-        )
+        self._begin(status, _JSON, headers, length=len(body))
         self._complete = True
-        await self._send({"type": "http.response.body", "body": body})
+        self._wire.end(body)
+        await self._written()
 
     async def start_stream(self, headers: Mapping[str, str]) -> None:
-        """Begin a stream of events with status 200."""
+        """Begin a stream of events with status 200; the head goes out with the first of them."""
         self._streaming = True
-        await self._begin(200, {**_STREAM_HEADERS, **headers})
+        self._begin(200, _STREAM, headers)
 
     async def start_bytes(self, status: int, content_type: str, headers: Mapping[str, str]) -> None:
         """Begin an answer of bytes as they come; where it breaks off, so does the connection."""
         self._streaming = self._raw = True
-        await self._begin(status, {"content-type": content_type, **headers})
+        self._begin(status, [(b"content-type", content_type.encode("latin-1"))], headers)
+        await self._wire.drain()
 
     async def send_event(self, event: bytes) -> None:
-        """Send one event, as bytes; waits while the client reads too slowly."""
-        await self._send({"type": "http.response.body", "body": event, "more_body": True})
+        """Send one event, or several, as bytes; waits while the client reads too slowly."""
+        self._wire.write(event)
+        await self._written()
 
     async def end_stream(self, *events: bytes) -> None:
         """Send the last `events` and close the stream."""
         self._complete = True
-        await self._send({"type": "http.response.body", "body": b"".join(events)})
+        self._wire.end(b"".join(events))
+        await self._written()
 
     async def fail(self, error: ChorusError, headers: Mapping[str, str] | None = None) -> None:
         """Tell the client of `error`: with its status, or, in a stream that has begun, as an event without
@@ -154,35 +147,54 @@ class Exchange:
             return  # the server closes a connection whose answer was not ended
         if self._streaming:
             await self.end_stream(self.wording.failed(error, self.request_id))
-        else:
-            closing = {"connection": "close"} if isinstance(error, (PayloadTooLarge, RequestTimeout)) else {}
-            told = {**error.headers(), **closing, **(headers or {})}
-            body = orjson.dumps(self.wording.error_body(error, self.request_id))
-            await self.send_bytes(body, status=error.status, headers=told)
+            return
+        body = orjson.dumps(self.wording.error_body(error, self.request_id))
+        cut = isinstance(error, (PayloadTooLarge, RequestTimeout))
+        self._begin(error.status, _JSON, {**error.headers(), **(headers or {})}, length=len(body), close=cut)
+        self._complete = True
+        self._wire.end(body)
+        await self._written()
 
     def labelled(self, send: Send) -> Send:
         """`send` for an application that answers in our stead: its answer gets the headers that every answer
         has."""
 
-        async def send_labelled(message: MutableMapping[str, Any]) -> None:
+        async def send_labelled(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *_raw(self._labels())]
+                self.status = message["status"]
+                message["headers"] = [*message["headers"], *_raw(self.told), *self._labels()]
             await send(message)
 
         return send_labelled
 
-    async def _begin(self, status: int, headers: Mapping[str, str]) -> None:
+    def _begin(
+        self,
+        status: int,
+        kind: Headers,
+        headers: Mapping[str, str],
+        *,
+        length: int | None = None,
+        close: bool = False,
+    ) -> None:
         self.began_s = self.elapsed_s
-        told = _raw({**headers, **self._labels()})
-        await self._send({"type": "http.response.start", "status": status, "headers": told})
+        self.status = status
+        told = _raw({**headers, **self.told} if self.told else headers)
+        self._wire.start(status, [*kind, *told, *self._labels()], length, close=close)
 
-    def _labels(self) -> dict[str, str]:
-        return {
-            **self.told,
-            "x-request-id": self.request_id,
-            self.wording.request_id_header: self.request_id,
-            "openai-processing-ms": str(round(self.elapsed_s * 1000)),
-        }
+    async def _written(self) -> None:
+        """Wait, should the client read too slowly."""
+        if self._wire.full:
+            await self._wire.drain()
+
+    def _labels(self) -> Headers:
+        id = self.request_id.encode("ascii")
+        labels = [
+            (b"x-request-id", id),
+            (b"openai-processing-ms", b"%d" % round(self.elapsed_s * 1000)),
+        ]
+        if self.wording.request_id_header != "x-request-id":
+            labels.append((self.wording.request_id_header.encode("ascii"), id))
+        return labels
 
     async def _refuse_body(self, limit: int, more: bool = True) -> None:
         """Read on for a while, then raise `PayloadTooLarge`: a sender that is still sending would miss the
@@ -191,15 +203,45 @@ class Exchange:
         try:
             async with asyncio.timeout(DISCARD_S):
                 while more and discarded < DISCARD_BYTES:
-                    message = await self._receive()
+                    message = await self._wire.receive()
                     if message["type"] == "http.disconnect":
                         raise ClientLeft
                     discarded += len(message.get("body", b""))
                     more = message.get("more_body", False)
         except TimeoutError:
             pass
-        raise PayloadTooLarge(f"The request body is larger than the limit of {limit} bytes.")
+        raise _too_large(limit)
 
 
-def _raw(headers: Mapping[str, str]) -> Iterable[tuple[bytes, bytes]]:
+class _Leaving:
+    """What `Exchange.leaving_cancels` wraps."""
+
+    __slots__ = ("_left", "_task", "_wire")
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire, self._left = wire, False
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._wire.watch(self._leave)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._wire.unwatch()
+        if self._left and kind is asyncio.CancelledError and self._task.uncancel() == 0:
+            raise ClientLeft from None
+
+    def _leave(self) -> None:
+        self._left = True
+        self._task.cancel()
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The request body is larger than the limit of {limit} bytes.")
+
+
+def _raw(headers: Mapping[str, str]) -> Headers:
     return [(name.encode("ascii"), value.encode("latin-1", "replace")) for name, value in headers.items()]

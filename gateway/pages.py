@@ -19,7 +19,7 @@ from gateway.openapi import document
 from gateway.telemetry import CONTENT_TYPE, Telemetry
 from protocol.errors import BadRequest, ChorusError, InternalError, MethodNotAllowed, ModelNotFound, NotFound
 
-__all__ = ["KEY", "Lifespan", "make_pages"]
+__all__ = ["KEY", "PROBES", "Lifespan", "make_pages"]
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[None]]
 
@@ -28,6 +28,8 @@ KEY = "chorus.key"
 
 LIVE = ("/livez", "/health", "/health/liveliness", "/health/liveness")
 READY = ("/readyz", "/health/readiness")
+PROBES = frozenset((*LIVE, *READY, "/metrics"))
+"""What is asked every few seconds by who watches; not told in the access log."""
 
 
 def make_pages(
@@ -80,7 +82,8 @@ def make_pages(
 
     @pages.get("/metrics")
     async def metrics() -> Response:
-        return Response(await asyncio.to_thread(telemetry.exposition), media_type=CONTENT_TYPE)
+        telemetry.flush()  # here, in the thread that counts
+        return Response(await asyncio.to_thread(telemetry.text), media_type=CONTENT_TYPE)
 
     _speak_openai(pages)
     return pages

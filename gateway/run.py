@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 from backends.attempts import Calling
@@ -20,6 +21,7 @@ from backends.model import Completed, Model, ModelStream
 from backends.passing import Outgoing, Passed
 from backends.pricing import Share
 from gateway.catalogue import Catalogue
+from gateway.deadline import Deadline
 from protocol.again import Again
 from protocol.chat import ChatRequest
 from protocol.errors import (
@@ -30,7 +32,8 @@ from protocol.errors import (
     ModelNotFound,
     UpstreamError,
 )
-from protocol.run import Answer, Call, Chunk, Deciding, Event, Reply, Strategy, Trace
+from protocol.run import Answer, Call, Chunk, Deciding, Event, Onward, Reply, Strategy, Trace
+from protocol.tracing import Watch
 from protocol.usage import Usage
 
 if TYPE_CHECKING:
@@ -38,11 +41,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["Limits", "LiveRun", "open_run"]
-
-GRACE_S = 0.25
-"""After a call was stopped by the deadline, how long a strategy has to hand over an answer it already
-holds."""
-
 
 _BOUNDED_BY: Mapping[str, tuple[str, ...]] = {
     "/chat/completions": ("max_tokens", "max_completion_tokens"),
@@ -72,22 +70,24 @@ class Limits:
         return {**body, fields[0]: cap}
 
 
-@dataclass(slots=True)
 class _Tree:
-    """What all runs of one request share. `deadline`: on the event loop's clock."""
+    """What all runs of one request share."""
 
-    catalogue: Catalogue
-    limits: Limits
-    path: str
-    deadline: float
-    session: str | None = None
-    trace: Trace = field(default_factory=Trace)
-    calls_made: int = 0
-    reserved_usd: float = 0.0
-    streams: set[ModelStream] = field(default_factory=set)
-    tail: Mapping[str, Any] | None = None
+    __slots__ = (
+        "calls_made", "catalogue", "deadline", "limits", "path", "reserved_usd", "session", "streams", "tail", "trace",
+    )  # fmt: skip
 
-    def late(self) -> DeadlineExceeded:
+    def __init__(
+        self, catalogue: Catalogue, limits: Limits, path: str, session: str | None, trace: Trace
+    ) -> None:
+        self.catalogue, self.limits, self.path = catalogue, limits, path
+        self.session, self.trace = session, trace
+        self.deadline = Deadline(asyncio.get_running_loop().time() + limits.deadline_s, self._late)
+        self.calls_made, self.reserved_usd = 0, 0.0
+        self.streams: set[ModelStream] = set()
+        self.tail: Mapping[str, Any] | None = None
+
+    def _late(self) -> DeadlineExceeded:
         return DeadlineExceeded(
             f"The answer was not complete within the deadline of {self.limits.deadline_s:g} s.",
             param="chorus.deadline_ms",
@@ -107,27 +107,38 @@ class _Account:
             self.payer.spend(usd)
 
 
-@asynccontextmanager
-async def open_run(
-    catalogue: Catalogue, limits: Limits, *, path: str = "/chat/completions", session: str | None = None
-) -> AsyncIterator[LiveRun]:
+class open_run:  # noqa: N801 - used like a function
     """The run of one request, to be used inside this context. `path` is the surface its models are asked on;
-    requests of one `session` keep to one deployment of a model.
+    requests of one `session` keep to one deployment of a model; `watch` is told of every asking.
 
     Leaving it closes what is still open. Raises `DeadlineExceeded` when the deadline ended what was done
     inside.
     """
-    tree = _Tree(catalogue, limits, path, asyncio.get_running_loop().time() + limits.deadline_s, session)
-    try:
-        async with asyncio.timeout_at(tree.deadline + GRACE_S) as timer:
-            yield LiveRun(tree, tree.trace, _Account())
-    except TimeoutError:
-        if timer.expired():
-            raise tree.late() from None
-        raise
-    finally:
-        for stream in tree.streams:
+
+    __slots__ = ("_tree",)
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        limits: Limits,
+        *,
+        path: str = "/chat/completions",
+        session: str | None = None,
+        watch: Watch | None = None,
+    ) -> None:
+        self._tree = _Tree(catalogue, limits, path, session, Trace(watch=watch))
+
+    async def __aenter__(self) -> LiveRun:
+        tree = self._tree
+        tree.deadline.start()
+        return LiveRun(tree, tree.trace, _Account())
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for stream in self._tree.streams:
             stream.abort()
+        self._tree.deadline.close(kind)
 
 
 class LiveRun:
@@ -147,7 +158,7 @@ class LiveRun:
 
     @property
     def remaining_s(self) -> float:
-        return self._tree.deadline - asyncio.get_running_loop().time()
+        return self._tree.deadline.due - asyncio.get_running_loop().time()
 
     @property
     def remaining_usd(self) -> float:
@@ -222,7 +233,7 @@ class LiveRun:
         model = self._model(name)
         body = {"input": list(texts), "encoding_format": "base64"}
         with self._accounted(model, body, embedding=True) as paid:
-            async with self._in_time():
+            with self._tree.deadline:
                 completed = await model.call("/embeddings", body, paid.calling)
             paid.settle(completed.shares)
         rows = [_vector(row["embedding"]) for row in completed.body["data"]]
@@ -238,10 +249,13 @@ class LiveRun:
         it is made; what it spent is settled on leaving, from the answer's `usage`."""
         model = self._model(name)
         with self._accounted(model, body) as paid:
-            async with self._in_time():
+            with self._tree.deadline:
                 passed = await model.forward(outgoing, paid.calling)
             try:
                 yield passed
+            except UpstreamError as error:
+                passed.failed = error
+                raise
             finally:
                 passed.abort()
                 paid.settle(model.shares({"usage": passed.usage.wire()}, body, 0))
@@ -249,8 +263,9 @@ class LiveRun:
     async def _reply(self, model: Model, body: Mapping[str, Any], *, first: bool) -> Reply:
         body = self._tree.limits.capped(model.name, body, self._tree.path)
         with self._accounted(model, body, first=first) as paid:
-            async with self._in_time():
+            with self._tree.deadline:
                 completed: Completed = await model.call(self._tree.path, body, paid.calling)
+            paid.answer = completed.body
             cost_usd = paid.settle(completed.shares)
         return Reply(completed.body, model.members, completed.raw, cost_usd, paid.elapsed_s)
 
@@ -280,17 +295,24 @@ class LiveRun:
         tree = self._tree
         body = tree.limits.capped(model.name, body, tree.path)
         with self._accounted(model, body, first=first) as paid:
-            async with self._in_time():
+            with self._tree.deadline:
                 stream = await model.stream(tree.path, body, paid.calling)
+            paid.streamed = True
             tree.streams.add(stream)
+            onward = Onward()
             try:
-                async with aclosing(cast(Any, stream.__aiter__())) as events:
-                    async for data in events:
-                        yield Chunk(data, model.members)
+                yield Chunk(stream.held, model.members, onward)
+                if onward.sink is not None:
+                    await stream.pour(onward.sink)
+                else:
+                    async with aclosing(stream.rest()) as rest:
+                        async for data in rest:
+                            yield Chunk(data, model.members)
                 tree.tail = stream.usage_event
             finally:
                 stream.abort()
                 tree.streams.discard(stream)
+                paid.answer = stream.usage_event
                 paid.settle(stream.shares)
 
     def _chain(self, name: str) -> Iterator[Model]:
@@ -315,12 +337,11 @@ class LiveRun:
             )
         return LiveRun(self._tree, self._trace.nested(name), account, self._depth + 1)
 
-    @contextmanager
     def _accounted(
         self, model: Model, body: Mapping[str, Any], *, embedding: bool = False, first: bool = True
-    ) -> Iterator[_Payment]:
-        """One call of the tree: admitted first, then recorded with its outcome and what it cost. Raises
-        `BudgetExceeded`, for a fallback (not `first`) `_Unaffordable`."""
+    ) -> _Payment:
+        """One call of the tree, admitted; the context in which it is made. Raises `BudgetExceeded`, for a fallback (not
+        `first`) `_Unaffordable`."""
         tree = self._tree
         reserved_usd = self._reserve(model, body, first)
         if tree.calls_made >= tree.limits.max_calls:
@@ -329,28 +350,7 @@ class LiveRun:
             )
         tree.calls_made += 1
         tree.reserved_usd += reserved_usd
-        payment = _Payment(asyncio.get_running_loop().time(), Calling(tree.deadline, tree.session))
-        outcome = "cancelled"
-        try:
-            yield payment
-            outcome = "ok"
-        except ChorusError as error:
-            outcome = error.outcome
-            raise
-        finally:
-            tree.reserved_usd -= reserved_usd
-            calling, took_s = payment.calling, payment.elapsed_s
-            tree.calls_made += max(0, len(calling.attempts) - 1)
-            attempts = max(1, len(calling.attempts) - calling.hedges)
-            book = tree.trace.embeddings if embedding else tree.trace.calls
-            for share in payment.shares or (Share(model.name, Usage(), 0.0),):
-                book.append(
-                    Call(share.model, share.usage, share.cost_usd, took_s, outcome, attempts, share.estimated)
-                )
-                self._account.spend(share.cost_usd)
-            for share in model.hedge_shares(body) * calling.hedges:
-                book.append(Call(share.model, share.usage, share.cost_usd, took_s, "hedged", estimated=True))
-                self._account.spend(share.cost_usd)
+        return _Payment(tree, self._account, model, body, reserved_usd, self._trace.level, embedding, first)
 
     def _reserve(self, model: Model, body: Mapping[str, Any], first: bool) -> float:
         """The most the call may cost, in US dollars, to be held until it is known. Raises `BudgetExceeded`."""
@@ -366,33 +366,84 @@ class LiveRun:
             )
         return most_usd
 
-    @asynccontextmanager
-    async def _in_time(self) -> AsyncIterator[None]:
-        """Ends what it wraps at the tree's deadline. Raises `DeadlineExceeded`."""
-        try:
-            async with asyncio.timeout_at(self._tree.deadline) as timer:
-                yield
-        except TimeoutError:
-            if timer.expired():
-                raise self._tree.late() from None
-            raise
 
-
-@dataclass(slots=True)
 class _Payment:
-    """What a call turned out to cost; a call that fails before `settle` cost nothing that was reported."""
+    """The context of one call, on leaving which it is recorded with its outcome and what it cost. A call that fails
+    before `settle` cost nothing that was reported."""
 
-    started: float
-    calling: Calling
-    shares: tuple[Share, ...] = ()
+    __slots__ = (
+        "_account", "_body", "_embedding", "_first", "_level", "_model", "_reserved_usd", "_started", "_tree",
+        "answer", "calling", "shares", "streamed",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        tree: _Tree,
+        account: _Account,
+        model: Model,
+        body: Mapping[str, Any],
+        reserved_usd: float,
+        level: int,
+        embedding: bool,
+        first: bool,
+    ) -> None:
+        self._tree, self._account, self._model, self._body = tree, account, model, body
+        self._reserved_usd, self._level, self._embedding, self._first = reserved_usd, level, embedding, first
+        self.calling = Calling(tree.deadline.due, tree.session, watch=tree.trace.watch)
+        self.shares: tuple[Share, ...] = ()
+        self.answer: Mapping[str, Any] | None = None
+        self.streamed = False
+        self._started = asyncio.get_running_loop().time()
 
     @property
     def elapsed_s(self) -> float:
-        return asyncio.get_running_loop().time() - self.started
+        return asyncio.get_running_loop().time() - self._started
 
     def settle(self, shares: tuple[Share, ...]) -> float:
+        """It spent this; returns US dollars."""
         self.shares = shares
         return sum(share.cost_usd for share in shares)
+
+    def __enter__(self) -> _Payment:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        outcome = "ok" if error is None else "cancelled"
+        if isinstance(error, ChorusError):
+            outcome = error.outcome
+        tree, calling, took_s = self._tree, self.calling, self.elapsed_s
+        tree.reserved_usd -= self._reserved_usd
+        made, hedges = len(calling.attempts), calling.hedges
+        tree.calls_made += max(0, made - 1)
+        book = tree.trace.embeddings if self._embedding else tree.trace.calls
+        booked = len(book)
+        for share in self.shares or (Share(self._model.name, Usage(), 0.0),):
+            self._book(book, share, took_s, outcome, max(1, made - hedges))
+        if hedges:
+            for share in self._model.hedge_shares(self._body) * hedges:
+                self._book(book, replace(share, estimated=True), took_s, "hedged", 1)
+        if tree.trace.watch is not None:
+            tree.trace.watch.asked(
+                self._model.name,
+                self._level,
+                "/embeddings" if self._embedding else tree.path,
+                took_s,
+                outcome,
+                calling.attempts,
+                book[booked:],
+                self._body,
+                self.answer,
+                streamed=self.streamed,
+                fallback=not self._first,
+            )
+
+    def _book(self, book: list[Call], share: Share, took_s: float, outcome: str, attempts: int) -> None:
+        book.append(
+            Call(share.model, share.usage, share.cost_usd, took_s, outcome, attempts, share.estimated)
+        )
+        self._account.spend(share.cost_usd)
 
 
 class _Unaffordable(BudgetExceeded):

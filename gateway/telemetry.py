@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
@@ -14,7 +14,8 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from backends.model import Model
 from gateway.decisions import decisions
 from gateway.run_dir import MULTIPROC_DIR
-from protocol.run import Trace
+from gateway.tally import Count, Spread
+from protocol.run import Call, Trace
 
 __all__ = ["CONTENT_TYPE", "Telemetry", "merged"]
 
@@ -24,7 +25,9 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0,
 _CALLS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 _SHARES = tuple(tenth / 10 for tenth in range(1, 11))
 LOOP_PROBE_S = 0.5
-COMPONENTS = ("shared state", "ledger")
+FLUSH_S = 0.25
+"""How old a scraped number may be; what a killed worker's counters lose."""
+COMPONENTS = ("shared state", "ledger", "telemetry")
 
 
 class Telemetry:
@@ -33,63 +36,58 @@ class Telemetry:
     def __init__(self, names: Collection[str]) -> None:
         self._names = frozenset(names)
         self.registry = registry = CollectorRegistry()
-        self._requests = Counter(
+        self._tallies: list[Count | Spread] = []
+        self._requests = self._count(
             "chorus_requests", "Requests answered, by what was asked for and how it ended",
-            ["requested_model", "strategy", "outcome"], registry=registry,
+            "requested_model", "strategy", "outcome",
         )  # fmt: skip
-        self._duration = Histogram(
+        self._duration = self._spread(
             "chorus_request_duration_seconds", "From the request's arrival to the end of its answer",
-            ["requested_model", "strategy"], buckets=_SECONDS, registry=registry,
+            _SECONDS, "requested_model", "strategy",
         )  # fmt: skip
-        self._begin = Histogram(
+        self._begin = self._spread(
             "chorus_response_start_seconds", "From the request's arrival to the first byte of its answer",
-            ["requested_model", "strategy"], buckets=_SECONDS, registry=registry,
+            _SECONDS, "requested_model", "strategy",
         )  # fmt: skip
-        self._calls = Counter(
-            "chorus_calls", "Calls to models, by how they ended", ["model", "outcome"], registry=registry
-        )
-        self._attempts = Counter(
-            "chorus_attempts",
-            "Times a deployment was asked; beyond the calls, these are retries",
-            ["model"],
-            registry=registry,
+        self._calls = self._count("chorus_calls", "Calls to models, by how they ended", "model", "outcome")
+        self._attempts = self._count(
+            "chorus_attempts", "Times a deployment was asked; beyond the calls, these are retries", "model"
         )
         self._open = Gauge(
             "chorus_deployment_open", "1 while a deployment that failed is left alone, or probed, by some worker",
             ["model", "deployment"], registry=registry, multiprocess_mode="livemax",
         )  # fmt: skip
-        self._call_duration = Histogram(
-            "chorus_call_duration_seconds", "From a model's being asked to the end of its answer",
-            ["model"], buckets=_SECONDS, registry=registry,
+        self._call_duration = self._spread(
+            "chorus_call_duration_seconds", "From a model's being asked to the end of its answer", _SECONDS, "model"
         )  # fmt: skip
-        self._tokens = Counter(
-            "chorus_tokens",
-            "Tokens that models read (input) and wrote (output)",
-            ["model", "kind"],
-            registry=registry,
+        self._tokens = self._count(
+            "chorus_tokens", "Tokens that models read (input) and wrote (output)", "model", "kind"
         )
-        self._cost = Counter("chorus_cost_usd", "US dollars spent on models", ["model"], registry=registry)
-        self._request_cost = Counter(
+        self._cost = self._count("chorus_cost_usd", "US dollars spent on models", "model")
+        self._request_cost = self._count(
             "chorus_request_cost_usd", "US dollars spent on requests, by what was asked for",
-            ["requested_model", "strategy"], registry=registry,
+            "requested_model", "strategy",
         )  # fmt: skip
-        self._request_calls = Histogram(
-            "chorus_request_calls", "Calls to answering models that a request led to: its fan-out",
-            ["strategy"], buckets=_CALLS, registry=registry,
+        self._request_calls = self._spread(
+            "chorus_request_calls", "Calls to answering models that a request led to: its fan-out", _CALLS, "strategy"
         )  # fmt: skip
-        self._decisions = Counter(
-            "chorus_decisions", "Decisions of strategies, by who was chosen and how",
-            ["strategy", "chosen", "how"], registry=registry,
-        )  # fmt: skip
-        self._estimated_quality = Histogram(
+        self._decisions = self._count(
+            "chorus_decisions",
+            "Decisions of strategies, by who was chosen and how",
+            "strategy",
+            "chosen",
+            "how",
+        )
+        self._estimated_quality = self._spread(
             "chorus_estimated_quality", "The chosen model's quality as the router estimated it, 0 to 1",
-            ["strategy"], buckets=_SHARES, registry=registry,
+            _SHARES, "strategy",
         )  # fmt: skip
-        self._estimated_cost = Counter(
+        self._estimated_cost = self._count(
             "chorus_estimated_cost_usd",
             "US dollars that routed requests would have cost had this model answered, as the router estimated",
-            ["strategy", "model"], registry=registry,
+            "strategy", "model",
         )  # fmt: skip
+        self._under_way = 0
         self._in_flight = Gauge(
             "chorus_requests_in_flight",
             "Requests being answered now",
@@ -104,6 +102,15 @@ class Telemetry:
         self._ledger_dropped = Counter(
             "chorus_ledger_dropped", "Requests that the ledger lost: its queue was full", registry=registry
         )
+        self._traces_dropped = Counter(
+            "chorus_traces_dropped", "Requests of which no collector was told: the queue was full, or it was away",
+            registry=registry,
+        )  # fmt: skip
+        self._log_dropped = Counter(
+            "chorus_log_lines_dropped",
+            "Lines that the log lost: who reads it was too slow",
+            registry=registry,
+        )
         self._degraded = Gauge(
             "chorus_degraded", "1 while it does not work, though requests are answered",
             ["component"], registry=registry, multiprocess_mode="livemax",
@@ -113,9 +120,26 @@ class Telemetry:
         """`count` requests will not be in the ledger."""
         self._ledger_dropped.inc(count)
 
+    def traces_dropped(self, count: int) -> None:
+        """No collector will be told of `count` requests."""
+        self._traces_dropped.inc(count)
+
+    def log_dropped(self, count: int) -> None:
+        """`count` lines will not be in the log."""
+        self._log_dropped.inc(count)
+
+    def _count(self, name: str, help: str, *labels: str) -> Count:
+        self._tallies.append(count := Count(Counter(name, help, labels, registry=self.registry)))
+        return count
+
+    def _spread(self, name: str, help: str, bounds: Sequence[float], *labels: str) -> Spread:
+        histogram = Histogram(name, help, labels, buckets=bounds, registry=self.registry)
+        self._tallies.append(spread := Spread(histogram, bounds))
+        return spread
+
     def started(self) -> None:
         """A request has come."""
-        self._in_flight.inc()
+        self._under_way += 1
 
     def finished(
         self,
@@ -128,33 +152,58 @@ class Telemetry:
         took_s: float,
     ) -> None:
         """It has been answered: `outcome` is "ok", "cancelled" or an error's code; times in seconds."""
-        requested = requested if requested in self._names else "unknown"
-        self._in_flight.dec()
-        self._requests.labels(requested, strategy, outcome).inc()
-        self._duration.labels(requested, strategy).observe(took_s)
+        if requested not in self._names:
+            requested = "unknown"
+        asked = (requested, strategy)
+        self._under_way -= 1
+        self._requests.add((requested, strategy, outcome))
+        self._duration.add(asked, took_s)
         if began_s is not None:
-            self._begin.labels(requested, strategy).observe(began_s)
+            self._begin.add(asked, began_s)
         if trace is None:
             return
-        self._request_cost.labels(requested, strategy).inc(trace.cost_usd)
-        self._request_calls.labels(strategy).observe(len(trace.calls))
-        for call in (*trace.calls, *trace.embeddings):
-            self._calls.labels(call.model, call.outcome).inc()
-            self._attempts.labels(call.model).inc(call.attempts)
-            self._call_duration.labels(call.model).observe(call.latency_s)
-            self._tokens.labels(call.model, "input").inc(call.usage.prompt_tokens)
-            self._tokens.labels(call.model, "output").inc(call.usage.completion_tokens)
-            self._cost.labels(call.model).inc(call.cost_usd)
-        self._decided(strategy, trace)
+        self._request_cost.add(asked, trace.cost_usd)
+        self._request_calls.add((strategy,), len(trace.calls))
+        for call in trace.calls:
+            self._called(call)
+        for call in trace.embeddings:
+            self._called(call)
+        if trace.decision:
+            self._decided(strategy, trace)
+
+    def _called(self, call: Call) -> None:
+        """Count one call of the tree."""
+        model = (call.model,)
+        self._calls.add((call.model, call.outcome))
+        self._attempts.add(model, call.attempts)
+        self._call_duration.add(model, call.latency_s)
+        self._tokens.add((call.model, "input"), call.usage.prompt_tokens)
+        self._tokens.add((call.model, "output"), call.usage.completion_tokens)
+        self._cost.add(model, call.cost_usd)
 
     def _decided(self, strategy: str, trace: Trace) -> None:
         """Count every decision of the tree."""
         for decision in decisions(strategy, trace.decision):
-            self._decisions.labels(decision.strategy, decision.chosen, decision.how).inc()
+            self._decisions.add((decision.strategy, decision.chosen, decision.how))
             if decision.quality is not None:
-                self._estimated_quality.labels(decision.strategy).observe(decision.quality)
+                self._estimated_quality.add((decision.strategy,), decision.quality)
             for model, cost_usd in decision.cost_usd.items():
-                self._estimated_cost.labels(decision.strategy, model).inc(cost_usd)
+                self._estimated_cost.add((decision.strategy, model), cost_usd)
+
+    def flush(self) -> None:
+        """Hand on what was counted since the last time, to this process's registry or the workers' folder."""
+        self._in_flight.set(self._under_way)
+        for tally in self._tallies:
+            tally.flush()
+
+    async def flush_often(self) -> None:
+        """Flush every `FLUSH_S` seconds, and once more on being cancelled."""
+        try:
+            while True:
+                await asyncio.sleep(FLUSH_S)
+                self.flush()
+        finally:
+            self.flush()
 
     async def watch(
         self, models: Mapping[str, Model], degraded: Callable[[], Collection[str]] = tuple
@@ -176,7 +225,12 @@ class Telemetry:
                     self._open.labels(name, str(i)).set(seat.breaker.open)
 
     def exposition(self) -> bytes:
-        """The metrics as text: of all workers where they share a folder, else of this process."""
+        """The metrics as text, of this process to the last request."""
+        self.flush()
+        return self.text()
+
+    def text(self) -> bytes:
+        """The metrics as they were flushed: of all workers where they share a folder, else of this process."""
         folder = os.environ.get(MULTIPROC_DIR)
         return merged(Path(folder)) if folder else generate_latest(self.registry)
 

@@ -94,7 +94,7 @@ class Tenancy:
         )
         self._slices = Slices(shared.store, secrets.token_hex(8))
         alone = settings.limits.without_store == "local"
-        self._rates = Rates(shared.store, time.time, alone=alone)
+        self._rates = Rates(shared.store, time.monotonic, alone=alone)
         self._door = Door(settings.limits, shared.store, self._slices, self._rates)
         self._bounds = Bounds(settings, _pools(settings))
         self._ledger: LedgerWriter | None = None

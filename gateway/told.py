@@ -74,8 +74,11 @@ class Told:
         extra = self._explained(request, first.members, target, run)
         await exchange.end_stream(self.telling.end(run.trace.usage, extra))
 
-    def _chunk(self, event: Chunk) -> bytes:
-        payload = sse.event_data(event.data)
+    def _chunk(self, chunk: Chunk) -> bytes:
+        return b"".join(map(self._event, sse.EventSplitter().feed(chunk.data)))
+
+    def _event(self, event: bytes) -> bytes:
+        payload = sse.event_data(event)
         if not payload:
             return sse.KEEP_ALIVE  # a comment: the connection's affair, not the answer's
         with _blamed_on_the_backend():

@@ -12,6 +12,7 @@ from protocol.errors import BadRequest
 
 __all__ = [
     "INTEGERS",
+    "NO_OPTIONS",
     "MAX_INTEGER",
     "MAX_MESSAGES",
     "MAX_STOPS",
@@ -71,7 +72,7 @@ class Options:
     def parse(cls, value: Any) -> Options:
         """Raises `BadRequest` with the field's path when a knob is unknown or out of range."""
         if value is None:
-            return cls()
+            return NO_OPTIONS
         if not isinstance(value, Mapping):
             raise BadRequest("'chorus' must be an object.", param="chorus")
         known = ("explain", "max_cost_usd", "deadline_ms", "quality", "threshold")
@@ -91,6 +92,9 @@ class Options:
             _number(value, "quality", 0.0, 1.0, "chorus."),
             _number(value, "threshold", 0.0, 1.0, "chorus."),
         )
+
+
+NO_OPTIONS = Options()
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +203,8 @@ def parse_object(raw: bytes) -> dict[str, Any]:
         raise BadRequest(f"The request body is not valid JSON: {error}.", code="invalid_json") from None
     if not isinstance(body, dict):
         raise BadRequest("The request body must be a JSON object.", code="invalid_json")
+    if raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH:
+        return body  # what opens so seldom cannot nest deeper
     level: list[Any] = [body]
     for _ in range(MAX_DEPTH):
         level = [
@@ -230,14 +236,17 @@ def check_chat(body: dict[str, Any]) -> None:
 
 def check_sampling(body: dict[str, Any]) -> None:
     """Check the sampling fields that chat and text completions share. Raises `BadRequest`."""
-    for key, (low, high, exclusive_low) in NUMBERS.items():
-        _number(body, key, low, high, exclusive_low=exclusive_low)
-    for key, (least, greatest) in INTEGERS.items():
-        check_integer(body, key, least, greatest)
-    if not isinstance(body.get("stream", False), (bool, type(None))):
+    for key in body:
+        if key in NUMBERS:
+            low, high, exclusive_low = NUMBERS[key]
+            _number(body, key, low, high, exclusive_low=exclusive_low)
+        elif key in INTEGERS:
+            check_integer(body, key, *INTEGERS[key])
+    stream = body.get("stream")
+    if stream is not None and not isinstance(stream, bool):
         raise BadRequest("'stream' must be true or false.", param="stream")
     options = body.get("stream_options")
-    if options is not None and not isinstance(options, Mapping):
+    if options is not None and not isinstance(options, dict):
         raise BadRequest("'stream_options' must be an object.", param="stream_options")
     stop = body.get("stop")
     if stop is not None:
@@ -260,26 +269,23 @@ def _check_messages(messages: Any) -> None:
             f"'messages' has {len(messages)} entries; at most {MAX_MESSAGES} are accepted.", param="messages"
         )
     for i, message in enumerate(messages):
-        where = f"messages[{i}]"
-        if not isinstance(message, Mapping):
-            raise BadRequest(f"'{where}' must be an object.", param=where)
-        role = message.get("role")
+        if not isinstance(message, dict):
+            raise BadRequest(f"'messages[{i}]' must be an object.", param=f"messages[{i}]")
+        role, content = message.get("role"), message.get("content")
         if role not in ROLES:
             raise BadRequest(
-                f"'{where}.role' must be one of {', '.join(ROLES)}; got {str(role)[:64]!r}.",
-                param=f"{where}.role",
+                f"'messages[{i}].role' must be one of {', '.join(ROLES)}; got {str(role)[:64]!r}.",
+                param=f"messages[{i}].role",
             )
-        content = message.get("content")
-        if not isinstance(content, (str, list, type(None))):
-            raise BadRequest(
-                f"'{where}.content' must be a string or a list of parts.", param=f"{where}.content"
-            )
+        if isinstance(content, str):
+            continue
+        where = f"messages[{i}].content"
+        if not isinstance(content, (list, type(None))):
+            raise BadRequest(f"'{where}' must be a string or a list of parts.", param=where)
         if content is None and role not in ("assistant", "function"):
-            raise BadRequest(f"'{where}.content' is required.", param=f"{where}.content")
-        if isinstance(content, list) and not all(isinstance(p, Mapping) and "type" in p for p in content):
-            raise BadRequest(
-                f"'{where}.content' parts must be objects with a 'type'.", param=f"{where}.content"
-            )
+            raise BadRequest(f"'{where}' is required.", param=where)
+        if content is not None and not all(isinstance(part, dict) and "type" in part for part in content):
+            raise BadRequest(f"'{where}' parts must be objects with a 'type'.", param=where)
 
 
 def _check_tools(tools: Any) -> None:

@@ -165,6 +165,12 @@ class RequestTimeout(CallerError):
     status, type, code = 408, "timeout_error", "request_timeout"
 
 
+class HeadersTooLarge(CallerError):
+    """The request's head has more bytes, or more headers, than any client of ours sends."""
+
+    status, code = 431, "headers_too_large"
+
+
 class PayloadTooLarge(CallerError):
     """The body is larger than `server.max_body_bytes`."""
 
@@ -226,11 +232,15 @@ class UpstreamError(ChorusError):
     `again` says which of them may be tried; `exhausted` that they have been, so that the caller's SDK, which
     would otherwise multiply our attempts by its own, is told to leave it. `retry_after_s` is what the caller is
     told to wait, `asked_s` what the backend itself asked for.
+
+    `blames_backend`: whether it speaks against the backend, so that its breaker may open. What a caller can bring
+    about by what he asks never does, nor does a limit of ours: else one caller could close a model to all.
     """
 
     status = 502
     retryable = True
     again: Again = Again.ELSEWHERE
+    blames_backend: bool = True
     exhausted: bool = False
     retry_after_s: float | None = None
     asked_s: float | None = None
@@ -243,8 +253,8 @@ class UpstreamError(ChorusError):
 class UpstreamRefused(UpstreamError):
     """The backend answered 4xx. Its status and OpenAI error fields are passed on.
 
-    408, 409, 425 and 429 say that the work was not done; 404 that this backend does not know the model; the
-    rest that the request is at fault.
+    408, 409, 425 and 429 say that the work was not done, and speak of how the backend fares; 404 that this backend
+    does not know the model, or whatever else was asked for; the rest that the request is at fault.
     """
 
     _AGAIN: ClassVar = {
@@ -268,6 +278,7 @@ class UpstreamRefused(UpstreamError):
         super().__init__(message, param=param, code=code)
         self.status, self.type, self.retry_after_s = status, type, retry_after_s
         self.again = self._AGAIN.get(status, Again.NEVER)
+        self.blames_backend = self.again is Again.SAME
 
     @property
     def outcome(self) -> str:
@@ -279,6 +290,7 @@ class UpstreamBusy(UpstreamError):
 
     status, type, code = 429, "rate_limit_error", "rate_limit_exceeded"
     again = Again.SAME
+    blames_backend = False
 
     def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
         super().__init__(message)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from protocol.chat import ChatRequest
 from protocol.errors import ChorusError
+from protocol.tracing import Watch
 from protocol.usage import Usage
 from protocol.wire import reply_text, token_logprobs
 
@@ -19,7 +20,19 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Answer", "Call", "Chunk", "Deciding", "Event", "Reply", "Run", "Strategy", "Trace"]
+__all__ = [
+    "Answer",
+    "Call",
+    "Chunk",
+    "Deciding",
+    "Event",
+    "Onward",
+    "Reply",
+    "Run",
+    "Sink",
+    "Strategy",
+    "Trace",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +70,40 @@ class Answer:
     reply: Reply
 
 
+class Sink(Protocol):
+    """What a stream is written to. `write` never waits; whoever writes much waits in `drain` while it is `full`."""
+
+    @property
+    def full(self) -> bool:
+        """Whether its reader is slower than its writer."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Take a part of the stream."""
+        ...
+
+    async def drain(self) -> None:
+        """Wait until there is room again."""
+        ...
+
+
+@dataclass(slots=True)
+class Onward:
+    """The rest of a stream that a chunk began, for whoever would only write it on: to set `sink` before asking for the
+    next event has everything that follows written there, and the iteration then brings no more, and ends, or raises,
+    as it would have. So a chunk that is passed on untouched spares every strategy in between the rest of its stream."""
+
+    sink: Sink | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One server-sent event of an answer being streamed: bytes as they came, neither usage nor `[DONE]` among them."""
+    """One or more whole server-sent events of an answer being streamed: bytes as they came, neither usage nor `[DONE]`
+    among them. Whoever changes what comes after it makes a chunk of their own, without `onward`."""
 
     data: bytes
     members: tuple[str, ...]
+    onward: Onward | None = field(default=None, compare=False, repr=False)
 
 
 Event = Answer | Chunk
@@ -112,6 +153,9 @@ class Trace:
     calls: list[Call] = field(default_factory=list)
     embeddings: list[Call] = field(default_factory=list)
     decision: dict[str, Any] = field(default_factory=dict)
+    watch: Watch | None = None
+    level: int = 0
+    """Which of the strategies at work this is the trace of, in `watch.levels`."""
 
     def note(self, **facts: Any) -> None:
         """Record facts of the decision (JSON values), shown when the caller asks to `explain`."""
@@ -119,8 +163,10 @@ class Trace:
 
     def nested(self, strategy: str) -> Trace:
         """The trace of a strategy that this one asks: the same books, and facts of its own in `decision["nested"]`."""
-        inner = Trace(self.calls, self.embeddings, {"strategy": strategy})
+        inner = Trace(self.calls, self.embeddings, {"strategy": strategy}, self.watch)
         self.decision.setdefault("nested", []).append(inner.decision)
+        if self.watch is not None:
+            inner.level = self.watch.level(strategy, self.level, inner.decision)
         return inner
 
     @property

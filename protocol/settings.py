@@ -28,6 +28,7 @@ from pydantic import (
 from protocol.errors import SettingsError
 from protocol.features import Feature
 from protocol.litellm_config import is_litellm, translate
+from protocol.observing import LoggingSettings, TelemetrySettings
 from protocol.tenancy import (
     CacheSettings,
     KeySettings,
@@ -362,6 +363,8 @@ class Settings(_Frozen):
     redis: RedisSettings | None = None
     ledger: LedgerSettings = LedgerSettings()
     cache: CacheSettings | None = Field(None, description="off unless set")
+    logging: LoggingSettings = LoggingSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
     @model_validator(mode="after")
     def _names_resolve(self) -> Settings:

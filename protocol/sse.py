@@ -9,13 +9,16 @@ import orjson
 
 from protocol.errors import UpstreamBroken
 
-__all__ = ["CONTENT_TYPE", "DONE", "KEEP_ALIVE", "EventSplitter", "event", "event_data"]
+__all__ = ["CONTENT_TYPE", "DONE", "KEEP_ALIVE", "EventSplitter", "event", "event_data", "first_event"]
 
 CONTENT_TYPE = "text/event-stream; charset=utf-8"
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 """An upstream event longer than this is not a stream of tokens any more."""
+
+
+_MARKS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 
 class EventSplitter:
@@ -33,7 +36,7 @@ class EventSplitter:
         """Yield every event that `data` completes, bytes untouched. Raises `UpstreamBroken` past `MAX_EVENT_BYTES`."""
         self._buffer += data
         if b"\r" in data:
-            self._marks = (b"\n\n", b"\r\n\r\n", b"\r\r")
+            self._marks = _MARKS
         start = 0
         search = max(0, self._searched - 3)  # what was searched before is not again, but for half a boundary
         while (end := self._boundary(search)) is not None:
@@ -44,6 +47,23 @@ class EventSplitter:
         if len(self._buffer) > MAX_EVENT_BYTES:
             raise UpstreamBroken(f"The backend sent an event of more than {MAX_EVENT_BYTES} bytes.")
 
+    def block(self, data: bytes) -> bytes:
+        """All events that `data` completes, in one piece. Raises `UpstreamBroken` past `MAX_EVENT_BYTES`."""
+        if not self._buffer and data.endswith(b"\n\n") and b"\r" not in data:
+            return data  # as it nearly always comes
+        self._buffer += data
+        if b"\r" in data:
+            self._marks = _MARKS
+        search = max(0, self._searched - 3)
+        ends = [found + len(mark) for mark in self._marks if (found := self._buffer.rfind(mark, search)) >= 0]
+        end = max(ends, default=0)
+        block = bytes(self._buffer[:end])
+        del self._buffer[:end]
+        self._searched = len(self._buffer)
+        if self._searched > MAX_EVENT_BYTES:
+            raise UpstreamBroken(f"The backend sent an event of more than {MAX_EVENT_BYTES} bytes.")
+        return block
+
     def _boundary(self, start: int) -> int | None:
         """End of the first event at or after `start`, its blank line included, or None when none is whole yet."""
         ends = [found + len(mark) for mark in self._marks if (found := self._buffer.find(mark, start)) >= 0]
@@ -53,6 +73,13 @@ class EventSplitter:
     def rest(self) -> bytes:
         """Bytes of an event that has not ended yet."""
         return bytes(self._buffer)
+
+
+def first_event(block: bytes) -> bytes:
+    """The first of the whole events in `block`; line ends that follow the last one count as one more."""
+    marks = _MARKS if b"\r" in block else _MARKS[:1]
+    ends = [found + len(mark) for mark in marks if (found := block.find(mark)) >= 0]
+    return block[: min(ends, default=len(block))]
 
 
 def event(body: Any) -> bytes:

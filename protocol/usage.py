@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Price", "Usage"]
+__all__ = ["NOTHING", "Price", "Usage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +31,14 @@ class Usage:
     def parse(cls, usage: Mapping[str, Any] | None) -> Usage:
         """Read OpenAI's `usage` object; what is absent, or no count of tokens, counts as zero."""
         if not isinstance(usage, Mapping):
-            return cls()
-        prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+            return NOTHING
+        prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+        cached, hidden = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
         return cls(
             prompt,
             completion,
-            min(prompt, _count(usage.get("prompt_tokens_details"), "cached_tokens")),
-            min(completion, _count(usage.get("completion_tokens_details"), "reasoning_tokens")),
+            min(prompt, _count(cached.get("cached_tokens"))) if isinstance(cached, Mapping) else 0,
+            min(completion, _count(hidden.get("reasoning_tokens"))) if isinstance(hidden, Mapping) else 0,
         )
 
     def wire(self) -> dict[str, Any]:
@@ -52,6 +53,9 @@ class Usage:
         if self.reasoning_tokens:
             body["completion_tokens_details"] = {"reasoning_tokens": self.reasoning_tokens}
         return body
+
+
+NOTHING = Usage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,8 @@ class Price:
         )
 
 
-def _count(section: Any, key: str) -> int:
+def _count(value: Any) -> int:
     """A number of tokens off the wire: backends are known to send null, text, and numbers below zero."""
-    value = section.get(key) if isinstance(section, Mapping) else None
+    if type(value) is int and value >= 0:
+        return value
     return max(0, int(value)) if isinstance(value, (int, float)) and not isinstance(value, bool) else 0

@@ -141,6 +141,7 @@ class Chorus:
                 }
             },
             "server": {"port": port, "admin_port": admin, "workers": self._workers, "master_key": KEY},
+            "logging": {"access": False},
         }
         config.write_text(json.dumps(settings))  # JSON is YAML
         argv = [sys.executable, "-c", "from gateway.cli import main; main()", "serve", str(config)]

@@ -53,16 +53,14 @@ class Entry:
     def rows(self) -> tuple[tuple[Any, ...], list[tuple[Any, ...]]]:
         """The row of `requests`, and those of `calls`."""
         trace, key = self.trace or Trace(), self.key
-        calls = [
-            _call(self.id, number, self.at, call, kind)
-            for number, (call, kind) in enumerate(
-                [
-                    *((call, "answer") for call in trace.calls),
-                    *((call, "embedding") for call in trace.embeddings),
-                ]
-            )
-        ]
-        decision = facts(trace.decision)
+        calls = [_call(self, number, call, "answer") for number, call in enumerate(trace.calls)]
+        read = wrote = 0
+        for call in trace.calls:
+            read += call.usage.prompt_tokens
+            wrote += call.usage.completion_tokens
+        for call in trace.embeddings:
+            calls.append(_call(self, len(calls), call, "embedding"))
+        decision = facts(trace.decision) if trace.decision else None
         row = (
             self.id,
             self.request_id,
@@ -78,8 +76,8 @@ class Entry:
             self.requested,
             self.strategy,
             self.outcome,
-            sum(call.usage.prompt_tokens for call in trace.calls),
-            sum(call.usage.completion_tokens for call in trace.calls),
+            read,
+            wrote,
             cost_nano(trace),
             self.latency_s,
             orjson.dumps(decision, option=orjson.OPT_SERIALIZE_NUMPY).decode() if decision else None,
@@ -110,11 +108,23 @@ def facts(decision: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _call(request: str, number: int, at: float, call: Call, kind: str) -> tuple[Any, ...]:
+def _call(entry: Entry, number: int, call: Call, kind: str) -> tuple[Any, ...]:
+    usage = call.usage
     return (
-        *(request, number, at, call.model, kind, call.outcome, call.attempts, int(call.estimated)),
-        *(call.usage.prompt_tokens, call.usage.completion_tokens),
-        *(call.usage.cached_tokens, call.usage.reasoning_tokens, nano(call.cost_usd), call.latency_s),
+        entry.id,
+        number,
+        entry.at,
+        call.model,
+        kind,
+        call.outcome,
+        call.attempts,
+        int(call.estimated),
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        usage.cached_tokens,
+        usage.reasoning_tokens,
+        nano(call.cost_usd),
+        call.latency_s,
     )
 
 

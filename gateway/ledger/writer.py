@@ -10,8 +10,11 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from gateway.ledger.entry import Entry
 from gateway.ledger.schema import MIGRATIONS
@@ -24,6 +27,8 @@ log = logging.getLogger("chorus.ledger")
 
 WRITE_S = 0.2
 BATCH = 1000
+AT_ONCE = 50
+"""Rows that one statement adds."""
 RETRY_S = 1.0
 RETIRE_S = 3600.0
 RETIRED_AT_ONCE = 5000
@@ -97,8 +102,8 @@ class LedgerWriter:
         rows = [entry.rows() for entry in batch]
         connection.execute("BEGIN IMMEDIATE")
         try:
-            connection.executemany(_insert("requests", 19), [row for row, _ in rows])
-            connection.executemany(_insert("calls", 14), [call for _, calls in rows for call in calls])
+            _insert(connection, "requests", [row for row, _ in rows])
+            _insert(connection, "calls", [call for _, calls in rows for call in calls])
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
@@ -126,5 +131,18 @@ class LedgerWriter:
             self._retired_at = time.monotonic()
 
 
-def _insert(table: str, columns: int) -> str:
-    return f"INSERT OR IGNORE INTO {table} VALUES ({','.join('?' * columns)})"  # noqa: S608 - names of our own
+def _insert(connection: sqlite3.Connection, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Add `rows`, many with each statement: between statements the event loop's thread takes its turn, and so often a
+    turn costs more than the row."""
+    for start in range(0, len(rows), AT_ONCE):
+        some = rows[start : start + AT_ONCE]
+        if len(some) == AT_ONCE:
+            connection.execute(_statement(table, len(some[0]), AT_ONCE), [*chain.from_iterable(some)])
+        else:
+            connection.executemany(_statement(table, len(some[0]), 1), some)
+
+
+@cache
+def _statement(table: str, columns: int, rows: int) -> str:
+    row = f"({','.join('?' * columns)})"
+    return f"INSERT OR IGNORE INTO {table} VALUES {','.join([row] * rows)}"  # noqa: S608 - names of our own

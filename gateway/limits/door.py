@@ -77,13 +77,16 @@ class Door:
     def concerns(self, key: Key, name: str) -> list[Limit]:
         """The limits that a request of `key` for the model or strategy `name` must fit, in their order."""
         limits = self._limits
-        found = [Limit("everyone", "the gateway's", limits.everyone)]
-        if name in limits.models:
+        found = []
+        if not limits.everyone.empty:
+            found.append(Limit("everyone", "the gateway's", limits.everyone))
+        if name in limits.models and not limits.models[name].empty:
             found.append(Limit(f"model:{name}", "this model's", limits.models[name]))
-        if key.team is not None and key.team in limits.teams:
+        if key.team is not None and key.team in limits.teams and not limits.teams[key.team].empty:
             found.append(Limit(f"team:{key.team}", "this team's", limits.teams[key.team]))
-        found.append(Limit(f"key:{key.id}", "this key's", key.limits))
-        return [limit for limit in found if not limit.settings.empty]
+        if not key.limits.empty:
+            found.append(Limit(f"key:{key.id}", "this key's", key.limits))
+        return found
 
     async def enter(self, limits: list[Limit], bound: Bound) -> Stay:
         """Set aside what `bound` says. Raises `RateLimited`, `QuotaSpent`, `StateUnavailable`."""

@@ -55,7 +55,7 @@ class Rate:
 
 
 class Rates:
-    """All rates of one worker. `now` tells seconds since the epoch, for the limits kept alone."""
+    """All rates of one worker. `now` tells seconds of a steady clock, for the limits kept alone."""
 
     def __init__(self, store: Store, now: Callable[[], float], *, alone: bool = True) -> None:
         self._store, self._now, self._alone = store, now, alone

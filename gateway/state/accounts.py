@@ -12,6 +12,8 @@ sent again:
 A holder that stays silent past its lease is dead: its slice goes back (`held = spent`), and an hour later its
 row is folded into `settled`. Redis runs the same rules as a Lua script; a test compares the two.
 
+A clock that is set back neither prolongs a lease nor stops a bucket from filling.
+
 **Bucket**: a rate. It fills by itself, so a worker that dies with a slice of it leaks nothing for long, and it
 needs no holders.
 """
@@ -31,7 +33,7 @@ budget is not spread over idle hands."""
 
 @dataclass(slots=True)
 class Holder:
-    """One worker's part of an account; `expires` in seconds since the epoch."""
+    """One worker's part of an account; `expires` in seconds of the store's clock."""
 
     spent: int = 0
     held: int = 0
@@ -76,9 +78,10 @@ class Grant:
 
 
 def sync(account: Account, ask: Ask, now: float) -> Grant:
-    """Apply `ask` to `account`, in place. `now`: seconds since the epoch. Grants all that is needed or no more
+    """Apply `ask` to `account`, in place. `now`: seconds of the store's clock. Grants all that is needed or no more
     than before."""
     for name, holder in list(account.holders.items()):
+        holder.expires = min(holder.expires, now + ask.ttl_s)
         if holder.expires <= now and name != ask.holder:
             holder.held = holder.spent
             if holder.expires + FOLD_S <= now:
@@ -106,7 +109,7 @@ def sync(account: Account, ask: Ask, now: float) -> Grant:
 
 @dataclass(slots=True)
 class Bucket:
-    """`level` as it was `at` that time, in seconds since the epoch; below 0 it is in debt."""
+    """`level` as it was `at` that time, in seconds of the store's clock; below 0 it is in debt."""
 
     level: float
     at: float
@@ -146,6 +149,6 @@ def take(bucket: Bucket, want: Want, now: float) -> Taken:
     granted = 0
     if level >= want.need:
         granted = want.need + min(want.want - want.need, int((level - want.need) // SHARE))
-    bucket.level, bucket.at = level - granted, max(now, bucket.at)
+    bucket.level, bucket.at = level - granted, now
     wait_s = 0.0 if level >= want.need else (want.need - level) / rate
     return Taken(granted, bucket.level, wait_s)

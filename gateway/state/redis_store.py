@@ -34,6 +34,10 @@ for i = 1, #row, 2 do
   if row[i] == 'settled' then settled = settled + tonumber(row[i + 1]) else
     local s, h, e = string.match(row[i + 1], '^(%S+) (%S+) (%S+)$')
     s, h, e = tonumber(s), tonumber(h), tonumber(e)
+    if e > now + ttl then
+      e = now + ttl
+      redis.call('HSET', key, row[i], whole(s) .. ' ' .. whole(h) .. ' ' .. string.format('%.6f', e))
+    end
     if row[i] == 'h:' .. me then own = {{spent = s, held = h, expires = e}}
     elseif e <= now and e + {FOLD_S} <= now then
       settled = settled + s
@@ -81,7 +85,7 @@ local granted, wait = 0, 0
 if level >= need then granted = need + math.min(want - need, math.floor((level - need) / {SHARE}))
 else wait = (need - level) / rate end
 level = level - granted
-redis.call('HSET', KEYS[1], 'level', string.format('%.6f', level), 'at', string.format('%.6f', math.max(now, at)))
+redis.call('HSET', KEYS[1], 'level', string.format('%.6f', level), 'at', string.format('%.6f', now))
 redis.call('PEXPIRE', KEYS[1], whole(1000 + 1000 * (capacity - level) / rate))
 return {{whole(granted), string.format('%.6f', level), string.format('%.6f', wait)}}
 """

@@ -32,6 +32,11 @@ MIGRATIONS = (
     CREATE TABLE generation (one INTEGER PRIMARY KEY CHECK (one = 1), number INTEGER NOT NULL);
     INSERT INTO generation VALUES (1, 0)
     """,
+    # Read as 0 s passed since: the steady clock cannot be later.
+    """
+    CREATE TABLE clock (one INTEGER PRIMARY KEY CHECK (one = 1), passed REAL NOT NULL, steady REAL NOT NULL);
+    INSERT INTO clock VALUES (1, strftime('%s', 'now'), 9e99)
+    """,
 )
 """The tables of `state.db`, step by step; a step that was released is never changed."""
 
@@ -39,10 +44,14 @@ FORGET_EVERY_S = 60.0
 
 
 class SqliteStore:
-    """A `Store` in `file`. `now` tells seconds since the epoch."""
+    """A `Store` in `file`. `steady` tells seconds of a clock that nobody sets, one for all processes of the machine.
 
-    def __init__(self, file: SqliteFile, now: Callable[[], float] = time.time) -> None:
-        self._file, self._now = file, now
+    The store's own clock, kept in the file, is moved on by what passes on that one: neither leases nor rates notice
+    when the time of day jumps. It stands still while the machine is down.
+    """
+
+    def __init__(self, file: SqliteFile, steady: Callable[[], float] = time.monotonic) -> None:
+        self._file, self._steady = file, steady
         self._breaker = Breaker(failures=1)
         self._forgotten_at = 0.0
 
@@ -52,7 +61,7 @@ class SqliteStore:
 
     async def sync(self, asks: Sequence[Ask]) -> list[Grant]:
         def work(connection: sqlite3.Connection) -> list[Grant]:
-            now = self._now()
+            now = self._time(connection)
             self._forget(connection, now)
             return [_sync_one(connection, ask, now) for ask in asks]
 
@@ -60,7 +69,7 @@ class SqliteStore:
 
     async def take(self, want: Want) -> Taken:
         def work(connection: sqlite3.Connection) -> Taken:
-            now = self._now()
+            now = self._time(connection)
             row = connection.execute("SELECT level, at FROM buckets WHERE id = ?", [want.bucket]).fetchone()
             bucket = Bucket(*row) if row else Bucket(want.capacity, now)
             taken = take(bucket, want, now)
@@ -83,6 +92,16 @@ class SqliteStore:
             raise
         self._breaker.succeeded()
         return told
+
+    def _time(self, connection: sqlite3.Connection) -> float:
+        """The store's clock, in seconds."""
+        passed, last = connection.execute("SELECT passed, steady FROM clock").fetchone()
+        steady = self._steady()
+        passed += max(
+            0.0, steady - last
+        )  # less after a restart of the machine, with which its clock starts anew
+        connection.execute("UPDATE clock SET passed = ?, steady = ?", [passed, steady])
+        return float(passed)
 
     def _forget(self, connection: sqlite3.Connection, now: float) -> None:
         """Now and then, remove what has had its time: past windows, buckets that are full again."""

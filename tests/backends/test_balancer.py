@@ -10,6 +10,7 @@ import pytest
 from backends.balancer import Balancer, Full, Rule, Seat, Turn
 from backends.breaker import Breaker
 from backends.bucket import Bucket
+from protocol.errors import UpstreamTimeout
 
 
 def chosen(balancer: Balancer, now: float = 1.0, **given: object) -> Turn:
@@ -87,7 +88,7 @@ def test_full_says_why_and_until_when() -> None:
     turn.succeeded(1.0)
     chosen(balancer).succeeded(1.0)
     assert balancer.choose(1.0) == Full(3.0, limits=True)
-    chosen(balancer, 3.0).failed(3.0, None)
+    chosen(balancer, 3.0).failed(3.0, UpstreamTimeout("late"))
     assert balancer.choose(3.0) == Full(8.0, limits=False)
 
 
@@ -95,7 +96,7 @@ def test_a_turn_ends_once() -> None:
     """Whatever is said of a turn, and how often, its place is given back once and its first verdict stands."""
     seat = Seat(breaker=Breaker(failures=1))
     turn = chosen(Balancer([seat]))
-    turn.failed(1.0, None)
+    turn.failed(1.0, UpstreamTimeout("late"))
     turn.succeeded(1.0)
     turn.release()
     assert (seat.under_way, seat.breaker.open) == (0, True)

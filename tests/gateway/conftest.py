@@ -20,6 +20,7 @@ from backends.scripted import ScriptedUpstream
 from gateway.app import Gateway
 from gateway.catalogue import Catalogue
 from gateway.composition import make_catalogue
+from gateway.http_server import HttpServer
 from protocol.run import Strategy
 from protocol.settings import Settings, parse_settings
 from tests.redis_server import RedisServer
@@ -97,7 +98,7 @@ class _listening:  # noqa: N801 - used like a function
 
     def __init__(self, app: Gateway) -> None:
         self._server = uvicorn.Server(
-            uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1)
+            uvicorn.Config(app, http=HttpServer, log_config=None, access_log=False, timeout_graceful_shutdown=1)
         )
         # Signals are pytest's.
         self._server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]

@@ -129,8 +129,10 @@ async def test_serves_and_stops(start: Start, config: str) -> None:
             assert answer.choices[0].message.content == Script().text
     assert (await served.admin.get("/livez")).status_code == 200
     assert (await served.admin.get("/readyz")).json()["status"] == "ready"
-    metrics = (await served.admin.get("/metrics")).text
-    assert 'chorus_requests_total{outcome="ok",requested_model="echo",strategy="direct"} 6.0' in metrics
+    counted = 'chorus_requests_total{outcome="ok",requested_model="echo",strategy="direct"} 6.0'
+    async with asyncio.timeout(10):
+        while counted not in (await served.admin.get("/metrics")).text:  # noqa: ASYNC110 - workers flush in turn
+            await asyncio.sleep(0.05)
     assert (await served.admin.get("/nope")).json()["error"]["code"] == "not_found"
     pids = [child["pid"] for child in (await served.components()).values()]
     served.process.terminate()

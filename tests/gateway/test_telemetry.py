@@ -24,6 +24,7 @@ telemetry = Telemetry(["m"])
 telemetry.started()
 telemetry.finished("m", "direct", "ok", None, began_s=0.1, took_s=0.2)
 telemetry.started()
+telemetry.flush()
 """
 
 

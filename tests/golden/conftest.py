@@ -18,6 +18,7 @@ import uvicorn
 from gateway.app import Gateway
 from gateway.catalogue import Catalogue
 from gateway.composition import make_catalogue
+from gateway.http_server import HttpServer
 from protocol.run import Strategy
 from protocol.settings import parse_settings
 from tests.raw_upstream import RawUpstream
@@ -84,7 +85,7 @@ async def anthropic_sdk(client: httpx.AsyncClient) -> AsyncIterator[anthropic.As
 
 @asynccontextmanager
 async def _listening(app: Gateway) -> AsyncIterator[str]:
-    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1)
+    config = uvicorn.Config(app, http=HttpServer, log_config=None, access_log=False, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     listening = socket.socket()

@@ -101,3 +101,23 @@ def test_bucket_debts() -> None:
     bucket = Bucket(60, 0.0)
     assert take(bucket, Want("b", 60, 60.0, 0, 0, debit=90), 0.0).level == -30
     assert take(bucket, Want("b", 60, 60.0, 0, 0, debit=-200), 0.0).level == 60
+
+
+def test_a_clock_set_back_prolongs_no_lease() -> None:
+    """The slice of a dead worker goes back when its lease would have, by whatever the clock says now."""
+    account = Account()
+    sync(account, Ask("a", 100, "dead", 0, 100, 100, 10.0), 10_000.0)
+    alive = Ask("a", 100, "alive", 0, 50, 50, 10.0)
+    assert sync(account, alive, 50.0).held == 0
+    assert sync(account, alive, 59.0).held == 0
+    assert sync(account, alive, 60.0).held == 50
+
+
+def test_a_clock_set_back_stops_no_bucket() -> None:
+    """It goes on filling from what it held."""
+    bucket = Bucket(60, 10_000.0)
+    take(bucket, Want("b", 60, 60.0, 60, 60), 10_000.0)
+    want = Want("b", 60, 60.0, 5, 5)
+    assert take(bucket, want, 50.0).granted == 0
+    assert take(bucket, want, 54.0).wait_s == 1.0
+    assert take(bucket, want, 55.0).granted == 5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -46,13 +47,15 @@ BOTH = pytest.mark.parametrize(
 
 @BOTH
 async def test_accounts_as_in_python(store: tuple[Any, Clock]) -> None:
-    """A long random history of asks gets the grants that the plain rules give."""
+    """A long random history of asks gets the grants that the plain rules give; with Redis, whose clock may be set,
+    also when it goes back."""
     made, clock = store
+    back = [-5000.0] if isinstance(made, RedisStore) else []
     draw = random.Random(7)
     accounts: dict[str, Account] = {}
     spent: dict[tuple[str, str], int] = {}
     for _ in range(400):
-        clock.now += draw.choice([0.0, 0.5, 3.0, 11.0, 4000.0])
+        clock.now += draw.choice([0.0, 0.5, 3.0, 11.0, 4000.0, *back])
         made.now = clock.now
         account, holder = draw.choice("ab"), draw.choice("xyz")
         used = spent[account, holder] = spent.get((account, holder), 0) + draw.randrange(4)
@@ -69,16 +72,38 @@ async def test_accounts_as_in_python(store: tuple[Any, Clock]) -> None:
 async def test_buckets_as_in_python(store: tuple[Any, Clock]) -> None:
     """The same for rates."""
     made, clock = store
+    back = [-60.0] if isinstance(made, RedisStore) else []
     draw = random.Random(7)
     bucket = Bucket(500, clock.now)
     for _ in range(200):
-        clock.now += draw.choice([0.0, 0.1, 1.0])
+        clock.now += draw.choice([0.0, 0.1, 1.0, *back])
         made.now = clock.now
         need = draw.randrange(100)
         want = Want("b", 500, 60.0, need, need + draw.randrange(100), draw.randrange(-20, 40))
         told, due = await made.take(want), take(bucket, want, clock.now)
         assert told.granted == due.granted
         assert (told.level, told.wait_s) == pytest.approx((due.level, due.wait_s), abs=1e-3)
+
+
+async def test_the_time_of_day_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases and rates in a file go by a clock that nobody sets; a restart of the machine makes time stand still."""
+    clock = Clock()
+    store = SqliteStore(SqliteFile(tmp_path / "state.db", MIGRATIONS), lambda: clock.now)
+    ask = Ask("a", 9, "x", 0, 9, 9, 10.0)
+    other = Ask("a", 9, "y", 0, 1, 1, 10.0)
+    rpm = Want("rpm", 60, 60.0, 60, 60)
+    assert (await store.sync([ask]))[0].held == 9
+    assert (await store.take(rpm)).granted == 60
+    for at in (time.time() + 5 * 3600.0, time.time() - 9 * 3600.0):
+        monkeypatch.setattr("time.time", lambda at=at: at)
+        assert (await store.sync([other]))[0].held == 0
+        assert (await store.take(rpm)).wait_s == 60.0
+    clock.now = 5.0  # the machine was started anew
+    assert (await store.take(rpm)).wait_s == 60.0
+    clock.now = 16.0
+    assert (await store.take(rpm)).wait_s == pytest.approx(49.0)
+    assert (await store.sync([other]))[0].held == 1
+    await store.close()
 
 
 @pytest.mark.requires("redis-server")

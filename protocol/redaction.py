@@ -1,0 +1,81 @@
+"""Blotting out what looks like a secret: the second line of defence of whatever is written for others to read.
+
+The first is that nothing secret is put there. This one knows the secrets of the settings by heart, and the shapes
+that keys of others have.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, SecretStr
+
+__all__ = ["BLOT", "Redaction", "secrets_of"]
+
+BLOT = "[redacted]"
+SHORTEST = 6
+"""A shorter secret of the settings is no secret, and blotting it out would only garble words."""
+
+_SHAPES = re.compile(
+    r"""(?ix)
+    (?P<before> \b(?:bearer|basic)\s+ )           [A-Za-z0-9._~+/=-]{6,}                    # authorization: Bearer …
+  | (?P<name> ["']?(?:[\w-]*api[_-]?key|[\w-]*(?:secret|password|passwd)|authorization|access[_-]?token)["']?
+              \s*[:=]\s*["']? )                   (?!(?:bearer|basic)\s)[^\s"',;&}]{6,}      # "api_key": "…"
+  | (?P<scheme> \b[a-z][a-z0-9+.-]{1,20}:// )     [^\s/@"']+@                                # https://user:pass@host
+  | \b(?:sk|pk|rk|gsk|xai|hf|ghp|gho|pat)[-_][A-Za-z0-9_-]{6,}                               # sk-…
+  | \b(?:AKIA|ASIA)[A-Z0-9]{12,} | \bAIza[A-Za-z0-9_-]{20,}                                  # clouds' key ids
+  | \beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*                                # JSON web tokens
+    """
+)
+_HINTS = re.compile(
+    r"(?i)earer|asic\s|key|secret|passw|oken|authoriz|://|(?:sk|pk|rk|xai|hf|gsk|pat|gh[po])[-_]|AKIA|ASIA|AIza|eyJ"
+)
+"""Without one of these in a text there is nothing of those shapes in it, and most texts have none."""
+
+
+class Redaction:
+    """Blots out `secrets`, and whatever has the shape of one."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        known = sorted({secret for secret in secrets if len(secret) >= SHORTEST}, key=len, reverse=True)
+        self._known = re.compile("|".join(map(re.escape, known))) if known else None
+
+    def text(self, text: str) -> str:
+        """`text` without secrets."""
+        if self._known is not None:
+            text = self._known.sub(BLOT, text)
+        return _SHAPES.sub(_blot, text) if _HINTS.search(text) else text
+
+
+def _blot(match: re.Match[str]) -> str:
+    if match["scheme"]:
+        return f"{match['scheme']}{BLOT}@"
+    return f"{match['before'] or match['name'] or ''}{BLOT}"
+
+
+def secrets_of(settings: Any) -> set[str]:
+    """Every secret in `settings`, and what stands before the @ of every address there."""
+    found: set[str] = set()
+
+    def look(value: Any) -> None:
+        if isinstance(value, SecretStr):
+            found.add(value.get_secret_value())
+            look(value.get_secret_value())
+        elif isinstance(value, BaseModel):
+            for name in type(value).model_fields:
+                look(getattr(value, name))
+        elif isinstance(value, dict):
+            for item in value.values():
+                look(item)
+        elif isinstance(value, (list, tuple, set, frozenset)):
+            for item in value:
+                look(item)
+        elif isinstance(value, str) and "://" in value and "@" in value:
+            userinfo = urlsplit(value).netloc.rpartition("@")[0]
+            found.update(part for part in (userinfo, userinfo.partition(":")[2]) if part)
+
+    look(settings)
+    return found

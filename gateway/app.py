@@ -12,6 +12,7 @@ from typing import Any
 from backends.registry import Sockets
 from gateway.access_log import AccessLog
 from gateway.answering import Answering
+from gateway.caching.composition import make_caches
 from gateway.catalogue import Catalogue
 from gateway.composition import make_catalogue
 from gateway.exchange import Exchange, Receive, Scope, Send
@@ -52,7 +53,9 @@ class Gateway:
             log.dropped = telemetry.log_dropped
         self._observers = observers = Observers(access, tracing)
         self._ids = ids = Ids()
-        self._answer = Answering(catalogue, tenancy, telemetry, settings.server, observers, ids)
+        self._answer = Answering(
+            catalogue, tenancy, telemetry, settings.server, observers, ids, make_caches(settings)
+        )
 
         def degraded() -> list[str]:
             lost = ["telemetry"] if tracing is not None and tracing.failing else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import orjson
@@ -155,22 +155,25 @@ class _Cached:
         """What the strategy answers; kept once it has ended well."""
         held = bytearray()
         members: tuple[str, ...] = ()
-        reply: Reply | None = None
         async with aclosing(cast(Any, self.strategy.answer(request, run))) as events:
             async for event in events:
                 if isinstance(event, Answer):
-                    reply = event.reply
-                elif len(held) <= LARGEST_STREAM:
+                    try:
+                        yield event
+                    finally:  # it is whole, and nobody comes back for more
+                        await self._keep(event.reply, run, same, vector)
+                    return
+                if len(held) <= LARGEST_STREAM:
                     held += event.data
-                    members = event.members
-                yield event
-        if reply is None and len(held) <= LARGEST_STREAM:
-            reply = _assembled(bytes(held), members, run)
-        if reply is not None and self.visitor.control.write and _worth_keeping(reply):
-            await self._keep(reply, run, same, vector)
+                members = event.members
+                yield replace(event, onward=None)  # what follows comes past here too
+        if len(held) <= LARGEST_STREAM:
+            await self._keep(_assembled(bytes(held), members, run), run, same, vector)
 
-    async def _keep(self, reply: Reply, run: Run, same: Identity, vector: Vector | None) -> None:
+    async def _keep(self, reply: Reply | None, run: Run, same: Identity, vector: Vector | None) -> None:
         caches = self.caches
+        if reply is None or not self.visitor.control.write or not _worth_keeping(reply):
+            return
         body = {**reply.body, "usage": run.trace.usage.wire()} if run.trace.composed else reply.body
         raw = orjson.dumps(
             {"at": caches.now(), "members": reply.members, "body": body}, option=orjson.OPT_SERIALIZE_NUMPY

@@ -98,7 +98,9 @@ class _listening:  # noqa: N801 - used like a function
 
     def __init__(self, app: Gateway) -> None:
         self._server = uvicorn.Server(
-            uvicorn.Config(app, http=HttpServer, log_config=None, access_log=False, timeout_graceful_shutdown=1)
+            uvicorn.Config(
+                app, http=HttpServer, log_config=None, access_log=False, timeout_graceful_shutdown=1
+            )
         )
         # Signals are pytest's.
         self._server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]

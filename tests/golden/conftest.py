@@ -85,7 +85,9 @@ async def anthropic_sdk(client: httpx.AsyncClient) -> AsyncIterator[anthropic.As
 
 @asynccontextmanager
 async def _listening(app: Gateway) -> AsyncIterator[str]:
-    config = uvicorn.Config(app, http=HttpServer, log_config=None, access_log=False, timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        app, http=HttpServer, log_config=None, access_log=False, timeout_graceful_shutdown=1
+    )
     server = uvicorn.Server(config)
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     listening = socket.socket()

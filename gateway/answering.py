@@ -12,6 +12,8 @@ from typing import Any, cast
 import orjson
 
 from gateway import explanation
+from gateway.caching.cached import Caches, Visitor
+from gateway.caching.control import Control
 from gateway.catalogue import DIRECT, Catalogue, Target
 from gateway.exchange import ClientLeft, Exchange, Receive, Scope, Send
 from gateway.ids import Ids
@@ -47,10 +49,11 @@ class Answering:
         server: ServerSettings,
         observers: Observers,
         ids: Ids,
+        caches: Caches | None = None,
     ) -> None:
         self._catalogue, self._tenancy = catalogue, tenancy
         self._telemetry, self._server, self._observers = telemetry, server, observers
-        self._ids = ids
+        self._ids, self._caches = ids, caches
         self._usual = Limits(server.deadline_s, None, server.max_calls, server.max_depth)
 
     async def __call__(self, surface: Surface, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,6 +72,8 @@ class Answering:
             target = self._catalogue.resolve(asked.model, surface.endpoint, surface.path)
             record.label = target.label
             answer = _decide if surface.decides else _answer
+            if surface.endpoint == "chat" and not surface.decides:
+                target = self._behind_caches(target, record, exchange)
             await self._run(
                 lambda run: answer(asked, target, run, exchange), asked, record, exchange, surface.path
             )
@@ -119,12 +124,23 @@ class Answering:
             await count(telling, exchange)
             return
         exchange.wording = telling
+        target = self._behind_caches(target, record, exchange)
         await self._run(
             lambda run: _answer(telling.request, target, run, exchange, Told(telling)),
             asked,
             record,
             exchange,
         )
+
+    def _behind_caches(self, target: Target, record: _Record, exchange: Exchange) -> Target:
+        """`target`, asked only where no answer is kept for this caller."""
+        assert record.visit is not None
+        key = record.visit.key
+        if self._caches is None or not key.cached or not self._caches.concern(record.requested):
+            return target
+        control = Control.parse(exchange.headers.get(b"cache-control", b""))
+        visitor = Visitor(key.tenant, record.path, control, exchange.tell)
+        return Target(self._caches.around(target.strategy, visitor), target.label)
 
     async def _run(
         self,

@@ -10,6 +10,8 @@ from typing import Any
 
 from backends.registry import Sockets
 from gateway.access_log import AccessLog
+from gateway.caching.cached import Caches
+from gateway.caching.composition import make_caches
 from gateway.catalogue import Catalogue
 from gateway.composition import make_catalogue
 from gateway.exchange import Receive, Scope, Send
@@ -53,7 +55,7 @@ class Gateway:
             leaving=lambda: self.leaving,
             lifespan=self._lifespan(),
         )
-        self._now = self._generation(settings, catalogue, tenancy)
+        self._now = self._generation(settings, catalogue, tenancy, make_caches(settings))
         self._old: set[Generation] = set()
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -74,7 +76,8 @@ class Gateway:
         """What would answer by other `settings`. Reads files; changes nothing that is in force, and may run in
         another thread. Raises `SettingsError`."""
         catalogue = make_catalogue(settings, sockets, self._now.catalogue)
-        return self._generation(settings, catalogue, self._now.tenancy.renewed(settings))
+        tenancy = self._now.tenancy.renewed(settings)
+        return self._generation(settings, catalogue, tenancy, self._caches(settings, catalogue))
 
     def commit(self, generation: Generation) -> None:
         """Let `generation` answer what comes from now on. The one before it goes on with what it has begun."""
@@ -94,10 +97,20 @@ class Gateway:
         """Generations that still answer what they began before a reload."""
         return len(self._old)
 
-    def _generation(self, settings: Settings, catalogue: Catalogue, tenancy: Tenancy) -> Generation:
-        return Generation(
-            settings, catalogue, tenancy, self.telemetry, self._observers, self._ids, self._pages
-        )
+    def _generation(
+        self, settings: Settings, catalogue: Catalogue, tenancy: Tenancy, caches: Caches | None
+    ) -> Generation:
+        kept = self.telemetry, self._observers, self._ids, self._pages
+        return Generation(settings, catalogue, tenancy, *kept, caches)
+
+    def _caches(self, settings: Settings, catalogue: Catalogue) -> Caches | None:
+        """Answers kept in memory are forgotten when those who gave them change; what is shared in Redis, by many
+        gateways, goes by its age alone."""
+        now = self._now
+        same = (settings.models, settings.strategies) == (now.settings.models, now.settings.strategies)
+        if settings.cache is None or settings.cache.store == "redis":
+            return now.caches
+        return now.caches if same and catalogue.made == now.catalogue.made else make_caches(settings)
 
     def _degraded(self) -> list[str]:
         lost = ["telemetry"] if self._tracing is not None and self._tracing.failing else []

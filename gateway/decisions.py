@@ -18,6 +18,10 @@ HOW = ("estimated", "default", "first", "deferred", "merged", "other")
 answer, or asked on; several answers were merged into one; or the trace tells none of these."""
 
 
+OF_OTHERS = ("nested", "strategy", "cache", "similarity")
+"""Facts that are no decision of a strategy's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """One strategy's decision. `chosen`: a configured name, or "none"; `how`: one of `HOW`.
@@ -35,7 +39,7 @@ class Decision:
 
 def decisions(strategy: str, facts: Mapping[str, Any]) -> Iterator[Decision]:
     """The decision that `facts` (a trace's) tell of, if they do, and those of the strategies it asked."""
-    own = {key: value for key, value in facts.items() if key not in ("nested", "strategy")}
+    own = {key: value for key, value in facts.items() if key not in OF_OTHERS}
     if own:
         chosen = _chosen(own)
         estimates: Mapping[str, Any] = own.get("estimates") or {}

@@ -62,6 +62,10 @@ class Exchange:
         """Further headers of the answer, whatever it will be."""
         self._streaming = self._raw = self._complete = False
 
+    def tell(self, name: str, value: str) -> None:
+        """Add a header to the answer, which has not begun."""
+        self.told = {**self.told, name: value}
+
     @property
     def elapsed_s(self) -> float:
         """Seconds since the request arrived."""

@@ -12,6 +12,7 @@ from typing import Any
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from gateway.answering import Answering
+from gateway.caching.cached import Caches
 from gateway.catalogue import Catalogue
 from gateway.cors import Cors
 from gateway.exchange import Exchange, Receive, Scope, Send
@@ -44,11 +45,13 @@ class Generation:
         observers: Observers,
         ids: Ids,
         pages: Any,
+        caches: Caches | None = None,
     ) -> None:
         server = settings.server
         self.settings, self.catalogue, self.tenancy = settings, catalogue, tenancy
         self.requests = 0
-        self._answer = Answering(catalogue, tenancy, telemetry, server, observers, ids)
+        self.caches = caches
+        self._answer = Answering(catalogue, tenancy, telemetry, server, observers, ids, caches)
         self._observers, self._ids, self._pages = observers, ids, pages
         self.app: Any = self._route
         """The ASGI application: nothing stands before the routes that the settings do not ask for."""

@@ -20,6 +20,7 @@ FIXED = (
     ("state",),
     ("redis",),
     ("ledger",),
+    ("cache",),
     ("logging",),
     ("telemetry",),
 )

@@ -88,6 +88,12 @@ class Telemetry:
             "US dollars that routed requests would have cost had this model answered, as the router estimated",
             "strategy", "model",
         )  # fmt: skip
+        self._cached = self._count(
+            "chorus_cache_answers",
+            "Requests that the cache was asked: given an exact or a semantic answer, or a miss",
+            "requested_model",
+            "how",
+        )
         self._under_way = 0
         self._in_flight = Gauge(
             "chorus_requests_in_flight",
@@ -205,6 +211,8 @@ class Telemetry:
             self._called(call)
         if trace.decision:
             self._decided(strategy, trace)
+            if "cache" in trace.decision:
+                self._cached.add((requested, trace.decision["cache"]))
 
     def _called(self, call: Call) -> None:
         """Count one call of the tree."""

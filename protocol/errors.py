@@ -50,6 +50,7 @@ __all__ = [
     "MethodError",
     "MethodNotAllowed",
     "ModelNotFound",
+    "NotCached",
     "NotFound",
     "PayloadTooLarge",
     "QuotaSpent",
@@ -217,6 +218,12 @@ class DeadlineExceeded(CallerError):
 
     def headers(self) -> dict[str, str]:
         return {"x-should-retry": "false"}
+
+
+class NotCached(CallerError):
+    """The caller wants no model asked, and no answer is kept (`cache-control: only-if-cached`)."""
+
+    status, code = 504, "not_cached"
 
 
 class UpstreamError(ChorusError):

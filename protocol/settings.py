@@ -30,7 +30,14 @@ from protocol.frozen import Frozen as _Frozen
 from protocol.litellm_config import is_litellm, translate
 from protocol.network import ClientCertificate, CorsSettings, Network, OutboundSettings, ProxyUrl, TlsSettings
 from protocol.observing import LoggingSettings, TelemetrySettings
-from protocol.tenancy import KeySettings, LedgerSettings, LimitsSettings, RedisSettings, StateSettings
+from protocol.tenancy import (
+    CacheSettings,
+    KeySettings,
+    LedgerSettings,
+    LimitsSettings,
+    RedisSettings,
+    StateSettings,
+)
 from protocol.usage import Price
 
 __all__ = [
@@ -396,6 +403,7 @@ class Settings(_Frozen):
     redis: RedisSettings | None = None
     ledger: LedgerSettings = LedgerSettings()
     outbound: OutboundSettings = OutboundSettings()
+    cache: CacheSettings | None = Field(None, description="off unless set")
     logging: LoggingSettings = LoggingSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 
@@ -420,6 +428,13 @@ def check_names(settings: Settings) -> None:
     for name, strategy in settings.strategies.items():
         _check_members(name, strategy, settings, answering | (set(settings.strategies) - {name}))
     _check_no_circle(settings.strategies)
+    if settings.cache is not None:
+        everyone = {*answering, *settings.strategies}
+        _require("cache.names", settings.cache.names, everyone, "models and strategies that answer")
+        if settings.cache.semantic is not None:
+            _require("cache.semantic.embedder", [settings.cache.semantic.embedder], set(settings.models))
+        if settings.cache.store == "redis" and settings.redis is None:
+            raise ValueError("cache.store: redis needs redis.url")
     _require(
         "limits.models",
         settings.limits.models,

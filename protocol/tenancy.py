@@ -12,12 +12,14 @@ from pydantic import Field, SecretStr
 from protocol.frozen import Frozen as _Frozen
 
 __all__ = [
+    "CacheSettings",
     "KeySettings",
     "LedgerSettings",
     "LimitSettings",
     "LimitsSettings",
     "Period",
     "RedisSettings",
+    "SemanticSettings",
     "StateSettings",
     "state_folder",
 ]
@@ -116,6 +118,31 @@ class LedgerSettings(_Frozen):
     queue: int = Field(
         10_000, ge=1, description="requests that wait to be written; beyond, rows are dropped and counted"
     )
+
+
+class SemanticSettings(_Frozen):
+    """Answers to what was asked before in nearly the same words. Kept in each worker's memory."""
+
+    embedder: str = Field(description="the embedding model that compares")
+    threshold: float = Field(
+        0.97,
+        gt=0.5,
+        le=1,
+        description="least cosine of two asks; docs/caches.md shows what lower ones confuse",
+    )
+    max_asks: int = Field(10_000, ge=1, description="asks that are compared with, per worker")
+
+
+class CacheSettings(_Frozen):
+    """Answers kept for the next who asks the same: the same tenant, model, parameters, tools and messages."""
+
+    ttl_s: float = Field(3600.0, gt=0, description="for how long, in seconds")
+    store: Literal["memory", "redis"] = Field(
+        "memory", description="each worker's own memory, or Redis (`redis.url`) for all of them together"
+    )
+    max_mib: int = Field(64, ge=1, description="memory for answers, per worker, in MiB")
+    names: tuple[str, ...] = Field((), description="models and strategies whose answers are kept; none: all")
+    semantic: SemanticSettings | None = Field(None, description="off unless set")
 
 
 def state_folder(settings: StateSettings, environ: Mapping[str, str] = os.environ) -> Path:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import secrets
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import Any
 
 from protocol.usage import Usage
 
-__all__ = ["chunk", "completion", "completion_id", "replay", "reply_text", "token_logprobs"]
+__all__ = ["assembled", "chunk", "completion", "completion_id", "replay", "reply_text", "token_logprobs"]
 
 
 def completion_id() -> str:
@@ -106,3 +107,76 @@ def _token_bytes(token: Mapping[str, Any]) -> bytes:
     text."""
     spelled = token.get("bytes")
     return str(token.get("token", "")).encode() if spelled is None else bytes(spelled)
+
+
+def assembled(chunks: Iterable[Mapping[str, Any]], usage: Usage) -> dict[str, Any] | None:
+    """The complete answer whose stream these chunks are; None unless every choice says why it ended.
+
+    Texts grow, lists of numbered parts (tool calls) grow by number, other lists are joined; of what is named once (an
+    id, a role) the first counts, also where a backend repeats it.
+    """
+    head: Mapping[str, Any] = {}
+    choices: dict[int, dict[str, Any]] = {}
+    for each in chunks:
+        head = head or each
+        for told in each.get("choices") or ():
+            choice = choices.setdefault(
+                told["index"], {"message": {}, "logprobs": None, "finish_reason": None}
+            )
+            _grow(choice["message"], told.get("delta") or {})
+            if told.get("logprobs"):
+                choice["logprobs"] = choice["logprobs"] or {}
+                _grow(choice["logprobs"], told["logprobs"])
+            choice["finish_reason"] = told.get("finish_reason") or choice["finish_reason"]
+    if not choices or not all(choice["finish_reason"] for choice in choices.values()):
+        return None
+    for choice in choices.values():
+        for call in choice["message"].get("tool_calls") or ():
+            call.pop("index", None)
+        choice["message"] = {"role": "assistant", "content": None, **choice["message"]}
+        if choice["message"].get("tool_calls"):
+            choice["message"]["content"] = choice["message"]["content"] or None
+    return {
+        "id": head["id"],
+        "object": "chat.completion",
+        "created": head["created"],
+        "model": head["model"],
+        "choices": [{"index": index, **choices[index]} for index in sorted(choices)],
+        "usage": usage.wire(),
+    }
+
+
+_NAMED_ONCE = ("id", "role", "type", "name", "index")
+
+
+def _grow(whole: dict[str, Any], piece: Mapping[str, Any]) -> None:
+    """Add the fields of `piece` to what has come of `whole`."""
+    for key, value in piece.items():
+        have = whole.get(key)
+        if have is None:
+            numbered = isinstance(value, list) and any(_number(part) is not None for part in value)
+            whole[key] = [] if numbered else copy.deepcopy(value)
+            if not numbered:
+                continue
+            have = whole[key]
+        if isinstance(value, list) and isinstance(have, list):
+            _join(have, value)
+        elif isinstance(value, Mapping) and isinstance(have, dict):
+            _grow(have, value)
+        elif isinstance(value, str) and isinstance(have, str) and key not in _NAMED_ONCE:
+            whole[key] = have + value
+
+
+def _join(whole: list[Any], pieces: list[Any]) -> None:
+    """Add parts to a list: those with a number to the part of that number, others at the end."""
+    for piece in pieces:
+        number = _number(piece)
+        found = [part for part in whole if number is not None and _number(part) == number]
+        if found:
+            _grow(found[0], piece)
+        else:
+            whole.append(copy.deepcopy(piece))
+
+
+def _number(part: Any) -> int | None:
+    return part.get("index") if isinstance(part, Mapping) else None

@@ -88,6 +88,8 @@ _SECTIONS = (
     ("state", "StateSettings"),
     ("redis", "RedisSettings"),
     ("ledger", "LedgerSettings"),
+    ("cache", "CacheSettings"),
+    ("cache.semantic", "SemanticSettings"),
 )
 
 

@@ -54,6 +54,9 @@ def create(
         typer.Option(help="PERIOD=USD, e.g. day=5; day, week, month or total; may be repeated."),
     ] = None,
     expires_in_days: Annotated[float | None, typer.Option(help="Default: never.")] = None,
+    cached: Annotated[
+        bool, typer.Option(help="Whether its answers may be kept, and kept ones given to it.")
+    ] = True,
 ) -> None:
     """Make a key. Its secret is printed once, alone on standard output, and kept nowhere.
 
@@ -65,6 +68,7 @@ def create(
     from gateway.keys.office import Order
 
     body: dict[str, Any] = {"alias": alias, "owner": owner, "team": team, "expires_in_days": expires_in_days}
+    body["cached"] = cached
     body["models"] = words(models) if models else None
     body["tags"] = words(tags)
     limits: dict[str, Any] = {"rpm": rpm, "tpm": tpm, "concurrent": concurrent}

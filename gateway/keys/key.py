@@ -27,6 +27,13 @@ class Key:
     created: float = 0.0
     expires: float | None = None
     revoked: float | None = None
+    cached: bool = True
+    """Whether answers to it may be kept, and kept ones given to it."""
+
+    @property
+    def tenant(self) -> str:
+        """Within whom answers may be shared: its team, else itself."""
+        return f"team {self.team}" if self.team else f"key {self.id}"
 
     def state(self, now: float) -> str:
         """One of "active", "expired", "revoked"."""
@@ -56,6 +63,7 @@ class Key:
             "created": self.created,
             "expires": self.expires,
             "revoked": self.revoked,
+            "cached": self.cached,
         }
 
     @classmethod
@@ -73,6 +81,7 @@ class Key:
             value["created"],
             value["expires"],
             value["revoked"],
+            value.get("cached", True),  # a key of an older book
         )
 
 

@@ -33,6 +33,7 @@ class Order(BaseModel):
     tags: tuple[str, ...] = Field((), max_length=64)
     limits: LimitSettings = LimitSettings()
     expires_in_days: float | None = Field(None, gt=0, le=MAX_DAYS)
+    cached: bool = True
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> Order:
@@ -65,6 +66,7 @@ class Office:
             order.limits,
             created=now,
             expires=now + order.expires_in_days * 86_400 if order.expires_in_days else None,
+            cached=order.cached,
         )
         await self._note(actor, "create", key)
         await self._book.put(key, self._pepper.digest(secret.encode()))

@@ -21,6 +21,8 @@ FACTS = (
     "chosen",
     "reason",
     "propensity",
+    "cache",
+    "similarity",
     "quality",
     "stage",
     "accepted",

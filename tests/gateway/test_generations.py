@@ -201,3 +201,17 @@ def test_engines_stay_as_they_were_loaded() -> None:
             boot,
             settings_for("http://a/v1", {"small": engine, "new": engine, "one": {}}, strategies=strategies),
         )
+
+
+async def test_kept_answers_are_forgotten_with_who_gave_them(upstream: ScriptedUpstream) -> None:
+    """Answers in memory stay while models and strategies are the same, and no longer."""
+    cache = {"cache": {}}
+    async with upstream.serving() as url, gateway(url, **cache) as (app, client):
+        asked = []
+        models: dict[str, Any] = {"one": {}, "two": {}}
+        for changed, server in (({}, {}), ({}, {"max_calls": 9}), ({"context_length": 999}, {})):
+            await reload(app, url, {**models, "two": changed}, server=server, **cache)
+            body = chat("one", temperature=0)
+            assert (await client.post("/v1/chat/completions", json=body)).status_code == 200
+            asked.append(len(upstream.seen))
+        assert asked == [1, 1, 2]

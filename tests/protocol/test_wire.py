@@ -7,7 +7,7 @@ import copy
 import pytest
 
 from protocol.usage import Usage
-from protocol.wire import chunk, completion, completion_id, replay, reply_text, token_logprobs
+from protocol.wire import assembled, chunk, completion, completion_id, replay, reply_text, token_logprobs
 
 
 def body(text: str | None, tokens: list[tuple[str, float]], **message) -> dict:
@@ -103,3 +103,51 @@ def test_no_logprobs(logprobs: dict | None) -> None:
     """A backend that sends none gives an empty list."""
     assert token_logprobs({"choices": [{"message": {"content": "x"}, "logprobs": logprobs}]}) == []
     assert token_logprobs({"choices": [{"message": {"content": "x"}}]}) == []
+
+
+def test_assembled_undoes_replay() -> None:
+    """A stream put together is the answer it was made of: texts, tool calls, log-probabilities, several choices."""
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call, {**call, "id": "c2"}]}
+    logprobs = {"content": [{"token": "hi", "logprob": -0.1}], "refusal": None}
+    body = completion(id="x", created=1, model="m", text="hi", finish_reason="stop", usage=Usage(3, 4))
+    body["choices"][0]["logprobs"] = logprobs
+    body["choices"].append({"index": 1, "message": message, "logprobs": None, "finish_reason": "tool_calls"})
+    made = assembled(replay(body), Usage(3, 4))
+    assert made is not None
+    made["choices"][0]["message"]["refusal"] = None  # a stream does not say what is null
+    assert made["choices"][0]["logprobs"].pop("refusal", None) is None
+    logprobs.pop("refusal")
+    assert made == body
+
+
+def test_assembled_of_pieces() -> None:
+    """Texts and arguments come in pieces, reasoning beside them; some backends repeat ids; what has no end is none."""
+    head = {"id": "x", "created": 1, "model": "m"}
+    pieces = [
+        {"role": "assistant", "content": "", "reasoning_content": "h"},
+        {"role": "assistant", "reasoning_content": "m"},
+        {"content": "he"},
+        {
+            "content": "y",
+            "tool_calls": [{"index": 0, "id": "c", "type": "function", "function": {"name": "f"}}],
+        },
+        {"tool_calls": [{"index": 0, "id": "c", "type": "function", "function": {"arguments": "{"}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": "}"}}, {"index": 1, "id": "d"}]},
+    ]
+    stream = [chunk(**head, delta=piece) for piece in pieces]  # type: ignore[arg-type]
+    assert assembled(stream, Usage()) is None
+    made = assembled([*stream, chunk(**head, delta={}, finish_reason="stop")], Usage())  # type: ignore[arg-type]
+    assert made is not None
+    assert made["choices"][0]["message"] == {
+        "role": "assistant",
+        "content": "hey",
+        "reasoning_content": "hm",
+        "tool_calls": [
+            {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+            {"id": "d"},
+        ],
+    }
+    assert stream[3]["choices"][0]["delta"]["tool_calls"][0]["function"] == {"name": "f"}, (
+        "pieces are untouched"
+    )

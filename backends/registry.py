@@ -8,16 +8,19 @@ from pathlib import Path
 from backends.balancer import Seat
 from backends.breaker import Breaker
 from backends.bucket import Bucket
+from backends.hosted.ids import deployment_id
 from backends.model import Model
 from backends.openai_http import Deployment
 from backends.retrying import Retrying
-from protocol.settings import Endpoint, ModelSettings, OpenAIModel, Settings
+from protocol.settings import Deployment as DeploymentSettings
+from protocol.settings import Endpoint, HostedModel, ModelSettings, OpenAIModel, Settings
 
 __all__ = ["Sockets", "make_models"]
 
 SERVED: Mapping[str, frozenset[Endpoint]] = {
     "engines": frozenset({"chat", "completions"}),
     "embedder": frozenset({"embeddings"}),
+    "hosted": frozenset({"chat", "completions", "embeddings"}),
 }
 """What our own processes serve."""
 
@@ -26,7 +29,7 @@ NEVER = 1 << 62
 their return should be noticed at once."""
 
 Sockets = Mapping[str, Path]
-"""Our own processes ("engines", "embedder") → the Unix socket each serves on."""
+"""Our own processes ("engines", "embedder", "hosted") → the Unix socket each serves on."""
 
 
 def make_models(settings: Settings, sockets: Sockets) -> dict[str, Model]:
@@ -41,7 +44,7 @@ def make_models(settings: Settings, sockets: Sockets) -> dict[str, Model]:
     def retrying() -> Retrying:
         return Retrying(resilience.retries, resilience.backoff_s, resilience.retry_budget)
 
-    def seat(upstream: OpenAIModel) -> Seat:
+    def seat(upstream: DeploymentSettings) -> Seat:
         slots = upstream.max_concurrent
         return Seat(
             upstream.weight,
@@ -73,17 +76,29 @@ def make_models(settings: Settings, sockets: Sockets) -> dict[str, Model]:
             output_cap=section.output_cap,
         )
 
+    def hosted(name: str, index: int, upstream: HostedModel) -> OpenAIModel:
+        """A provider with a protocol of its own, as the OpenAI-compatible backend that the hosted process makes it."""
+        return OpenAIModel(
+            base_url=f"unix://{sockets['hosted']}",
+            model=deployment_id(name, index),
+            endpoints=SERVED["hosted"],
+            **upstream.model_dump(include=set(DeploymentSettings.model_fields)),
+        )
+
     def model(name: str, section: ModelSettings) -> Model:
         if section.engine:
             return local(name, "engines", section)
         if section.embedder:
             return local(name, "embedder", section)
-        upstreams = section.openai or ()
+        upstreams = [
+            *(section.openai or ()),
+            *(hosted(name, i, each) for i, each in enumerate(section.hosted or ())),
+        ]
         return Model(
             name,
             [Deployment(name, upstream) for upstream in upstreams],
             prices=prices,
-            seats=[seat(upstream) for upstream in upstreams],
+            seats=[seat(upstream) for upstream in section.deployments],
             rule=section.balance,
             retrying=retrying(),
             hedge=section.hedge,

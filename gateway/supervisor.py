@@ -3,7 +3,8 @@
     supervisor ── admin server (probes, merged metrics, status)
        ├── worker-0 … worker-N   the gateway, all accepting on one inherited socket
        ├── engines               the engine host, when the config has engine models
-       └── embedder              when it has embedding models of our own
+       ├── embedder              when it has embedding models of our own
+       └── hosted                when it has models of providers that do not speak OpenAI's protocol
 
 It imports neither torch nor a model. A child that ends is started again; the others go on meanwhile. When it
 is told to stop, workers finish their answers before what answers them is stopped.
@@ -29,6 +30,7 @@ from gateway.admin_api import AdminApi
 from gateway.child import Child, Program
 from gateway.local_weights import wanted
 from gateway.ports import bind
+from gateway.prices import UNPRICED, unpriced
 from gateway.ready_line import ready_line
 from gateway.run_dir import MULTIPROC_DIR, RunDir
 from gateway.service_manager import given_listener, notify
@@ -72,6 +74,10 @@ def serve(
         bind(server.admin_host, server.admin_port, "--admin-port") as admin,
         RunDir.fresh() as (run_dir, metrics),
     ):
+        for name in unpriced(settings):
+            sys.stderr.write(
+                f"chorus: models.{name} has no price and none is known: {UNPRICED.format(name=name)}\n"
+            )
         try:
             ensure(wanted(settings), progress=Terminal())
         except WeightsError as error:
@@ -151,7 +157,9 @@ class _Supervisor:
         return Deployment(name, OpenAIModel(base_url=f"unix://{self._run_dir.socket(name)}", model=name))
 
     def _helper(self, name: str, probe: Callable[[], Awaitable[bool]]) -> Program:
-        module = {"engines": "engines", "embedder": "gateway.embedder_host"}[name]
+        module = {
+            "engines": "engines", "embedder": "gateway.embedder_host", "hosted": "gateway.hosted_host"
+        }[name]  # fmt: skip
         uds = self._run_dir.socket(name)
         argv = (sys.executable, "-m", module, str(self._config), "--uds", str(uds))
         return Program(name, argv, probe, ended=lambda pid: uds.unlink(missing_ok=True))
@@ -199,6 +207,8 @@ def _helper_names(settings: Settings) -> Iterator[str]:
         yield "engines"
     if any(model.embedder for model in settings.models.values()):
         yield "embedder"
+    if any(model.hosted for model in settings.models.values()):
+        yield "hosted"
 
 
 async def _stop_all(children: list[Child], grace_s: float) -> None:

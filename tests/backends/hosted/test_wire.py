@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 import pytest
 
-from backends.model import Model
-from protocol.sse import event_data
+from backends.model import Model, ModelStream
+from protocol.sse import EventSplitter, event_data
 from protocol.usage import Usage
 from tests.backends.hosted import provider as shapes
 from tests.backends.hosted.conftest import SECRETS, Start
@@ -161,11 +161,17 @@ async def ask(model: Model, body: Mapping[str, Any], stream: bool) -> Heard:
         (choice,) = done.body["choices"]
         return Heard(choice["message"], choice["finish_reason"], share.usage, share.cost_usd, share.estimated)
     streamed = await model.stream("/chat/completions", {**body, "stream": True})
-    chunks = [orjson.loads(event_data(event)) async for event in streamed]
+    chunks = await chunks_of(streamed)
     (share,) = streamed.shares
     message, reasons = _put_together(chunks)
     (reason,) = reasons
     return Heard(message, reason, share.usage, share.cost_usd, share.estimated, tuple(chunks))
+
+
+async def chunks_of(streamed: ModelStream) -> list[dict[str, Any]]:
+    """Every chunk of a streamed answer; several may come in one piece."""
+    splitter = EventSplitter()
+    return [orjson.loads(event_data(event)) async for piece in streamed for event in splitter.feed(piece)]
 
 
 def _put_together(chunks: list[dict[str, Any]]) -> tuple[dict[str, Any], list[str]]:
@@ -398,8 +404,7 @@ async def test_text_completions(stream: bool, start: Start, provider: Provider) 
     provider.answer = DIALECTS["anthropic"].answer("text", stream)
     body = {"model": "m", "prompt": "Once upon a time", "max_tokens": 9}
     if stream:
-        events = [event async for event in await model.stream("/completions", {**body, "stream": True})]
-        chunks = [orjson.loads(event_data(event)) for event in events]
+        chunks = await chunks_of(await model.stream("/completions", {**body, "stream": True}))
     else:
         chunks = [dict((await model.call("/completions", body)).body)]
     assert {chunk["object"] for chunk in chunks} == {"text_completion"}

@@ -1,6 +1,7 @@
 # syntax=docker/dockerfile:1
 #
 #   docker build --target gateway -t chorus .            without torch: gateways, and everything that is not an engine
+#   docker build --target gateway --build-arg HOSTED=1 -t chorus .    the same with litellm, for `hosted` models
 #   docker build --target engines -t chorus-engines .    the engine host on CPU, and fetching weights
 #
 # Everything that comes from PyPI is pinned by sha256 (locks/). The base image is pinned by tag: its digest changes with every
@@ -25,11 +26,14 @@ RUN install -d -o 10001 -g 10001 /var/lib/chorus
 FROM base AS build-gateway
 WORKDIR /build
 RUN python -m venv /opt/chorus
-COPY locks/gateway.txt locks/serve.txt locks/
+COPY locks/gateway.txt locks/hosted.txt locks/serve.txt locks/
 # The build backend comes from the larger lock; Chorus itself in a layer of its own, for it changes more often.
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     awk '/^[a-z]/ {on = /^setuptools==/} on' locks/serve.txt > build.txt \
     && pip install --no-cache-dir --no-deps --require-hashes -r locks/gateway.txt -r build.txt
+ARG HOSTED=""
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
+    if [ -n "$HOSTED" ]; then pip install --no-cache-dir --no-deps --require-hashes -r locks/hosted.txt; fi
 COPY . .
 RUN pip install --no-cache-dir --no-deps --no-build-isolation .
 

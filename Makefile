@@ -13,13 +13,14 @@
 #   make bench-routers  train every router on published tables and compare them   (CHORUS_DATA=…, SOURCES=a,b)
 #   make bench-engines  what fusing costs: members alone, fused, and a plain transformers loop   (BENCH="--quick")
 #   make smoke        call every name of a running `make serve`
+#   make prices       write the table of models' prices anew, from the locked litellm
 #   make lock         resolve the dependencies anew into locks/      (UPGRADE=1 takes newer versions)
 #   make clean        remove the environment and all caches of this folder (not the model weights)
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: serve test test-full fuzz faults lint fix docs artefacts bench bench-gateway bench-routers bench-engines smoke lock clean weights help
+.PHONY: serve test test-full fuzz faults lint fix docs artefacts bench bench-gateway bench-routers bench-engines smoke prices lock clean weights help
 
 # Where the installation comes from. pip is used as you have configured it (index, mirror, proxy). Only torch is special:
 # its CPU build is not on PyPI. It is asked for from your index first, and from TORCH_INDEX when that does not have it.
@@ -98,6 +99,9 @@ docs: $(STAMPS)/dev
 	@$(BIN)/chorus schema --markdown > docs/settings.md.new && mv docs/settings.md.new docs/settings.md
 	@$(BIN)/python deploy/grafana/generate.py > /dev/null
 
+prices: $(STAMPS)/dev
+	@$(BIN)/python config/prices/generate.py
+
 # The outcomes were collected from a running `make serve` by
 #   chorus collect config/local.yaml --queries config/queries/everyday.jsonl --models smollm2-135m,gemma3-270m \
 #     --out config/queries/everyday.outcomes.parquet
@@ -147,18 +151,19 @@ $(STAMPS)/dev: $(STAMPS)/serve locks/dev.txt
 
 # ------------------------------------------------------------------------------------------------------- locking
 
-# dev.txt holds everything; the smaller ones take their versions from it, so that all agree. uv reads its index from its own
+# dev.txt holds everything; serve.txt has no litellm, hosted.txt is a gateway with it. The smaller ones take their versions from it, so that all agree. uv reads its index from its own
 # configuration (UV_DEFAULT_INDEX), and writes none into the files. What holds on every supported platform is said once,
 # in pyproject.toml, and not on each line.
 RESOLVE  = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-package torch \
            --override locks/overrides.txt --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) pyproject.toml
 
 lock: $(STAMPS)/dev
-	@$(RESOLVE) --extra engines --extra learn --extra dev --output-file locks/dev.txt
+	@$(RESOLVE) --extra engines --extra hosted --extra learn --extra dev --output-file locks/dev.txt
 	@sed -i -f locks/simplify.sed locks/dev.txt
 	@$(RESOLVE) --extra engines --extra learn --constraint locks/dev.txt --output-file locks/serve.txt
 	@$(RESOLVE) --constraint locks/dev.txt --output-file locks/gateway.txt
-	@sed -i -f locks/simplify.sed locks/serve.txt locks/gateway.txt
+	@$(RESOLVE) --extra hosted --constraint locks/dev.txt --output-file locks/hosted.txt
+	@sed -i -f locks/simplify.sed locks/serve.txt locks/gateway.txt locks/hosted.txt
 	@grep -c '^[a-z].*==' locks/*.txt
 
 clean:

@@ -100,10 +100,5 @@ class PassingTap:
             told = event.get("error") or (event.get("response") or {}).get("error") or event
             raise told_error(told, name=self._name, secrets=self._secrets)
         if kind in self._tongue.telling and (usage := self._tongue.usage_of(event)) is not None:
-            self.usage = Usage(
-                max(usage.prompt_tokens, self.usage.prompt_tokens),
-                max(usage.completion_tokens, self.usage.completion_tokens),
-                max(usage.cached_tokens, self.usage.cached_tokens),
-                max(usage.reasoning_tokens, self.usage.reasoning_tokens),
-            )
+            self.usage = self.usage.most(usage)
         self.done = self.done or kind in self._tongue.last

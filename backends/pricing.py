@@ -111,8 +111,8 @@ def usage_bound(body: Mapping[str, Any], output_cap: int | None) -> Usage:
 
 
 def estimate_usd(usage: Usage, models: Sequence[str], prices: Mapping[str, Price]) -> float:
-    """What `usage` costs at `models` together, in US dollars."""
-    return sum(prices[model].cost_usd(usage) for model in models if model in prices)
+    """The most that `usage` can cost at `models` together, in US dollars."""
+    return sum(prices[model].most_usd(usage) for model in models if model in prices)
 
 
 def _share(model: str, usage: Usage, prices: Mapping[str, Price], *, estimated: bool = False) -> Share:

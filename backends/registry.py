@@ -8,10 +8,12 @@ from pathlib import Path
 from backends.balancer import Account, Seat
 from backends.breaker import Breaker
 from backends.bucket import Bucket
+from backends.hosted.ids import deployment_id
 from backends.model import Model
 from backends.openai_http import Deployment
 from backends.outbound import Way, find_way
 from backends.retrying import Retrying
+from protocol.settings import Deployment as DeploymentSettings
 from protocol.settings import Endpoint, ModelSettings, OpenAIModel, Settings
 
 __all__ = ["Sockets", "make_models"]
@@ -19,6 +21,7 @@ __all__ = ["Sockets", "make_models"]
 SERVED: Mapping[str, frozenset[Endpoint]] = {
     "engines": frozenset({"chat", "completions"}),
     "embedder": frozenset({"embeddings"}),
+    "hosted": frozenset({"chat", "completions", "embeddings"}),
 }
 """What our own processes serve."""
 
@@ -27,7 +30,7 @@ NEVER = 1 << 62
 their return should be noticed at once."""
 
 Sockets = Mapping[str, Path]
-"""Our own processes ("engines", "embedder") → the Unix socket each serves on."""
+"""Our own processes ("engines", "embedder", "hosted") → the Unix socket each serves on."""
 
 
 def make_models(
@@ -73,7 +76,7 @@ class _Registry:
             return self._local(name, "engines", section)
         if section.embedder:
             return self._local(name, "embedder", section)
-        upstreams = section.openai or ()
+        upstreams = self._upstreams(name, section)
         ways = tuple(find_way(name, upstream, self._settings.outbound) for upstream in upstreams)
         made_of = (section, ways, self._settings.resilience, self._workers, self._prices)
         same = self._unchanged(name, made_of)
@@ -134,6 +137,23 @@ class _Registry:
     def _unchanged(self, name: str, made_of: object) -> Model | None:
         old = self._before.get(name)
         return old if old is not None and old.made_of == made_of else None
+
+    def _upstreams(self, name: str, section: ModelSettings) -> list[OpenAIModel]:
+        """A model's deployments; a provider with a protocol of its own as the OpenAI-compatible backend that the hosted
+        process makes it, with an account of its own."""
+        hosted = [
+            OpenAIModel(
+                base_url=f"unix://{self._sockets['hosted']}",
+                model=deployment_id(name, index),
+                endpoints=SERVED["hosted"],
+                **{
+                    "account": deployment_id(name, index),
+                    **upstream.model_dump(include=set(DeploymentSettings.model_fields), exclude_none=True),
+                },
+            )
+            for index, upstream in enumerate(section.hosted or ())
+        ]
+        return [*(section.openai or ()), *hosted]
 
     def _following(self, model: Model) -> Model:
         if model.name in self._before:

@@ -6,12 +6,13 @@ stays as it was when Chorus was started; `effective` keeps it and names what was
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from protocol.errors import SettingsError
 from protocol.settings import ModelSettings, Settings, check_names
 
-__all__ = ["effective", "embedder_models", "engine_models"]
+__all__ = ["REPLACEABLE", "effective", "engine_models"]
 
 FIXED = (
     *(("server", key) for key in ("host", "port", "workers", "admin_host", "admin_port")),
@@ -37,6 +38,19 @@ def engine_models(settings: Settings) -> dict[str, Any]:
 def embedder_models(settings: Settings) -> dict[str, Any]:
     """What the embedder process loads, by name."""
     return {name: model.embedder for name, model in settings.models.items() if model.embedder}
+
+
+def hosted_models(settings: Settings) -> dict[str, Any]:
+    """What the hosted process serves, by name."""
+    return {name: model.hosted for name, model in settings.models.items() if model.hosted}
+
+
+REPLACEABLE: Mapping[str, Callable[[Settings], dict[str, Any]]] = {
+    "embedder": embedder_models,
+    "hosted": hosted_models,
+}
+"""Helper processes that keep nothing between requests, so that another one can take their place; and what each is made
+for."""
 
 
 def effective(boot: Settings, wanted: Settings) -> tuple[Settings, tuple[str, ...]]:

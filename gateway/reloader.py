@@ -2,10 +2,10 @@
 
 read      the file, and all that it names; what cannot be read or is no config is refused
 keep      what needs a restart (gateway/reloadable.py), and say so
-embedder  other embedding models get a process of their own beside the old one
+helpers   other embedding models, or hosted providers, get a process of their own beside the old one
 prepare   every worker makes its next generation and says whether it could
 commit    every worker lets it answer what comes from then on; a worker that starts later starts with it
-retire    the old embedder ends when no generation of before asks it any more
+retire    the old helper ends when no generation of before asks it any more
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import Any, Protocol
 from gateway import control
 from gateway.child import Child
 from gateway.config_source import Config, ConfigSource
-from gateway.reloadable import effective, embedder_models
+from gateway.reloadable import REPLACEABLE, effective
 from gateway.run_dir import RunDir
 from protocol.errors import SettingsError
 from protocol.settings import Settings
 
-__all__ = ["InForce", "Processes", "Reloader"]
+__all__ = ["Helper", "InForce", "Processes", "Reloader"]
 
 LOOK_S = 1.0
 """How often the files are looked at. A change is taken up when they have stayed as they are for as long."""
@@ -44,6 +44,14 @@ class InForce:
     since: float
 
 
+@dataclass(frozen=True, slots=True)
+class Helper:
+    """A helper process and the socket it serves on."""
+
+    child: Child
+    uds: Path
+
+
 class Processes(Protocol):
     """What a reload needs of the supervisor."""
 
@@ -53,14 +61,13 @@ class Processes(Protocol):
     def sockets(self) -> dict[str, Path]:
         """Where our own processes serve."""
 
-    async def next_embedder(self, settings: Settings, config: Path) -> tuple[Child, Path] | None:
-        """A ready process for the embedding models of `settings`, and its socket; None when there are none. Raises
-        `SettingsError`."""
+    async def next_helper(self, name: str, settings: Settings, config: Path) -> Helper | None:
+        """A ready process of the kind `name` for `settings`; None when they need none. Raises `SettingsError`."""
 
     def take_over(self, in_force: InForce) -> None:
         """Processes that start from now on start with the config in force."""
 
-    def replace_embedder(self, embedder: tuple[Child, Path] | None) -> Child | None:
+    def replace_helper(self, name: str, helper: Helper | None) -> Child | None:
         """Let it take the place of the one that is returned, which still runs."""
 
 
@@ -130,7 +137,7 @@ class Reloader:
 
     async def _reload(self, asked: bool) -> bool:
         """Try once; False when nobody was there to try it on."""
-        embedder: tuple[Child, Path] | None = None
+        anew: dict[str, Helper | None] = {}
         path: Path | None = None
         try:
             wanted = await asyncio.to_thread(self._source.read)
@@ -140,24 +147,24 @@ class Reloader:
                 return True
             settings, kept = effective(self._boot, wanted.settings)
             path = self._kept(wanted)
-            embeds_anew = embedder_models(settings) != embedder_models(self.in_force.settings)
-            if embeds_anew:
-                embedder = await self._processes.next_embedder(settings, path)
-            sockets = self._processes.sockets() | ({"embedder": embedder[1]} if embedder else {})
+            for name, models in REPLACEABLE.items():
+                if models(settings) != models(self.in_force.settings):
+                    anew[name] = await self._processes.next_helper(name, settings, path)
+            sockets = self._processes.sockets() | {name: one.uds for name, one in anew.items() if one}
             ready = await self._prepared(path, sockets)
         except SettingsError as error:
-            await self._abandon(embedder, path)
+            await self._abandon(anew, path)
             self._refused_at = time.time()
             await self._count("refused")
             _say(f"the new config is refused, and the old one stays in force: {error.message}")
             return True
         except _NobodyThere:
-            await self._abandon(embedder, path)
+            await self._abandon(anew, path)
             return False
         before = self.in_force
         self.in_force = InForce(wanted.digest, path, settings, kept, time.time())
         self._refused_at = None
-        old = self._processes.replace_embedder(embedder) if embeds_anew else None
+        old = [self._processes.replace_helper(name, helper) for name, helper in anew.items()]
         self._processes.take_over(self.in_force)
         await asyncio.gather(*(self._commit(worker) for worker in ready))
         if before.path not in (self.boot_path, path):
@@ -166,8 +173,8 @@ class Reloader:
         _say(f"a new config is in force ({wanted.digest[:12]})")
         if kept:
             _say(f"needs a restart: {', '.join(kept)}")
-        if old is not None:
-            task = asyncio.create_task(self._retire(old))
+        for child in filter(None, old):
+            task = asyncio.create_task(self._retire(child))
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
         return True
@@ -207,8 +214,8 @@ class Reloader:
                 if answer is not None and "refused" not in answer:
                     await self._commit(worker)
 
-    async def _retire(self, embedder: Child) -> None:
-        """End the old embedder once nobody asks it any more, or after the time that answers may take to drain."""
+    async def _retire(self, helper: Child) -> None:
+        """End the old helper once nobody asks it any more, or after the time that answers may take to drain."""
         loop = asyncio.get_running_loop()
         until = loop.time() + self.in_force.settings.server.drain_s
         while loop.time() < until:
@@ -216,11 +223,11 @@ class Reloader:
             if not any(answer and answer["older"] for answer in answers):
                 break
             await asyncio.sleep(RETIRE_POLL_S)
-        await embedder.stop(10.0)
+        await helper.stop(10.0)
 
-    async def _abandon(self, embedder: tuple[Child, Path] | None, path: Path | None) -> None:
-        if embedder is not None:
-            await embedder[0].stop(0.0)
+    async def _abandon(self, anew: Mapping[str, Helper | None], path: Path | None) -> None:
+        for helper in filter(None, anew.values()):
+            await helper.child.stop(0.0)
         if path is not None and path not in (self.boot_path, self.in_force.path):
             path.unlink(missing_ok=True)  # noqa: ASYNC240 - one name in a folder of our own
 

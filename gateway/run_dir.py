@@ -12,7 +12,7 @@ from pathlib import Path
 
 __all__ = ["HELPERS", "MULTIPROC_DIR", "RunDir"]
 
-HELPERS = ("engines", "embedder")
+HELPERS = ("engines", "embedder", "hosted")
 """The processes that serve on a socket of the run directory."""
 
 MULTIPROC_DIR = "PROMETHEUS_MULTIPROC_DIR"

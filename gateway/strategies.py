@@ -94,7 +94,7 @@ def _embedder_id(name: str, settings: Settings) -> str:
     model = settings.models[name]
     if model.embedder:
         return embedder_id(weights_folder(model.embedder.weights))
-    return model.openai[0].model if model.openai else name
+    return model.deployments[0].model if model.deployments else name
 
 
 @contextmanager

@@ -3,7 +3,8 @@
     supervisor ── admin server (probes, merged metrics, status)
        ├── worker-0 … worker-N   the gateway, all accepting on one inherited socket
        ├── engines               the engine host, when the config has engine models
-       └── embedder              when it has embedding models of our own
+       ├── embedder              when it has embedding models of our own
+       └── hosted                when it has models of providers that do not speak OpenAI's protocol
 
 It imports neither torch nor a model. A child that ends is started again; the others go on meanwhile. When it
 is told to stop, workers finish their answers before what answers them is stopped.
@@ -34,9 +35,10 @@ from gateway.config_source import ConfigSource
 from gateway.local_weights import wanted
 from gateway.open_files import ENOUGH, raise_limit
 from gateway.ports import bind
+from gateway.prices import UNPRICED, unpriced
 from gateway.ready_line import ready_line
-from gateway.reloadable import embedder_models
-from gateway.reloader import InForce, Reloader
+from gateway.reloadable import REPLACEABLE
+from gateway.reloader import Helper, InForce, Reloader
 from gateway.run_dir import MULTIPROC_DIR, RunDir
 from gateway.service_manager import given_listener, notify
 from protocol.errors import SettingsError
@@ -48,7 +50,7 @@ BACKLOG = 2048
 WORKER_GRACE_S = 5.0
 """How much longer than its answers a worker may take to end."""
 HELPER_GRACE_S = 10.0
-EMBEDDER_START_S = 120.0
+HELPER_START_S = 120.0
 
 
 def serve(
@@ -84,6 +86,10 @@ def serve(
         bind(server.admin_host, server.admin_port, "--admin-port") as admin,
         RunDir.fresh() as (run_dir, metrics),
     ):
+        for name in unpriced(settings):
+            sys.stderr.write(
+                f"chorus: models.{name} has no price and none is known: {UNPRICED.format(name=name)}\n"
+            )
         try:
             ensure(wanted(settings), progress=Terminal())
         except WeightsError as error:
@@ -107,7 +113,7 @@ class _Supervisor:
         self._workers: list[Child] = []
         self._helpers: dict[str, Child] = {}
         self._sockets = run_dir.sockets()
-        self._embedders = 0
+        self._replaced = 0
         self._keeping: dict[asyncio.Task[None], Child] = {}
         self._reloader = Reloader(source, source.read(), run_dir, self)
 
@@ -188,40 +194,41 @@ class _Supervisor:
     def sockets(self) -> dict[str, Path]:
         return dict(self._sockets)
 
-    async def next_embedder(self, settings: Settings, config: Path) -> tuple[Child, Path] | None:
-        if not embedder_models(settings):
+    async def next_helper(self, name: str, settings: Settings, config: Path) -> Helper | None:
+        if not REPLACEABLE[name](settings):
             return None
         try:
             await asyncio.to_thread(ensure, wanted(settings), progress=Terminal())
         except WeightsError as error:
             raise SettingsError(str(error)) from error
-        self._embedders += 1
-        uds = self._run_dir.socket("embedder", self._embedders)
-        child = Child(self._helper("embedder", uds, config))
+        self._replaced += 1
+        uds = self._run_dir.socket(name, self._replaced)
+        child = Child(self._helper(name, uds, config))
         self._keep(child)
         try:
-            async with asyncio.timeout(EMBEDDER_START_S):
+            async with asyncio.timeout(HELPER_START_S):
                 await child.first_ready.wait()
         except BaseException as error:
             await child.stop(0.0)
             if isinstance(error, TimeoutError):
-                raise SettingsError("The embedder did not start with the new config.") from None
+                raise SettingsError(f"The {name} process did not start with the new config.") from None
             raise
         if child.state == "failed":
-            raise SettingsError("The embedder cannot start with the new config; it says why above.")
-        return child, uds
+            raise SettingsError(f"The {name} process cannot start with the new config; it says why above.")
+        return Helper(child, uds)
 
     def take_over(self, in_force: InForce) -> None:
         for number, worker in enumerate(self._workers):
             worker.program = replace(worker.program, argv=self._worker_argv(number))
-        if (embedder := self._helpers.get("embedder")) is not None:
-            argv = self._helper_argv("embedder", self._sockets["embedder"], in_force.path)
-            embedder.program = replace(embedder.program, argv=argv)
+        for name in REPLACEABLE:
+            if (helper := self._helpers.get(name)) is not None:
+                argv = self._helper_argv(name, self._sockets[name], in_force.path)
+                helper.program = replace(helper.program, argv=argv)
 
-    def replace_embedder(self, embedder: tuple[Child, Path] | None) -> Child | None:
-        old = self._helpers.pop("embedder", None)
-        if embedder is not None:
-            self._helpers["embedder"], self._sockets["embedder"] = embedder
+    def replace_helper(self, name: str, helper: Helper | None) -> Child | None:
+        old = self._helpers.pop(name, None)
+        if helper is not None:
+            self._helpers[name], self._sockets[name] = helper.child, helper.uds
         return old
 
     # ------------------------------------------------------------------------------------------------------
@@ -264,7 +271,9 @@ class _Supervisor:
         )
 
     def _helper_argv(self, name: str, uds: Path, config: Path) -> tuple[str, ...]:
-        module = {"engines": "engines", "embedder": "gateway.embedder_host"}[name]
+        module = {
+            "engines": "engines", "embedder": "gateway.embedder_host", "hosted": "gateway.hosted_host"
+        }[name]  # fmt: skip
         base = ("--base", str(self._source.base))
         return (sys.executable, "-m", module, str(config), *base, "--uds", str(uds))
 
@@ -317,6 +326,8 @@ def _helper_names(settings: Settings) -> Iterator[str]:
         yield "engines"
     if any(model.embedder for model in settings.models.values()):
         yield "embedder"
+    if any(model.hosted for model in settings.models.values()):
+        yield "hosted"
 
 
 async def _stop_all(children: Iterable[Child], grace_s: float) -> None:

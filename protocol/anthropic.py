@@ -216,11 +216,18 @@ class Message(_Wording):
 
 
 def message_usage(usage: Mapping[str, Any] | None) -> Usage:
-    """Tokens told in Anthropic's words (a `usage` object), in ours: cached input is part of the prompt."""
+    """Tokens told in Anthropic's words (a `usage` object), in ours: what a cache holds is part of the prompt."""
     usage = usage or {}
     cached = int(usage.get("cache_read_input_tokens") or 0)
-    fresh = int(usage.get("input_tokens") or 0) + int(usage.get("cache_creation_input_tokens") or 0)
-    return Usage(fresh + cached, int(usage.get("output_tokens") or 0), cached)
+    written = int(usage.get("cache_creation_input_tokens") or 0)
+    written_1h = int((usage.get("cache_creation") or {}).get("ephemeral_1h_input_tokens") or 0)
+    return Usage(
+        int(usage.get("input_tokens") or 0) + written + cached,
+        int(usage.get("output_tokens") or 0),
+        cached,
+        written_tokens=written,
+        written_1h_tokens=min(written, written_1h),
+    )
 
 
 def check_message(body: dict[str, Any], *, counting: bool = False) -> None:
@@ -463,8 +470,8 @@ def _stopped(choice: Mapping[str, Any], called: bool, refused: bool) -> tuple[st
 
 def _usage(usage: Usage) -> dict[str, Any]:
     return {
-        "input_tokens": usage.prompt_tokens - usage.cached_tokens,
-        "cache_creation_input_tokens": 0,
+        "input_tokens": usage.prompt_tokens - usage.cached_tokens - usage.written_tokens,
+        "cache_creation_input_tokens": usage.written_tokens,
         "cache_read_input_tokens": usage.cached_tokens,
         "output_tokens": usage.completion_tokens,
     }

@@ -11,7 +11,7 @@ from typing import Any
 
 from protocol.errors import SettingsError
 
-__all__ = ["OPENAI_COMPATIBLE", "is_litellm", "translate"]
+__all__ = ["HOSTED_KEYS", "OPENAI_COMPATIBLE", "is_litellm", "translate"]
 
 OPENAI_COMPATIBLE: Mapping[str, tuple[str | None, str | None]] = {
     "openai": ("https://api.openai.com/v1", "OPENAI_API_KEY"),
@@ -38,6 +38,25 @@ _COPIED: Mapping[str, str] = {
 }
 """Key of `litellm_params` → key of a deployment here."""
 
+_HOSTED: Mapping[str, str] = {
+    **_COPIED,
+    "api_base": "base_url",
+    "api_key": "api_key",
+    "api_version": "api_version",
+    "aws_region_name": "region",
+    "aws_access_key_id": "aws_access_key_id",
+    "aws_secret_access_key": "aws_secret_access_key",
+    "aws_session_token": "aws_session_token",
+    "vertex_project": "vertex_project",
+    "vertex_location": "region",
+    "vertex_credentials": "vertex_credentials",
+    "drop_params": "drop_unsupported",
+}
+"""The same, of a provider with a protocol of its own."""
+
+HOSTED_KEYS: Mapping[str, str] = {"cohere_chat": "COHERE_API_KEY", "azure_ai": "AZURE_AI_API_KEY"}
+"""Environment variables of keys that are not called after their provider."""
+
 _PARAMS = {"model", "api_base", "api_key", *_COPIED}
 _ROUTER: Mapping[str, str] = {
     "num_retries": "retries",
@@ -46,14 +65,17 @@ _ROUTER: Mapping[str, str] = {
 }
 """Key of `router_settings` → key of `resilience`."""
 
-_INFO = {
-    "id",
-    "input_cost_per_token",
-    "output_cost_per_token",
-    "cache_read_input_token_cost",
-    "mode",
-    "max_input_tokens",
+_PRICES: Mapping[str, str] = {
+    "input_cost_per_token": "input_usd_per_token",
+    "output_cost_per_token": "output_usd_per_token",
+    "cache_read_input_token_cost": "cached_input_usd_per_token",
+    "cache_creation_input_token_cost": "cache_write_usd_per_token",
+    "output_cost_per_reasoning_token": "reasoning_usd_per_token",
+    "input_cost_per_audio_token": "audio_input_usd_per_token",
+    "output_cost_per_audio_token": "audio_output_usd_per_token",
 }
+"""Key of `model_info` → key of `price`."""
+_INFO = {*_PRICES, "id", "mode", "max_input_tokens", "base_model"}
 _TOP = {"model_list", "general_settings", "router_settings", "server", "strategies", "resilience"}
 
 
@@ -74,16 +96,18 @@ def translate(raw: Mapping[str, Any]) -> dict[str, Any]:
         except (KeyError, TypeError, ValueError):
             raise SettingsError(f"{where}: 'model_name' and 'litellm_params' are required.") from None
         info = dict(entry.get("model_info") or {})
-        _refuse_unknown(params, _PARAMS, f"{where}.litellm_params")
         _refuse_unknown(info, _INFO, f"{where}.model_info")
-        model = models.setdefault(name, {"openai": []})
-        model["openai"].append(_deployment(params, where))
+        model = models.setdefault(name, {})
+        provider, slash, _ = str(params.get("model") or "").partition("/")
+        if slash and provider not in OPENAI_COMPATIBLE:
+            model.setdefault("hosted", []).append(_hosted(params, where))
+        else:
+            model.setdefault("openai", []).append(_deployment(params, where))
         if "input_cost_per_token" in info:
-            model["price"] = {
-                "input_usd_per_token": info["input_cost_per_token"],
-                "output_usd_per_token": info.get("output_cost_per_token", 0),
-                "cached_input_usd_per_token": info.get("cache_read_input_token_cost"),
-            }
+            prices = {ours: info[theirs] for theirs, ours in _PRICES.items() if theirs in info}
+            model["price"] = {"output_usd_per_token": 0, **prices}
+        elif "base_model" in info:
+            model["price"] = info["base_model"]
         if "max_input_tokens" in info:
             model["context_length"] = info["max_input_tokens"]
     settings: dict[str, Any] = {"models": models}
@@ -110,13 +134,9 @@ def translate(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _deployment(params: Mapping[str, Any], where: str) -> dict[str, Any]:
+    _refuse_unknown(params, _PARAMS, f"{where}.litellm_params")
     full = str(params.get("model") or "")
     provider, _, model = full.partition("/") if "/" in full else ("openai", "", full)
-    if provider not in OPENAI_COMPATIBLE:
-        raise SettingsError(
-            f"{where}.litellm_params.model: {provider!r} does not speak OpenAI's protocol. "
-            f"Use one that does ({', '.join(OPENAI_COMPATIBLE)}), or its compatible api_base and 'openai/{model}'."
-        )
     base_url, key_variable = OPENAI_COMPATIBLE[provider]
     base_url = params.get("api_base") or base_url
     if not base_url:
@@ -127,6 +147,20 @@ def _deployment(params: Mapping[str, Any], where: str) -> dict[str, Any]:
         deployment["api_key"] = params["api_key"]
     elif key_variable and not params.get("api_base"):
         deployment["api_key"] = f"os.environ/{key_variable}"
+    return deployment
+
+
+def _hosted(params: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A deployment of a provider with a protocol of its own; keys that are not given are in the environment."""
+    _refuse_unknown(params, {"model", *_HOSTED}, f"{where}.litellm_params")
+    deployment = {ours: params[theirs] for theirs, ours in _HOSTED.items() if theirs in params}
+    deployment["model"] = params["model"]
+    provider = str(params["model"]).partition("/")[0]
+    if provider == "bedrock" or provider.startswith("vertex_ai"):
+        if not {"api_key", "aws_access_key_id", "vertex_credentials"} & deployment.keys():
+            deployment["credentials"] = "environment"
+    elif not params.get("api_key"):
+        deployment["api_key"] = f"os.environ/{HOSTED_KEYS.get(provider, f'{provider.upper()}_API_KEY')}"
     return deployment
 
 

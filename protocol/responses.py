@@ -263,11 +263,13 @@ class ResponseTelling:
 def response_usage(usage: Mapping[str, Any] | None) -> Usage:
     """Tokens told in the words of Responses (a `usage` object), in ours."""
     usage = usage or {}
+    read, wrote = usage.get("input_tokens_details") or {}, usage.get("output_tokens_details") or {}
     return Usage(
         int(usage.get("input_tokens") or 0),
         int(usage.get("output_tokens") or 0),
-        int((usage.get("input_tokens_details") or {}).get("cached_tokens") or 0),
-        int((usage.get("output_tokens_details") or {}).get("reasoning_tokens") or 0),
+        int(read.get("cached_tokens") or 0),
+        int(wrote.get("reasoning_tokens") or 0),
+        int(read.get("cache_write_tokens") or 0),
     )
 
 
@@ -503,7 +505,10 @@ def _part(kind: str, text: str, logprobs: list[Any]) -> dict[str, Any]:
 def _usage(usage: Usage) -> dict[str, Any]:
     return {
         "input_tokens": usage.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
+        "input_tokens_details": {
+            "cached_tokens": usage.cached_tokens,
+            "cache_write_tokens": usage.written_tokens,
+        },
         "output_tokens": usage.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args, get_origin
@@ -30,6 +31,7 @@ from protocol.frozen import Frozen as _Frozen
 from protocol.litellm_config import is_litellm, translate
 from protocol.network import ClientCertificate, CorsSettings, Network, OutboundSettings, ProxyUrl, TlsSettings
 from protocol.observing import LoggingSettings, TelemetrySettings
+from protocol.price_table import price_table, priced_name
 from protocol.tenancy import (
     CacheSettings,
     KeySettings,
@@ -38,16 +40,18 @@ from protocol.tenancy import (
     RedisSettings,
     StateSettings,
 )
-from protocol.usage import Price
+from protocol.usage import Price, Tier
 
 __all__ = [
     "Aggregate",
     "Cascade",
+    "Deployment",
     "EmbedderModel",
     "Endpoint",
     "EngineModel",
     "Fusion",
     "Hedge",
+    "HostedModel",
     "ModelSettings",
     "OpenAIModel",
     "PriceSettings",
@@ -59,6 +63,8 @@ __all__ = [
     "StrategySettings",
     "ThresholdRule",
     "check_names",
+    "TierSettings",
+    "TokenPrices",
     "load_settings",
     "parse_settings",
 ]
@@ -67,18 +73,99 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
 Positive = Annotated[float, Field(gt=0)]
 
 
-class PriceSettings(_Frozen):
-    """US dollars per token."""
+class TokenPrices(_Frozen):
+    """US dollars per token; a part that has no price costs what its whole does."""
 
     input_usd_per_token: float = Field(ge=0, description="US dollars per input token")
     output_usd_per_token: float = Field(ge=0, description="US dollars per output token")
     cached_input_usd_per_token: float | None = Field(
         None, ge=0, description="US dollars per input token read from a cache"
     )
+    cache_write_usd_per_token: float | None = Field(
+        None, ge=0, description="US dollars per input token put into a cache"
+    )
+    cache_write_1h_usd_per_token: float | None = Field(
+        None, ge=0, description="US dollars per input token put into a cache for an hour"
+    )
+    reasoning_usd_per_token: float | None = Field(
+        None, ge=0, description="US dollars per output token of hidden reasoning"
+    )
+    audio_input_usd_per_token: float | None = Field(
+        None, ge=0, description="US dollars per input token of sound"
+    )
+    audio_output_usd_per_token: float | None = Field(
+        None, ge=0, description="US dollars per output token of sound"
+    )
+
+    @property
+    def flat(self) -> Price:
+        """The price without what longer prompts cost."""
+        return Price(
+            self.input_usd_per_token,
+            self.output_usd_per_token,
+            self.cached_input_usd_per_token,
+            self.cache_write_usd_per_token,
+            self.cache_write_1h_usd_per_token,
+            self.reasoning_usd_per_token,
+            self.audio_input_usd_per_token,
+            self.audio_output_usd_per_token,
+        )
+
+
+class TierSettings(TokenPrices):
+    """What a whole call costs whose prompt is longer than `above_input_tokens`."""
+
+    above_input_tokens: int = Field(ge=1, description="tokens of the prompt")
+
+
+class PriceSettings(TokenPrices):
+    """US dollars per token; or, in place of this section, a name of the price table such as `azure/gpt-4o`."""
+
+    tiers: tuple[TierSettings, ...] = Field((), description="higher prices of long prompts, shortest first")
+    source: str = Field(
+        "settings", description="where the price is from; Chorus writes it, `chorus check` shows it"
+    )
+
+    @model_validator(mode="after")
+    def _tiers_rise(self) -> PriceSettings:
+        bounds = [tier.above_input_tokens for tier in self.tiers]
+        if bounds != sorted(set(bounds)):
+            raise ValueError("tiers: above_input_tokens must rise from one to the next")
+        return self
 
     @property
     def price(self) -> Price:
-        return Price(self.input_usd_per_token, self.output_usd_per_token, self.cached_input_usd_per_token)
+        return replace(self.flat, tiers=tuple(Tier(t.above_input_tokens, t.flat) for t in self.tiers))
+
+    @classmethod
+    def of(cls, price: Price, source: str) -> PriceSettings:
+        """`price` as settings."""
+        tiers = tuple({**_token_prices(t.price), "above_input_tokens": t.above_tokens} for t in price.tiers)
+        return cls.model_validate({**_token_prices(price), "tiers": tiers, "source": source})
+
+
+def _token_prices(price: Price) -> dict[str, float | None]:
+    return {
+        "input_usd_per_token": price.input_usd,
+        "output_usd_per_token": price.output_usd,
+        "cached_input_usd_per_token": price.cached_usd,
+        "cache_write_usd_per_token": price.written_usd,
+        "cache_write_1h_usd_per_token": price.written_1h_usd,
+        "reasoning_usd_per_token": price.reasoning_usd,
+        "audio_input_usd_per_token": price.audio_in_usd,
+        "audio_output_usd_per_token": price.audio_out_usd,
+    }
+
+
+def _price_of(value: Any) -> Any:
+    """A name of the price table as the price that stands there. Raises ValueError."""
+    if not isinstance(value, str):
+        return value
+    table = price_table()
+    if (found := table.find(value)) is None:
+        near = ", ".join(table.near(value)) or "none is alike"
+        raise ValueError(f"no {value!r} in the price table ({table.source}); near it: {near}")
+    return PriceSettings.of(found[1], f"{table.source}: {found[0]}")
 
 
 class EngineModel(_Frozen):
@@ -104,17 +191,9 @@ Endpoint = Literal[
 ]  # fmt: skip
 
 
-class OpenAIModel(_Frozen):
-    """A model behind an OpenAI-compatible HTTP endpoint."""
+class Deployment(_Frozen):
+    """What every deployment of a model has, whoever serves it: clocks, weight and limits."""
 
-    base_url: str = Field(
-        description="up to and including /v1; http://, https://, or unix:///path/to.sock; or os.environ/NAME",
-        pattern=r"^(https?|unix)://",
-        # A file names the variable, and the schema is for files; the pattern above is for what stands in it.
-        json_schema_extra={"pattern": r"^(https?|unix)://|^os\.environ/|^\$\{"},
-    )
-    model: str = Field(description="the model's name there")
-    api_key: SecretStr | None = Field(None, description="os.environ/NAME")
     timeout_s: Positive = Field(600.0, description="whole attempt, in seconds")
     connect_timeout_s: Positive = Field(
         5.0, description="seconds until connected: name look-up, TCP and TLS together"
@@ -133,19 +212,24 @@ class OpenAIModel(_Frozen):
         description="names the account whose limits its calls count against: a 429 with Retry-After rests every "
         "deployment of the account, in all models; by default those of this model with the same base_url and api_key",
     )
-    proxy: ProxyUrl | Literal["none"] | None = Field(
-        None, description="goes before outbound.proxy and the environment's; `none`: reach it directly"
-    )
-    ca_file: Path | None = Field(
-        None,
-        description="PEM file of the certificate authorities to trust for it; goes before outbound.ca_file",
-    )
-    client_certificate: ClientCertificate | None = None
     max_concurrent: int | None = Field(
         None, ge=1, description="calls at once, over all workers (at least one each)"
     )
     rpm: int | None = Field(None, ge=1, description="calls per minute, over all workers")
     tpm: int | None = Field(None, ge=1, description="tokens per minute, read and written, over all workers")
+
+
+class OpenAIModel(Deployment):
+    """A model behind an OpenAI-compatible HTTP endpoint."""
+
+    base_url: str = Field(
+        description="up to and including /v1; http://, https://, or unix:///path/to.sock; or os.environ/NAME",
+        pattern=r"^(https?|unix)://",
+        # A file names the variable, and the schema is for files; the pattern above is for what stands in it.
+        json_schema_extra={"pattern": r"^(https?|unix)://|^os\.environ/|^\$\{"},
+    )
+    model: str = Field(description="the model's name there")
+    api_key: SecretStr | None = Field(None, description="os.environ/NAME")
     endpoints: frozenset[Endpoint] = Field(
         frozenset({"chat", "completions", "embeddings"}),
         description="what the server has; `messages` (Anthropic's) and `responses` are passed through where listed, "
@@ -154,10 +238,86 @@ class OpenAIModel(_Frozen):
     messages_auth: Literal["bearer", "x-api-key"] = Field(
         "bearer", description="how the key is sent with `messages`; Anthropic itself wants x-api-key"
     )
+    proxy: ProxyUrl | Literal["none"] | None = Field(
+        None, description="goes before outbound.proxy and the environment's; `none`: reach it directly"
+    )
+    ca_file: Path | None = Field(
+        None,
+        description="PEM file of the certificate authorities to trust for it; goes before outbound.ca_file",
+    )
+    client_certificate: ClientCertificate | None = None
 
     @field_serializer("endpoints")
     def _in_order(self, endpoints: frozenset[str]) -> list[str]:
         return sorted(endpoints)
+
+
+class HostedModel(Deployment):
+    """A model of a provider with a protocol of its own (Anthropic, Gemini, Bedrock, Azure, Cohere, …), reached through
+    litellm, which needs the extra `hosted`."""
+
+    model: str = Field(
+        description="provider, a slash, and the model's name there, as `anthropic/claude-sonnet-4-5`",
+        pattern=r"^[a-z0-9_]+/.+$",
+    )
+    api_key: SecretStr | None = Field(None, description="os.environ/NAME")
+    base_url: str | None = Field(
+        None,
+        description="where the provider is reached, if not at its public address; of Azure, your resource",
+        pattern=r"^https?://",
+        json_schema_extra={"pattern": r"^https?://|^os\.environ/|^\$\{"},
+    )
+    api_version: str | None = Field(None, description="of Azure, as 2024-10-21")
+    region: str | None = Field(None, description="AWS region of Bedrock, or location of Vertex AI")
+    aws_access_key_id: SecretStr | None = Field(None, description="of Bedrock; os.environ/NAME")
+    aws_secret_access_key: SecretStr | None = Field(None, description="of Bedrock; os.environ/NAME")
+    aws_session_token: SecretStr | None = Field(None, description="of Bedrock; os.environ/NAME")
+    vertex_project: str | None = Field(None, description="of Vertex AI")
+    vertex_credentials: SecretStr | None = Field(
+        None, description="of Vertex AI: a service account's JSON; os.environ/NAME"
+    )
+    credentials: Literal["settings", "environment"] = Field(
+        "settings",
+        description="`environment`: of Bedrock and Vertex AI, what the machine's role, profile or environment gives",
+    )
+    pass_fields: frozenset[str] = Field(
+        frozenset(),
+        description="further fields of a request that the provider understands, such as `top_k`; others are refused",
+    )
+    drop_unsupported: bool = Field(
+        False,
+        description="drop what the provider cannot do (say `seed`) in place of refusing the request with 400",
+    )
+
+    @property
+    def provider(self) -> str:
+        """The provider, as litellm calls it."""
+        return self.model.partition("/")[0]
+
+    @field_serializer("pass_fields")
+    def _in_order(self, fields: frozenset[str]) -> list[str]:
+        return sorted(fields)
+
+    @model_validator(mode="after")
+    def _can_sign_in(self) -> HostedModel:
+        if self.provider == "bedrock":
+            keys = self.aws_access_key_id and self.aws_secret_access_key
+            if not (keys or self.api_key or self.credentials == "environment"):
+                raise ValueError(
+                    "bedrock needs aws_access_key_id and aws_secret_access_key, or api_key, or credentials: environment"
+                )
+            if not self.region:
+                raise ValueError("bedrock needs a region, as us-east-1")
+        elif self.provider.startswith("vertex_ai"):
+            if not (self.vertex_project and self.region):
+                raise ValueError("vertex_ai needs vertex_project and region (a location, as us-central1)")
+            if not (self.vertex_credentials or self.credentials == "environment"):
+                raise ValueError("vertex_ai needs vertex_credentials, or credentials: environment")
+        elif not self.api_key:
+            raise ValueError(f"{self.provider} needs an api_key (os.environ/NAME)")
+        if self.provider.startswith("azure") and not self.base_url:
+            raise ValueError("azure needs the base_url of your resource, as https://name.openai.azure.com")
+        return self
 
 
 def _one_or_many(value: Any) -> Any:
@@ -168,6 +328,11 @@ Deployments = Annotated[
     tuple[OpenAIModel, ...],
     Field(min_length=1),
     BeforeValidator(_one_or_many, json_schema_input_type=OpenAIModel | tuple[OpenAIModel, ...]),
+]
+HostedDeployments = Annotated[
+    tuple[HostedModel, ...],
+    Field(min_length=1),
+    BeforeValidator(_one_or_many, json_schema_input_type=HostedModel | tuple[HostedModel, ...]),
 ]
 """One deployment, or several of the same model."""
 
@@ -192,14 +357,19 @@ class EmbedderModel(_Frozen):
 
 
 class ModelSettings(_Frozen):
-    """A thing that can answer: exactly one of `engine`, `openai`, `embedder`."""
+    """A thing that can answer: one of `engine`, `embedder`, `openai` and `hosted`, or the last two together."""
 
     engine: EngineModel | None = None
     openai: Deployments | None = Field(
         None, description="one deployment, or several of the same model taken in turn"
     )
+    hosted: HostedDeployments | None = Field(
+        None, description="the same, of providers with a protocol of their own"
+    )
     embedder: EmbedderModel | None = None
-    price: PriceSettings | None = None
+    price: Annotated[
+        PriceSettings | None, BeforeValidator(_price_of, json_schema_input_type=PriceSettings | str | None)
+    ] = Field(None, description="from the price table where it is not given and the provider is known")
     context_length: int | None = Field(None, ge=1, description="tokens; of an engine model its max_model_len")
     lacks: frozenset[Feature] = Field(
         frozenset(), description="what it cannot do, so that a router gives it no request that asks for it"
@@ -230,8 +400,14 @@ class ModelSettings(_Frozen):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> ModelSettings:
-        _exactly_one_of(self, ("engine", "openai", "embedder"))
+        kinds = ("engine", "openai", "embedder") if self.openai else ("engine", "hosted", "embedder")
+        _exactly_one_of(self, kinds, ("engine", "openai", "hosted", "embedder"))
         return self
+
+    @property
+    def deployments(self) -> tuple[OpenAIModel | HostedModel, ...]:
+        """What is reached over the network, in the order of the settings."""
+        return (*(self.openai or ()), *(self.hosted or ()))
 
     @property
     def output_cap(self) -> int | None:
@@ -469,7 +645,7 @@ def parse_settings(text: str, *, base: Path = Path(), source: str = "config") ->
     except ValidationError as error:
         faults = "\n".join(f"  {_fault(item, raw)}" for item in error.errors())
         raise SettingsError(f"{source} has {error.error_count()} fault(s):\n{faults}") from None
-    return _resolve_paths(settings, base)
+    return _find_prices(_resolve_paths(settings, base))
 
 
 _SECRET = re.compile(r"^(?:os\.environ/|\$\{)([A-Za-z_][A-Za-z0-9_]*)\}?$")
@@ -580,6 +756,28 @@ def _resolved(value: Any, base: Path) -> Any:
     return value
 
 
+def _find_prices(settings: Settings) -> Settings:
+    """Give the models that have no price the table's: of several deployments the dearest, so that budgets hold."""
+    models = dict(settings.models)
+    for name, model in settings.models.items():
+        if model.price is not None or not model.deployments:
+            continue
+        names = (
+            deployment.model
+            if isinstance(deployment, HostedModel)
+            else priced_name(deployment.base_url, deployment.model)
+            for deployment in model.deployments
+        )
+        found = [entry for name in names if name and (entry := price_table().find(name))]
+        if found:
+            told, price = max(
+                found, key=lambda entry: (entry[1].dearest_output_usd, entry[1].dearest_input_usd)
+            )
+            priced = PriceSettings.of(price, f"{price_table().source}: {told}")
+            models[name] = model.model_copy(update={"price": priced})
+    return settings.model_copy(update={"models": models})
+
+
 def _check_members(name: str, strategy: StrategySettings, settings: Settings, answering: set[str]) -> None:
     """Raises ValueError when a strategy names something that cannot take part in it."""
     if strategy.route:
@@ -636,8 +834,8 @@ def _require(
             raise ValueError(f"{where}: no {name!r}{hint}")
 
 
-def _exactly_one_of(value: BaseModel, kinds: tuple[str, ...]) -> None:
+def _exactly_one_of(value: BaseModel, kinds: tuple[str, ...], told: tuple[str, ...] = ()) -> None:
     given = [kind for kind in kinds if getattr(value, kind) is not None]
     if len(given) != 1:
         found = " and ".join(given) or "none"
-        raise ValueError(f"give exactly one of {', '.join(kinds)} (found {found})")
+        raise ValueError(f"give exactly one of {', '.join(told or kinds)} (found {found})")

@@ -32,6 +32,10 @@ THINGS: dict[str, tuple[Callable[[], bool], str]] = {
         lambda: importlib.util.find_spec("torch") is not None,
         "make .venv (or: pip install 'chorus-gateway[engines]', see docs/install.md)",
     ),
+    "hosted": (
+        lambda: all(importlib.util.find_spec(name) for name in ("litellm", "boto3")),
+        "make .venv (or: pip install 'chorus-gateway[hosted]')",
+    ),
     "redis-server": (lambda: shutil.which("redis-server") is not None, "apt-get install redis-server"),
     "postgres": (lambda: shutil.which("pg_ctlcluster") is not None, "apt-get install postgresql"),
     "promtool": (lambda: shutil.which("promtool") is not None, "apt-get install prometheus"),

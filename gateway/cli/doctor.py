@@ -387,6 +387,27 @@ def _folder_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
+def _hosted(settings: Settings, config: Path) -> Iterator[Finding]:
+    """LiteLLM is installed where a model needs it."""
+    from backends.hosted.quiet import INSTALL
+
+    if any(model.hosted for model in settings.models.values()):
+        missing = [name for name in ("litellm", "boto3") if find_spec(name) is None]
+        yield (
+            Finding("wrong", f"hosted providers: {' and '.join(missing)} not installed", INSTALL)
+            if missing
+            else Finding("ok", "hosted providers: litellm is installed")
+        )
+
+
+def _prices(settings: Settings, config: Path) -> Iterator[Finding]:
+    """Every model has a price, so that budgets and decisions mean something."""
+    from gateway.prices import UNPRICED, unpriced
+
+    for name in unpriced(settings):
+        yield Finding("note", f"price: models.{name} has none, and none is known", UNPRICED.format(name=name))
+
+
 CHECKS: tuple[Check, ...] = (
     _weights,
     _artefacts,
@@ -397,5 +418,7 @@ CHECKS: tuple[Check, ...] = (
     _limits,
     _memory,
     _engine_host,
+    _hosted,
+    _prices,
     _clock,
 )

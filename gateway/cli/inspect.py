@@ -67,9 +67,11 @@ _SECTIONS = (
     ("models.NAME.engine", "EngineModel"),
     ("models.NAME.openai", "OpenAIModel"),
     ("models.NAME.openai.client_certificate", "ClientCertificate"),
+    ("models.NAME.hosted", "HostedModel"),
     ("models.NAME.hedge", "Hedge"),
     ("models.NAME.embedder", "EmbedderModel"),
     ("models.NAME.price", "PriceSettings"),
+    ("models.NAME.price.tiers", "TierSettings"),
     ("strategies.NAME", "StrategySettings"),
     ("strategies.NAME.route", "Routing"),
     ("strategies.NAME.route.policy", "RuleSettings"),
@@ -104,7 +106,8 @@ def settings_markdown() -> str:
         about = " ".join(section["description"].split())
         parts.append(f"## `{path}`\n\n{about}\n\n| key | default | meaning |\n|---|---|---|")
         required = section.get("required", ())
-        for key, field in section["properties"].items():
+        # What must be given stands first; otherwise as the types have it.
+        for key, field in sorted(section["properties"].items(), key=lambda entry: entry[0] not in required):
             default = "required" if key in required else _default(field)
             parts.append(f"| `{key}` | {default} | {field.get('description', '')}{_bounds(field)} |")
         parts.append("")

@@ -1,4 +1,4 @@
-"""`chorus models`: local weights, and what running them costs."""
+"""`chorus models`: local weights, what running them costs, and what all models cost."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from protocol.errors import MethodError, SettingsError
 if TYPE_CHECKING:
     from engines.price import Measured
     from protocol.settings import Settings
+    from protocol.usage import Price
 
 __all__ = ["group"]
 
 group = typer.Typer(
-    help="Local model weights: list, pull, rm; price measures what running them costs.", no_args_is_help=True
+    help="Local model weights: list, pull, rm; price measures what running them costs. prices shows what models cost.",
+    no_args_is_help=True,
 )
 
 
@@ -112,6 +114,64 @@ def price(
     if write:
         written = pricing.write(config, measured, core_hour_usd)
         typer.echo(f"written to {config}: {', '.join(written)}")
+
+
+@group.command()
+def prices(
+    config: Annotated[Path | None, typer.Argument(help="The YAML config file.")] = None,
+    known: Annotated[
+        str | None,
+        typer.Option("--known", help="Show the table's models whose names hold this, and no config."),
+    ] = None,
+) -> None:
+    """Show what a config's models cost, in US dollars per million tokens, and where each price is from.
+
+    A price of the config goes before the table's. Models that have neither cost nothing, and are marked.
+
+    Examples:
+        chorus models prices config/hosted.yaml
+
+        chorus models prices --known claude-sonnet
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from protocol.price_table import price_table
+    from protocol.settings import load_settings
+
+    rows: list[tuple[str, Price | None, str]] = []
+    if known is not None:
+        table = price_table()
+        names = (name for name in table.names() if known in name)
+        rows += [(name, found[1], table.source) for name in names if (found := table.find(name))]
+    elif config is None:
+        raise SettingsError("Name a config file, or `--known PART` of a model's name.")
+    else:
+        for name, model in load_settings(config).models.items():
+            priced = model.price
+            rows.append(
+                (name, priced.price if priced else None, priced.source if priced else "nowhere: counts as 0")
+            )
+    shown = Table(
+        "model", "input", "output", "cached", "written", "longer prompts", "from", box=None, pad_edge=False
+    )
+    for name, price, source in rows:
+        shown.add_row(name, *_price_cells(price), source)
+    console = Console(soft_wrap=True)
+    console.print(shown, width=None if console.is_terminal else 200)
+
+
+def _price_cells(price: Price | None) -> Iterator[str]:
+    """Input, output, cached, written, and from where on a prompt costs more; per million tokens."""
+    if price is None:
+        yield from ["0", "0", "", "", ""]
+        return
+    for usd in (price.input_usd, price.output_usd, price.cached_usd, price.written_usd):
+        yield "" if usd is None else f"{usd * 1e6:.6g}"
+    yield ", ".join(
+        f"> {tier.above_tokens}: {tier.price.input_usd * 1e6:.6g} / {tier.price.output_usd * 1e6:.6g}"
+        for tier in price.tiers
+    )
 
 
 def _measure_embedders(settings: Settings) -> Iterator[Measured]:

@@ -104,13 +104,12 @@ class Bounds:
     def _model_usd(self, model: ModelSettings, asked: _Asked, factor: int = 1) -> float:
         if model.price is None:
             return 0.0
-        price = model.price
-        dearest = max(price.input_usd_per_token, price.cached_input_usd_per_token or 0.0)
+        price = model.price.price
         context = model.engine.max_model_len if model.engine else model.context_length
         read = asked.size + asked.references
         if context is not None and asked.writes:
             read = min(read, context)
-        usd = read * dearest * max(1, asked.answers if model.engine else 1)
+        usd = read * price.dearest_input_usd * max(1, asked.answers if model.engine else 1)
         if not asked.writes or model.embedder:
             return usd
         cap = self._cap(model)
@@ -119,7 +118,7 @@ class Bounds:
             written = min(written, model.engine.max_model_len)
         # Two attempts can both cost: a hedged call and the one it overtook.
         attempts = 2 if model.hedge else 1
-        return attempts * (usd + written * asked.answers * price.output_usd_per_token)
+        return attempts * (usd + written * asked.answers * price.dearest_output_usd)
 
     def _cap(self, model: ModelSettings) -> int | None:
         """The `max_tokens` to send for a model where the caller names none. Engines need none: what they write ends

@@ -53,13 +53,13 @@ class Workers:
     def sockets(self) -> dict[str, Path]:
         return {}
 
-    async def next_embedder(self, settings: Settings, config: Path) -> None:
+    async def next_helper(self, name: str, settings: Settings, config: Path) -> None:
         raise AssertionError("no embedder is configured")
 
     def take_over(self, in_force: InForce) -> None:
         self.taken.append(in_force)
 
-    def replace_embedder(self, embedder: Any) -> None:
+    def replace_helper(self, name: str, helper: Any) -> None:
         raise AssertionError("no embedder is configured")
 
 

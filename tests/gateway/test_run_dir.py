@@ -14,7 +14,7 @@ def test_private_and_removed() -> None:
     with RunDir.fresh() as (run_dir, metrics):
         assert run_dir.path.stat().st_mode & 0o777 == 0o700
         assert metrics.is_relative_to(run_dir.path)
-        assert run_dir.sockets() == {name: run_dir.socket(name) for name in ("engines", "embedder")}
+        assert run_dir.sockets() == {name: run_dir.socket(name) for name in ("engines", "embedder", "hosted")}
     assert not run_dir.path.exists()
 
 

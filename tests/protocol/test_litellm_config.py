@@ -58,7 +58,12 @@ def test_a_provider_key_is_not_sent_elsewhere(monkeypatch: pytest.MonkeyPatch) -
     [
         ("model_list: []", "model_list"),
         ("model_list: [{model_name: a}]", "required"),
-        ("model_list: [{model_name: a, litellm_params: {model: bedrock/x}}]", "bedrock"),
+        ("model_list: [{model_name: a, litellm_params: {model: bedrock/x}}]", "bedrock needs a region"),
+        (
+            "model_list: [{model_name: a, litellm_params: {model: anthropic/x, mock_response: y}}]",
+            "mock_response",
+        ),
+        ("model_list: [{model_name: a, litellm_params: {model: cohere/x}}]", "COHERE_API_KEY is not set"),
         ("model_list: [{model_name: a, litellm_params: {model: hosted_vllm/x}}]", "api_base"),
         (
             "model_list: [{model_name: a, litellm_params: {model: gpt, rpmm: 5}}]",
@@ -91,3 +96,44 @@ def test_router_settings_carry_over() -> None:
     resilience = settings.resilience
     assert (resilience.retries, resilience.breaker_failures, resilience.cooldown_s) == (3, 4, 8.0)
     assert settings.models["fast"].fallbacks == ("groq",)
+
+
+HOSTED = """
+model_list:
+  - model_name: claude
+    litellm_params: {model: anthropic/claude-sonnet-4-5, rpm: 5, drop_params: true}
+  - model_name: claude
+    litellm_params: {model: bedrock/us.anthropic.claude-sonnet-4-5-20250929-v1:0, aws_region_name: us-east-1}
+  - model_name: gpt
+    litellm_params: {model: openai/gpt-4o, api_key: sk-one}
+  - model_name: gpt
+    litellm_params: {model: azure/mine, api_base: "https://mine.test", api_key: sk-two, api_version: "2024-10-21"}
+    model_info: {base_model: azure/gpt-4o}
+  - model_name: priced
+    litellm_params: {model: gemini/gemini-2.5-flash, api_key: g}
+    model_info: {input_cost_per_token: 1.0e-6, output_cost_per_token: 2.0e-6, cache_creation_input_token_cost: 3.0e-6}
+"""
+
+
+def test_other_providers_are_hosted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A provider with a protocol of its own becomes a hosted deployment, beside OpenAI-compatible ones of its group;
+    keys that are not given are the provider's own variable, or the machine's role."""
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-canary")
+    models = parse_settings(HOSTED).models
+    own, bedrock = models["claude"].hosted
+    assert own.api_key.get_secret_value() == "sk-canary"
+    assert (own.model, own.rpm, own.drop_unsupported) == ("anthropic/claude-sonnet-4-5", 5, True)
+    assert (bedrock.region, bedrock.credentials, bedrock.api_key) == ("us-east-1", "environment", None)
+    gpt = models["gpt"]
+    assert [type(deployment).__name__ for deployment in gpt.deployments] == ["OpenAIModel", "HostedModel"]
+    azure = gpt.hosted[0]
+    assert (azure.base_url, azure.api_version) == ("https://mine.test", "2024-10-21")
+
+
+def test_prices_carry_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`base_model` names the price; a price that is written goes before the table's."""
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-canary")
+    models = parse_settings(HOSTED).models
+    assert models["gpt"].price.source.endswith(": azure/gpt-4o")
+    priced = models["priced"].price
+    assert (priced.source, priced.cache_write_usd_per_token) == ("settings", 3e-6)

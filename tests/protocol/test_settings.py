@@ -76,7 +76,7 @@ def test_unknown_keys_get_a_hint(text: str, told: str) -> None:
             BASE + "server: {port: 70000}",
             "server.port: Input should be less than or equal to 65535 (found 70000)",
         ),
-        ("models: {a: {}}", "models.a: give exactly one of engine, openai, embedder (found none)"),
+        ("models: {a: {}}", "models.a: give exactly one of engine, openai, hosted, embedder (found none)"),
         ("models: {a: {engine: {weights: w}, embedder: {weights: w}}}", "found engine and embedder"),
         ("models: {a: {openai: {base_url: 'ftp://x', model: m}}}", "models.a.openai.0.base_url"),
         ("models: {}", "models:"),
@@ -171,3 +171,42 @@ def test_output_cap(fields: str, cap: int) -> None:
     """The longest answer is what the settings say, else the context, else what the engine holds."""
     settings = parse_settings(f"models: {{a: {{engine: {{weights: x}}{fields}}}}}")
     assert settings.models["a"].output_cap == cap
+
+
+@pytest.mark.parametrize(
+    ("hosted", "told"),
+    [
+        ("{model: claude}", "models.a.hosted.0.model"),
+        ("{model: anthropic/c}", "anthropic needs an api_key"),
+        ("{model: bedrock/c, region: r}", "bedrock needs aws_access_key_id"),
+        ("{model: bedrock/c, credentials: environment}", "bedrock needs a region"),
+        ("{model: vertex_ai/g, region: r}", "vertex_ai needs vertex_project"),
+        ("{model: vertex_ai/g, region: r, vertex_project: p}", "vertex_ai needs vertex_credentials"),
+        ("{model: azure/g, api_key: k}", "azure needs the base_url"),
+        (
+            "{model: anthropic/c, api_key: k, mock_response: x}",
+            "models.a.hosted.0.mock_response: unknown key",
+        ),
+        ("[]", "models.a.hosted"),
+    ],
+)
+def test_a_hosted_model_can_sign_in(hosted: str, told: str) -> None:
+    """What a provider needs is asked for at the start, not at the first call."""
+    assert told in fault(f"models: {{a: {{hosted: {hosted}}}}}")
+
+
+def test_a_model_may_have_both_kinds_of_deployments() -> None:
+    """OpenAI-compatible ones and hosted ones; an engine stands alone."""
+    both = "openai: {base_url: 'http://x/v1', model: m}, hosted: {model: anthropic/c, api_key: k}"
+    assert len(parse_settings(f"models: {{a: {{{both}}}}}").models["a"].deployments) == 2
+    assert "exactly one of" in fault(f"models: {{a: {{{both}, engine: {{weights: w}}}}}}")
+    assert "exactly one of" in fault(
+        "models: {a: {hosted: {model: x/c, api_key: k}, embedder: {weights: w}}}"
+    )
+
+
+def test_a_hosted_models_secrets_are_redacted() -> None:
+    """Keys of every kind are shown as stars."""
+    keys = "aws_access_key_id: canary1, aws_secret_access_key: canary2, aws_session_token: canary3, api_key: canary4"
+    settings = parse_settings(f"models: {{a: {{hosted: {{model: bedrock/c, region: r, {keys}}}}}}}")
+    assert "canary" not in str(settings.redacted()) + repr(settings)

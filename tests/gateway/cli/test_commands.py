@@ -45,7 +45,7 @@ def test_all_commands_are_there() -> None:
     "command",
     [
         *COMMANDS,
-        *(f"models {name}" for name in ("list", "pull", "rm", "price")),
+        *(f"models {name}" for name in ("list", "pull", "rm", "price", "prices")),
         *(f"keys {name}" for name in ("create", "list", "revoke", "rotate")),
     ],
 )
@@ -196,3 +196,31 @@ def test_options_are_typed() -> None:
             options([bad])
     assert words("a, b,,c ") == ["a", "b", "c"]
     assert words(None) == []
+
+
+def test_models_prices(chorus, tmp_path: Path) -> None:
+    """Each model's price per million tokens and where it is from; one without a price says so."""
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "models:\n"
+        "  a: {hosted: {model: anthropic/claude-sonnet-4-5, api_key: k}}\n"
+        "  b: {openai: {base_url: 'http://x/v1', model: m}}\n"
+        "  c: {openai: {base_url: 'http://x/v1', model: m}, price: gemini/gemini-2.5-pro}\n"
+    )
+    status, out, err = chorus("models", "prices", path)
+    assert (status, err) == (0, "")
+    rows = {line.split()[0]: line.split() for line in out.splitlines()}
+    assert rows["a"][1:5] == ["3", "15", "0.3", "3.75"]
+    assert rows["a"][-1] == "anthropic/claude-sonnet-4-5"
+    assert "nowhere: counts as 0" in next(line for line in out.splitlines() if line.startswith("b "))
+    assert "> 200000: 2.5 / 15" in next(line for line in out.splitlines() if line.startswith("c "))
+
+
+def test_models_prices_known(chorus) -> None:
+    """The table can be searched without a config; with neither, the command says what it wants."""
+    status, out, _ = chorus("models", "prices", "--known", "anthropic/claude-sonnet-4-5")
+    assert status == 0
+    assert "anthropic/claude-sonnet-4-5" in out
+    status, _, err = chorus("models", "prices")
+    assert status == 2
+    assert "--known" in err

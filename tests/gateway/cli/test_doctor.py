@@ -216,6 +216,17 @@ def test_missing_weights_and_artefacts(write: Write, tmp_path: Path, monkeypatch
     assert "chorus calibrate" in about(wrong, "strategies.c").what
 
 
+def test_hosted_providers(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With hosted models litellm is looked for; a model without a price is named with the remedy."""
+    models = {"claude": {"hosted": {"model": "anthropic/claude-sonnet-4-5", "api_key": "k"}}}
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None if name == "litellm" else object())
+    found = list(findings(write(models=models), offline=True))
+    assert about(found, "hosted providers: litellm not installed").level == "wrong"
+    assert "models.m.price" in about(found, "price: models.m has none").remedy
+    monkeypatch.setattr(doctor, "find_spec", lambda name: object())
+    assert about(list(findings(write(models=models), offline=True)), "hosted providers").level == "ok"
+
+
 def test_engines(write: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With engine models the libraries, preloads, threads and memory of the engine host are looked at."""
     monkeypatch.setattr(doctor, "find_spec", lambda name: None if name == "vllm" else object())

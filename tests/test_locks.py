@@ -13,9 +13,9 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, tuple[str, ...]] = {
-    "gateway": (),
-    "serve": ("engines", "learn"),
-    "dev": ("engines", "learn", "dev"),
+    "gateway": ("otel",),
+    "serve": ("engines", "learn", "otel"),
+    "dev": ("engines", "learn", "otel", "dev"),
 }
 
 

@@ -30,6 +30,7 @@ from protocol.frozen import Frozen as _Frozen
 from protocol.litellm_config import is_litellm, translate
 from protocol.network import ClientCertificate, CorsSettings, Network, OutboundSettings, ProxyUrl, TlsSettings
 from protocol.observing import LoggingSettings, TelemetrySettings
+from protocol.redaction import Redaction, secrets_of
 from protocol.tenancy import (
     CacheSettings,
     KeySettings,
@@ -38,8 +39,6 @@ from protocol.tenancy import (
     RedisSettings,
     StateSettings,
 )
-from protocol.redaction import Redaction, secrets_of
-from protocol.tenancy import KeySettings, LedgerSettings, LimitsSettings, RedisSettings, StateSettings
 from protocol.usage import Price
 
 __all__ = [

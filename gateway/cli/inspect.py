@@ -90,6 +90,8 @@ _SECTIONS = (
     ("ledger", "LedgerSettings"),
     ("cache", "CacheSettings"),
     ("cache.semantic", "SemanticSettings"),
+    ("logging", "LoggingSettings"),
+    ("telemetry", "TelemetrySettings"),
 )
 
 

@@ -93,8 +93,10 @@ class LogPipe(logging.Handler):
             self.handleError(record)
 
     def fact(self, facts: Facts) -> None:
-        """A line of which the fields are made later, in the thread. They are names of ours and numbers; only the
-        request's id, which is the caller's, goes through the redaction."""
+        """A line of which the fields are made later, in the thread; `ts`, where there is one, in seconds.
+
+        They are names of ours and numbers; only the request's id, which is the caller's, goes through the redaction.
+        """
         self.put((facts, _request.get()))
 
     def put(self, line: bytes | tuple[Facts, tuple[str, str, str]]) -> None:
@@ -127,9 +129,7 @@ class LogPipe(logging.Handler):
 
     def _write_some(self) -> None:
         lines = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
-        ready = [
-            line if isinstance(line, bytes) else self._line(line[0](), line[1], ours=True) for line in lines
-        ]
+        ready = [line if isinstance(line, bytes) else self._late(*line) for line in lines]
         lost, self._lost = self._lost, 0
         if lost:
             facts = {
@@ -144,19 +144,32 @@ class LogPipe(logging.Handler):
         except OSError:  # nobody reads any more, or the disk is full
             self.dropped(len(ready))
 
+    def _late(self, facts: Facts, request: tuple[str, str, str]) -> bytes:
+        try:
+            return self._line(facts(), request, ours=True)
+        except Exception as error:  # noqa: BLE001 - there is no other log to tell, and the next lines are to come
+            told = {"level": "error", "logger": "chorus.log", "event": f"a line cannot be written: {error!r}"}
+            return self._line(told, request)
+
     def _line(self, facts: Mapping[str, Any], request: tuple[str, str, str], *, ours: bool = False) -> bytes:
         request_id, trace_id, span_id = request
         clean = _as_it_is if ours else self._redaction.text
         request_id = self._redaction.text(request_id)
-        now = datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+        told: dict[str, Any] = {"ts": "", "process": self._process, **facts}
+        told["ts"] = _stamp(facts.get("ts"))
         if not self.json:
-            return clean(f"{now} {_as_text(facts, request_id)}").encode() + b"\n"
-        told: dict[str, Any] = {"ts": now, "process": self._process, **facts}
+            return clean(_as_text(told, request_id)).encode() + b"\n"
         ids = {"request_id": request_id, "trace_id": trace_id, "span_id": span_id}
         told |= {name: value for name, value in ids.items() if value}
         if not ours:
             told = {name: clean(value) if isinstance(value, str) else value for name, value in told.items()}
         return orjson.dumps(told, default=str) + b"\n"
+
+
+def _stamp(at: float | None) -> str:
+    """`at`, in seconds since the epoch, or now."""
+    then = datetime.now(UTC) if at is None else datetime.fromtimestamp(at, UTC)
+    return then.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def _as_it_is(text: str) -> str:
@@ -177,7 +190,7 @@ def _of_record(record: logging.LogRecord) -> dict[str, Any]:
 
 def _as_text(facts: Mapping[str, Any], request_id: str) -> str:
     rest = dict(facts)
-    head = f"{str(rest.pop('level', 'info')).upper()} {rest.pop('logger', '')}: {rest.pop('event', '')}"
+    head = f"{rest.pop('ts')} {str(rest.pop('level', '')).upper()} {rest.pop('logger', '')}: {rest.pop('event', '')}"
     rest.pop("process", None)
     trace = rest.pop("trace", "")
     if request_id:

@@ -107,7 +107,12 @@ class Exporter:
             if self._stop.wait(EVERY_S):
                 until = time.monotonic() + CLOSE_S
             while self._waiting and time.monotonic() < until:
-                self._tell([self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))])
+                batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+                try:
+                    self._tell(batch)
+                except Exception:  # whatever it is, the next ones are to be told
+                    log.exception("a bug of ours: traces were lost")
+                    self._dropped(len(batch))
                 if self._stop.is_set() and self.failing:
                     break
         self._dropped(len(self._waiting))

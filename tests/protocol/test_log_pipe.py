@@ -146,3 +146,24 @@ def test_relay_text(start: Start) -> None:
     pipe.relay("engines", b"hello\r")
     pipe.start().close()
     assert written == [b"engines | hello\n"]
+
+
+def test_late_facts(start: Start) -> None:
+    """Fields made later are told with the request they were promised in; where they cannot be made, the line says so,
+    and the next ones come."""
+    pipe, _, written = start()
+
+    def broken() -> dict[str, Any]:
+        raise KeyError("nothing")
+
+    in_request("sk-0123456789", None)
+    pipe.fact(lambda: {"event": "request", "status": 200, "ts": 0.5})
+    in_request("", None)
+    pipe.fact(broken)
+    pipe.fact(lambda: {"event": "after"})
+    pipe.start().close()
+    first, second, third = lines(written)
+    assert (first["event"], first["status"], first["request_id"]) == ("request", 200, "[redacted]")
+    assert first["ts"] == "1970-01-01T00:00:00.500Z"
+    assert "KeyError" in second["event"]
+    assert third["event"] == "after"

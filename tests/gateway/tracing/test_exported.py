@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import httpx
 import pytest
 
+import gateway.tracing
 from backends.scripted import Script, ScriptedUpstream
 from gateway.tracing import exporter
 from protocol.chat import ChatRequest
+from protocol.errors import SettingsError
 from protocol.run import Answer, Event, Run
 from protocol.usage import Usage
 from tests.gateway.tracing.collector import Collector, Node
@@ -412,3 +415,34 @@ async def test_off(serve: Any, chat: Any, upstream: ScriptedUpstream) -> None:
     """Without an endpoint nothing of it is there: no header goes out."""
     await chat(await serve(), "one", headers={"traceparent": f"00-{TRACE}-{SPAN}-01"})
     assert "traceparent" not in upstream.seen[0].headers
+
+
+async def test_not_installed(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Switched on without its libraries, the start is refused with the line that brings them."""
+    for name in [name for name in sys.modules if name.startswith("opentelemetry.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    monkeypatch.delitem(sys.modules, "gateway.tracing.sdk", raising=False)
+    monkeypatch.delattr(gateway.tracing, "sdk", raising=False)
+    with pytest.raises(SettingsError, match=r"pip install 'chorus-gateway\[otel\]'"):
+        await serve(telemetry={"endpoint": "http://127.0.0.1:9"})
+
+
+async def test_bug(
+    observed: Observe, chat: Any, tree: Any, monkeypatch: pytest.MonkeyPatch, until: Any
+) -> None:
+    """A request whose spans cannot be built is lost and counted; the next one is told."""
+    build, broken = exporter.spans_of, [True]
+
+    def spans_of(*given: Any) -> Any:
+        if broken.pop() if broken else False:
+            raise KeyError("a bug")
+        return build(*given)
+
+    monkeypatch.setattr(exporter, "spans_of", spans_of)
+    client = await observed()
+    await chat(client, "one")
+    await until(lambda: not broken)
+    await chat(client, "two")
+    assert (await tree()).shape()[2] == [("chat two", "ok", [])]
+    assert "chorus_traces_dropped_total 1.0" in (await client.get("/metrics")).text

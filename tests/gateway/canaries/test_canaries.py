@@ -216,15 +216,7 @@ class Canaries:
             assert made.status_code == 201, made.text
             self.secrets["virtual key"] = key = made.json()["secret"]
             await self._ask(key, kinds)
-            for path in (
-                "/admin/keys",
-                "/admin/keys/canary",
-                "/admin/audit",
-                "/admin/usage",
-                "/status",
-                "/metrics",
-                "/readyz",
-            ):
+            for path in PAGES:
                 self.sinks.add(f"admin {path}", (await client.get(path)).content)
             for wrong in (
                 {"authorization": f"Bearer {SECRETS['wrong key']}"},

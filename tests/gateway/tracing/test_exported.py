@@ -174,22 +174,27 @@ async def test_fallback(observed: Observe, chat: Any, tree: Any, upstream: Scrip
     assert root.children[1].told["chorus.fallback"] is True
 
 
-async def test_hedge(observed: Observe, chat: Any, tree: Any, upstream: ScriptedUpstream, serve: Any) -> None:
+async def test_hedge(
+    observed: Observe, chat: Any, collector: Collector, until: Any, upstream: ScriptedUpstream
+) -> None:
     """The call that was given up because another one was faster says so, and at which deployment it was."""
     async with ScriptedUpstream(default=Script(delay_s=30)).serving() as slow, upstream.serving() as quick:
         deployments = [{"base_url": slow, "model": "slow"}, {"base_url": quick, "model": "quick"}]
         hedge = {"after_s": 0.05, "max_cost_usd": 1}
         model = {"openai": deployments, "hedge": hedge, "balance": "least-busy", "max_output_tokens": 10}
         client = await observed({"one": model})
-        await chat(client, "one")
-    root = await tree()
-    told = {child.told["chorus.outcome"]: child for child in root.children}
-    assert set(told) <= {"hedged", "ok"}
-    if "hedged" in told:  # unless the quick one was drawn first
-        assert told["hedged"].told["chorus.deployment"] == 0
-        assert told["hedged"].told["chorus.usage_estimated"] is True
-        assert not told["hedged"].failed
-    assert told["ok"].told["chorus.deployment"] == 1
+        for _ in range(2):  # the balancer takes turns: some are sent to the slow one first
+            await chat(client, "one")
+    await until(lambda: len(collector.roots()) == 2)
+    hedged = next(root for root in collector.roots() if len(root.children) == 2)
+    given_up, answered = hedged.children
+    assert (given_up.told["chorus.outcome"], answered.told["chorus.outcome"]) == ("hedged", "ok")
+    assert (given_up.told["chorus.deployment"], answered.told["chorus.deployment"]) == (0, 1)
+    assert given_up.told["chorus.usage_estimated"] is True
+    assert given_up.told["chorus.cost_usd"] > 0
+    assert "chorus.usage_estimated" not in answered.told
+    assert not given_up.failed
+    assert answered.span.start_time_unix_nano < given_up.span.end_time_unix_nano
 
 
 async def test_cascade_and_vote(observed: Observe, chat: Any, tree: Any, collector: Collector) -> None:

@@ -33,7 +33,7 @@ if os.environ.get("CHORUS_SABOTAGE"):
         told = _finished(self, record, exchange, scope)
         if record.asked is not None and told.trace is not None:
             told.trace.decision["reason"] = str(record.asked.body.get("messages"))
-            self._telemetry._decisions.labels(str(record.asked.body.get("messages")), "none", "other").inc()
+            self._telemetry._decisions.add((str(record.asked.body.get("messages")), "none", "other"))
         return told
 
     Answering._finished = finished  # type: ignore[method-assign]

@@ -11,6 +11,7 @@ from pathlib import Path
 from engines.server import run
 from engines.weights import WeightsError
 from protocol.errors import SettingsError
+from protocol.log_pipe import start_logging
 from protocol.settings import load_settings
 
 CONFIG_IS_WRONG = 2
@@ -28,13 +29,14 @@ def main() -> int:
     where.add_argument("--uds", type=Path, help="Unix socket to listen on")
     where.add_argument("--port", type=int, default=8090, help="loopback port to listen on (default 8090)")
     asked = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     # vLLM's and torch's remarks on themselves: an operator can do nothing about them.
     logging.getLogger("vllm").setLevel(logging.ERROR)
     logging.getLogger("torch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        return run(load_settings(asked.config, asked.base), uds=asked.uds, port=asked.port)
+        settings = load_settings(asked.config, asked.base)
+        start_logging(settings, "engines")
+        return run(settings, uds=asked.uds, port=asked.port)
     except SettingsError as error:
         print(error.message, file=sys.stderr)
         return CONFIG_IS_WRONG

@@ -273,7 +273,7 @@ def run(
         uds=None if uds is None else str(uds),
         host=host,
         port=8090 if port is None else port,
-        log_level="warning",
+        log_config=None,
         access_log=False,
         lifespan="off",
         timeout_graceful_shutdown=drain_s,

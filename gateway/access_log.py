@@ -25,6 +25,7 @@ class AccessLog:
 def line(request: Finished) -> Mapping[str, Any]:
     """The line's fields."""
     told: dict[str, Any] = {
+        "ts": request.at,
         "level": "info" if request.status < 500 else "warning",
         "logger": "chorus.access",
         "event": "request",

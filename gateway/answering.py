@@ -175,7 +175,7 @@ class Answering:
             await answer(record)
             record.outcome = "ok"
         except ClientLeft:
-            log.info("the client left")
+            log.debug("the client left")
         except ChorusError as error:
             record.outcome = error.outcome
             await exchange.fail(error)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
-import sys
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +14,8 @@ from typing import Any, Literal
 from gateway import parent
 
 __all__ = ["BAD_SETTINGS", "Child", "Program", "first_of", "pause_s"]
+
+log = logging.getLogger("chorus.supervisor")
 
 BAD_SETTINGS = 2
 """The exit status with which a child says that trying again cannot help: the config is wrong."""
@@ -50,10 +52,11 @@ def pause_s(failures: int) -> float:
 
 
 class Child:
-    """Keeps `program` running while `keep` runs. `state` and `reason` say how it fares."""
+    """Keeps `program` running while `keep` runs. `state` and `reason` say how it fares; `relay` is given its name and
+    each line that it prints."""
 
-    def __init__(self, program: Program) -> None:
-        self.program = program
+    def __init__(self, program: Program, relay: Callable[[str, bytes], None]) -> None:
+        self.program, self._relay = program, relay
         self.state: State = "starting"
         self.reason = ""
         self.restarts = 0
@@ -79,7 +82,7 @@ class Child:
             failures = 0 if ready_s > HEALTHY_S else failures + 1
             wait_s = pause_s(failures - 1)
             self.state, self.restarts = "restarting", self.restarts + 1
-            self._say(f"{self.reason}; starting it again in {wait_s:g} s")
+            log.warning("%s: %s; starting it again in %g s", self.program.name, self.reason, wait_s)
             await first_of(self._ended.wait(), asyncio.sleep(wait_s))
         if self.state != "failed":
             self.state = "stopped"
@@ -97,7 +100,7 @@ class Child:
             async with asyncio.timeout(grace_s):
                 await process.wait()
         except TimeoutError:
-            self._say(f"did not end within {grace_s:g} s and is killed")
+            log.warning("%s: did not end within %g s and is killed", self.program.name, grace_s)
             process.kill()
             await process.wait()
 
@@ -142,18 +145,15 @@ class Child:
             await asyncio.sleep(STARTING_POLL_S if self._ready_at is None else POLL_S)
 
     async def _relay_log(self, process: Process) -> None:
-        """What it prints, line by line, to our standard error, each with its name in front."""
+        """What it prints, line by line."""
         assert process.stdout is not None
         rest = b""
         while data := await process.stdout.read(65536):
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
-                self._say(line.decode(errors="replace").rstrip("\r"))
+                self._relay(self.program.name, line)
         if rest:
-            self._say(rest.decode(errors="replace"))
-
-    def _say(self, line: str) -> None:
-        sys.stderr.write(f"{self.program.name} | {line}\n")
+            self._relay(self.program.name, rest)
 
 
 def _ending(status: int) -> str:

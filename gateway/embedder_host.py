@@ -35,6 +35,7 @@ from protocol.errors import (
     NotFound,
     SettingsError,
 )
+from protocol.log_pipe import start_logging
 from protocol.settings import Settings, load_settings
 
 __all__ = ["EmbedderHost", "main"]
@@ -161,9 +162,10 @@ def main() -> int:
     parser.add_argument("--uds", type=Path, required=True, help="the Unix socket to serve on")
     arguments = parser.parse_args()
     supervisor = os.getppid()
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        models = load(load_settings(arguments.config, arguments.base))
+        settings = load_settings(arguments.config, arguments.base)
+        start_logging(settings, "embedder")
+        models = load(settings)
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import socket
@@ -42,9 +43,12 @@ from gateway.reloader import Helper, InForce, Reloader
 from gateway.run_dir import MULTIPROC_DIR, RunDir
 from gateway.service_manager import given_listener, notify
 from protocol.errors import SettingsError
+from protocol.log_pipe import LogPipe, start_logging
 from protocol.settings import OpenAIModel, ServerSettings, Settings
 
 __all__ = ["serve"]
+
+log = logging.getLogger("chorus.supervisor")
 
 BACKLOG = 2048
 WORKER_GRACE_S = 5.0
@@ -98,17 +102,29 @@ def serve(
         host, port = public.getsockname()[:2]  # a given listener's are its own
         server = server.model_copy(update={"host": host, "port": port})
         source = ConfigSource(config)
-        return asyncio.run(_Supervisor(settings, server, source, run_dir, metrics).run(public, admin))
+        pipe = start_logging(settings, "supervisor")
+        try:
+            return asyncio.run(
+                _Supervisor(settings, server, source, run_dir, metrics, pipe).run(public, admin)
+            )
+        finally:
+            pipe.close()
 
 
 class _Supervisor:
     """The processes, and what they are told (it is the reloader's `Processes`)."""
 
     def __init__(
-        self, settings: Settings, server: ServerSettings, source: ConfigSource, run_dir: RunDir, metrics: Path
+        self,
+        settings: Settings,
+        server: ServerSettings,
+        source: ConfigSource,
+        run_dir: RunDir,
+        metrics: Path,
+        pipe: LogPipe,
     ) -> None:
         self._settings, self._server, self._source = settings, server, source
-        self._run_dir, self._metrics = run_dir, metrics
+        self._run_dir, self._metrics, self._pipe = run_dir, metrics, pipe
         self._stop, self._at_once = asyncio.Event(), asyncio.Event()
         self._workers: list[Child] = []
         self._helpers: dict[str, Child] = {}
@@ -124,10 +140,12 @@ class _Supervisor:
         loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
         config = self._reloader.boot_path
         self._helpers = {
-            name: Child(self._helper(name, self._sockets[name], config))
+            name: Child(self._helper(name, self._sockets[name], config), self._pipe.relay)
             for name in _helper_names(self._settings)
         }
-        self._workers = [Child(self._worker(i, public)) for i in range(self._server.workers)]
+        self._workers = [
+            Child(self._worker(i, public), self._pipe.relay) for i in range(self._server.workers)
+        ]
         for child in (*self._workers, *self._helpers.values()):
             self._keep(child)
         reloading: asyncio.Task[None] | None = None
@@ -135,8 +153,7 @@ class _Supervisor:
             async with admin_server(admin, self.status, self._metrics, _admin_api(self._settings)):
                 await self._until_ready()
                 if not self._stop.is_set():
-                    sys.stdout.write(ready_line(self._settings, self._server) + "\n")
-                    sys.stdout.flush()
+                    self._say_ready()
                     notify(os.environ, "READY=1")
                     reloading = asyncio.create_task(self._reloader.run())
                 await self._stop.wait()
@@ -168,9 +185,17 @@ class _Supervisor:
         public.close()
         await first_of(_stop_all(self._workers, server.drain_s + WORKER_GRACE_S), self._at_once.wait())
 
+    def _say_ready(self) -> None:
+        told = ready_line(self._settings, self._server)
+        if self._pipe.json:  # where machines read, there is nobody to paste a line for
+            log.info("%s", told.partition("\n")[0])
+        else:
+            sys.stdout.write(told + "\n")
+            sys.stdout.flush()
+
     def _told_to_stop(self) -> None:
         if self._stop.is_set():
-            sys.stderr.write("chorus: told to stop again: what is being answered is cut off\n")
+            log.warning("told to stop again: what is being answered is cut off")
             self._at_once.set()
         self._stop.set()
 
@@ -203,7 +228,7 @@ class _Supervisor:
             raise SettingsError(str(error)) from error
         self._replaced += 1
         uds = self._run_dir.socket(name, self._replaced)
-        child = Child(self._helper(name, uds, config))
+        child = Child(self._helper(name, uds, config), self._pipe.relay)
         self._keep(child)
         try:
             async with asyncio.timeout(HELPER_START_S):
@@ -316,7 +341,7 @@ def _admin_api(settings: Settings) -> AdminApi | None:
     try:
         return AdminApi(settings)
     except SettingsError as error:
-        sys.stderr.write(f"chorus: no admin API: {error}\n")
+        log.warning("no admin API: %s", error)
         return None
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import logging
 import os
 import socket
 import ssl
@@ -34,6 +33,7 @@ from gateway.public_tls import PublicTls, server_context
 from gateway.reloadable import effective
 from gateway.run_dir import RunDir
 from protocol.errors import SettingsError
+from protocol.log_pipe import start_logging
 from protocol.settings import Settings, load_settings
 
 __all__ = ["Worker", "main", "serve"]
@@ -184,14 +184,15 @@ def main() -> int:
     parser.add_argument("--restart-needed", type=int, default=0, help="settings that wait for a restart")
     arguments = parser.parse_args()
     supervisor = os.getppid()
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     run_dir = RunDir(arguments.run_dir)
     try:
         boot = load_settings(arguments.boot, arguments.base)
         server = boot.server.model_copy(update={"workers": arguments.workers})
         boot = boot.model_copy(update={"server": server})
         settings, _ = effective(boot, load_settings(arguments.config, arguments.base))
-        app = make_app(settings, {name: Path(path) for name, path in arguments.sockets.items()})
+        log = start_logging(settings, arguments.name)
+        sockets = {name: Path(path) for name, path in arguments.sockets.items()}
+        app = make_app(settings, sockets, log)
         worker = Worker(app, settings, boot, arguments.base, run_dir.ready_mark(arguments.name))
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
@@ -201,6 +202,7 @@ def main() -> int:
     orders = run_dir.orders(arguments.name)
     with asyncio.Runner(loop_factory=_loop) as runner:
         runner.run(serve(worker, listener, orders=orders, supervisor=supervisor))
+    log.close()
     return 0
 
 

@@ -34,6 +34,8 @@ JSON_BEGINS = b'{"ts":"'
 """How each of our JSON lines begins."""
 
 MAX_LINES = 10_000
+WRITE_S = 0.1
+"""How often lines are written: many at once cost a small part of what each by itself would."""
 MAX_TEXT = 16_384
 """Characters of one message; a longer one is cut."""
 BATCH = 500
@@ -68,8 +70,7 @@ class LogPipe(logging.Handler):
         self._process, self._redaction, self._write = process, redaction, write or _to_stderr
         self._waiting: deque[bytes | tuple[Facts, tuple[str, str, str]]] = deque()
         self._lost = 0
-        self._wake = threading.Event()
-        self._stopping = False
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
 
     def start(self) -> LogPipe:
@@ -80,8 +81,7 @@ class LogPipe(logging.Handler):
     def close(self) -> None:
         """Write what waits, for a while, and end."""
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
-            self._stopping = True
-            self._wake.set()
+            self._stop.set()
             self._thread.join(CLOSE_S)
         super().close()
 
@@ -93,7 +93,10 @@ class LogPipe(logging.Handler):
             self.handleError(record)
 
     def fact(self, facts: Facts) -> None:
-        """A line of which the words are made later, in the thread."""
+        """A line of which the fields are made later, in the thread; `ts`, where there is one, in seconds.
+
+        They are names of ours and numbers; only the request's id, which is the caller's, goes through the redaction.
+        """
         self.put((facts, _request.get()))
 
     def put(self, line: bytes | tuple[Facts, tuple[str, str, str]]) -> None:
@@ -103,8 +106,6 @@ class LogPipe(logging.Handler):
             self.dropped(1)
         else:
             self._waiting.append(line)
-            if not self._wake.is_set():
-                self._wake.set()
 
     def relay(self, process: str, line: bytes) -> None:
         """A line that a child printed: one of ours goes on as it is."""
@@ -120,17 +121,15 @@ class LogPipe(logging.Handler):
             self.put(f"{process} | {text}\n".encode())
 
     def _run(self) -> None:
-        while True:
-            self._wake.wait()
-            self._wake.clear()
+        stopping = False
+        while not stopping:
+            stopping = self._stop.wait(WRITE_S)
             while self._waiting or self._lost:
                 self._write_some()
-            if self._stopping:
-                return
 
     def _write_some(self) -> None:
         lines = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
-        ready = [line if isinstance(line, bytes) else self._line(line[0](), line[1]) for line in lines]
+        ready = [line if isinstance(line, bytes) else self._late(*line) for line in lines]
         lost, self._lost = self._lost, 0
         if lost:
             facts = {
@@ -145,18 +144,36 @@ class LogPipe(logging.Handler):
         except OSError:  # nobody reads any more, or the disk is full
             self.dropped(len(ready))
 
-    def _line(self, facts: Mapping[str, Any], request: tuple[str, str, str]) -> bytes:
+    def _late(self, facts: Facts, request: tuple[str, str, str]) -> bytes:
+        try:
+            return self._line(facts(), request, ours=True)
+        except Exception as error:  # noqa: BLE001 - there is no other log to tell, and the next lines are to come
+            told = {"level": "error", "logger": "chorus.log", "event": f"a line cannot be written: {error!r}"}
+            return self._line(told, request)
+
+    def _line(self, facts: Mapping[str, Any], request: tuple[str, str, str], *, ours: bool = False) -> bytes:
         request_id, trace_id, span_id = request
-        now = datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+        clean = _as_it_is if ours else self._redaction.text
+        request_id = self._redaction.text(request_id)
+        told: dict[str, Any] = {"ts": "", "process": self._process, **facts}
+        told["ts"] = _stamp(facts.get("ts"))
         if not self.json:
-            return self._redaction.text(f"{now} {_as_text(facts, request_id)}").encode() + b"\n"
-        told: dict[str, Any] = {"ts": now, "process": self._process, **facts}
+            return clean(_as_text(told, request_id)).encode() + b"\n"
         ids = {"request_id": request_id, "trace_id": trace_id, "span_id": span_id}
         told |= {name: value for name, value in ids.items() if value}
-        for name, value in told.items():
-            if isinstance(value, str):
-                told[name] = self._redaction.text(value)
+        if not ours:
+            told = {name: clean(value) if isinstance(value, str) else value for name, value in told.items()}
         return orjson.dumps(told, default=str) + b"\n"
+
+
+def _stamp(at: float | None) -> str:
+    """`at`, in seconds since the epoch, or now."""
+    then = datetime.now(UTC) if at is None else datetime.fromtimestamp(at, UTC)
+    return then.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def _as_it_is(text: str) -> str:
+    return text
 
 
 def _of_record(record: logging.LogRecord) -> dict[str, Any]:
@@ -173,7 +190,7 @@ def _of_record(record: logging.LogRecord) -> dict[str, Any]:
 
 def _as_text(facts: Mapping[str, Any], request_id: str) -> str:
     rest = dict(facts)
-    head = f"{str(rest.pop('level', 'info')).upper()} {rest.pop('logger', '')}: {rest.pop('event', '')}"
+    head = f"{rest.pop('ts')} {str(rest.pop('level', '')).upper()} {rest.pop('logger', '')}: {rest.pop('event', '')}"
     rest.pop("process", None)
     trace = rest.pop("trace", "")
     if request_id:

@@ -32,6 +32,7 @@ from protocol.litellm_config import is_litellm, translate
 from protocol.network import ClientCertificate, CorsSettings, Network, OutboundSettings, ProxyUrl, TlsSettings
 from protocol.observing import LoggingSettings, TelemetrySettings
 from protocol.price_table import price_table, priced_name
+from protocol.redaction import Redaction, secrets_of
 from protocol.tenancy import (
     CacheSettings,
     KeySettings,
@@ -589,8 +590,18 @@ class Settings(_Frozen):
         return self
 
     def redacted(self) -> dict[str, Any]:
-        """The effective settings as JSON values, every secret as `**********`."""
-        return self.model_dump(mode="json", exclude_none=True)
+        """The effective settings as JSON values, every secret as `**********`, and none in an address."""
+        redaction = Redaction(secrets_of(self))
+
+        def clean(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: clean(item) for key, item in value.items()}
+            if isinstance(value, list):
+                return [clean(item) for item in value]
+            return redaction.text(value) if isinstance(value, str) and "://" in value else value
+
+        told: dict[str, Any] = clean(self.model_dump(mode="json", exclude_none=True))
+        return told
 
 
 def check_names(settings: Settings) -> None:
@@ -635,7 +646,7 @@ def parse_settings(text: str, *, base: Path = Path(), source: str = "config") ->
     try:
         raw = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise SettingsError(f"{source} is not valid YAML: {error}") from None
+        raise SettingsError(f"{source} is not valid YAML: {Redaction().text(str(error))}") from None
     if not isinstance(raw, dict):
         raise SettingsError(f"{source} must be a mapping with a 'models' section.")
     if is_litellm(raw):
@@ -682,11 +693,12 @@ def _fault(item: Any, raw: Any) -> str:
         return message if not path else f"{where}: {message}"
     if item["type"] != "extra_forbidden":
         found = item.get("input")
-        shown = (
-            f" (found {found!r})"
-            if isinstance(found, (str, int, float, bool)) and not any(map(where.__contains__, _UNTOLD))
-            else ""
+        showable = (
+            isinstance(found, (str, int, float, bool))
+            and not any(map(where.__contains__, _UNTOLD))
+            and "headers" not in where
         )
+        shown = f" (found {Redaction().text(repr(found))})" if showable else ""
         return f"{where}: {item['msg']}{shown}"
     known = _known_keys(path[:-1])
     close = get_close_matches(str(path[-1]), known, n=1)

@@ -27,7 +27,7 @@ MAX_STATE = 512
 MAX_MEMBERS = 32
 SAMPLED = 1
 
-_dice = random.SystemRandom()
+_dice = random.Random()  # ids need to differ, not to be unguessable
 
 
 def random_hex(digits: int) -> str:

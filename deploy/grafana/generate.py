@@ -225,10 +225,14 @@ OVERVIEW = Dashboard(
             {"{{component}}": "max by (component) (chorus_degraded)"},
         ),
         Panel(
-            "Ledger rows dropped",
-            "A second, because the queue to the ledger was full.",
+            "Records dropped",
+            "A second: the ledger, the collector of traces or who reads the log was too slow, or away.",
             "short",
-            {"dropped": rate("chorus_ledger_dropped_total")},
+            {
+                "ledger": rate("chorus_ledger_dropped_total"),
+                "traces": rate("chorus_traces_dropped_total"),
+                "log lines": rate("chorus_log_lines_dropped_total"),
+            },
         ),
         Panel(
             "Config reloads",

@@ -37,5 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _failed(message: str, status: int) -> int:
-    sys.stderr.write(f"chorus: {message}\n")
+    from protocol.redaction import Redaction
+
+    sys.stderr.write(f"chorus: {Redaction().text(message)}\n")
     return status

@@ -67,12 +67,14 @@ def doctor(
     """
     from rich.console import Console
 
-    console = Console(soft_wrap=True, highlight=False)
+    from protocol.redaction import Redaction
+
+    console, redaction = Console(soft_wrap=True, highlight=False), Redaction()
     marks = {"ok": "[green]✓[/green]", "note": "[yellow]![/yellow]", "wrong": "[red]✗[/red]"}
     wrong = 0
     for finding in findings(config, offline=offline):
         console.print(marks[finding.level], end=" ")
-        console.print(finding.what, markup=False)
+        console.print(redaction.text(finding.what), markup=False)
         if finding.remedy:
             console.print(f"  → {finding.remedy}", markup=False)
         wrong += finding.level == "wrong"
@@ -297,6 +299,21 @@ def _engine_host(settings: Settings, config: Path) -> Iterator[Finding]:
     yield Finding("ok", "engine host: its libraries are installed")
 
 
+def _telemetry(settings: Settings, config: Path) -> Iterator[Finding]:
+    """What OpenTelemetry needs is installed, where it is switched on."""
+    endpoint = settings.telemetry.endpoint
+    if endpoint is None:
+        return
+    if find_spec("opentelemetry") is None or find_spec("opentelemetry.sdk") is None:
+        yield Finding(
+            "wrong",
+            "telemetry: OpenTelemetry is not installed",
+            "pip install 'chorus-gateway[otel]' brings it.",
+        )
+    else:
+        yield Finding("ok", f"telemetry: traces and metrics go to {endpoint}")
+
+
 def _clock(settings: Settings, config: Path) -> Iterator[Finding]:
     """The kernel says whether something keeps its clock right."""
     unsynchronised = 5  # TIME_ERROR of adjtimex(2)
@@ -420,5 +437,6 @@ CHECKS: tuple[Check, ...] = (
     _engine_host,
     _hosted,
     _prices,
+    _telemetry,
     _clock,
 )

@@ -92,6 +92,8 @@ _SECTIONS = (
     ("ledger", "LedgerSettings"),
     ("cache", "CacheSettings"),
     ("cache.semantic", "SemanticSettings"),
+    ("logging", "LoggingSettings"),
+    ("telemetry", "TelemetrySettings"),
 )
 
 

@@ -64,8 +64,11 @@ def engines(
     """
     from engines.server import run
     from protocol.errors import SettingsError
+    from protocol.log_pipe import start_logging
     from protocol.settings import load_settings
 
     if (uds is None) == (port is None):
         raise SettingsError("Give one of --uds and --port.")
-    raise typer.Exit(run(load_settings(config), uds=uds, host=host, port=port, drain_s=drain_s))
+    settings = load_settings(config)
+    start_logging(settings, "engines")
+    raise typer.Exit(run(settings, uds=uds, host=host, port=port, drain_s=drain_s))

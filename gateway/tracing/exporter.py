@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -34,6 +35,9 @@ __all__ = ["Exporter", "make_tracing"]
 log = logging.getLogger("chorus.telemetry")
 
 EVERY_S = 1.0
+CLOSE_S = 5.0
+"""How long the last requests may take to be told, once there are no more."""
+
 BATCH = 128
 """Requests told at once; each has a handful of spans."""
 
@@ -98,15 +102,20 @@ class Exporter:
         self._close()
 
     def _run(self) -> None:
-        stopping = False
-        while not stopping:
-            stopping = self._stop.wait(EVERY_S)
-            while self._waiting:
+        until = float("inf")
+        while until == float("inf"):
+            if self._stop.wait(EVERY_S):
+                until = time.monotonic() + CLOSE_S
+            while self._waiting and time.monotonic() < until:
                 batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
-                self._tell(batch)
-                if stopping and self.failing:
-                    self._dropped(len(self._waiting))
-                    return
+                try:
+                    self._tell(batch)
+                except Exception:  # whatever it is, the next ones are to be told
+                    log.exception("a bug of ours: traces were lost")
+                    self._dropped(len(batch))
+                if self._stop.is_set() and self.failing:
+                    break
+        self._dropped(len(self._waiting))
 
     def _tell(self, batch: list[Finished]) -> None:
         if self._metrics is not None:

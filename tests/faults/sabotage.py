@@ -98,8 +98,8 @@ def _fall_over_anyway(error: Any, failed: Any) -> Any:
     return failed or error
 
 
-async def _no_check(self: Deployment, path: str, body: Any) -> Any:
-    answer = await _call(self, "/unchecked", body)
+async def _no_check(self: Deployment, path: str, body: Any, headers: Any) -> Any:
+    answer = await _call(self, "/unchecked", body, headers)
     answer[0].setdefault("choices", [{"index": 0, "message": {"content": ""}}])
     return answer
 

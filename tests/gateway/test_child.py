@@ -17,7 +17,13 @@ SLEEP = "import time; print('hello from the child'); time.sleep(60)"
 
 
 @pytest.fixture
-async def start(tmp_path: Path) -> AsyncIterator[Callable[..., Child]]:
+def printed() -> list[str]:
+    """What children of `start` printed, line by line, each with the child's name."""
+    return []
+
+
+@pytest.fixture
+async def start(tmp_path: Path, printed: list[str]) -> AsyncIterator[Callable[..., Child]]:
     """Starts a child that runs Python `code` and counts as ready while the file `up` exists; ends it
     afterwards."""
     up = tmp_path / "up"
@@ -29,7 +35,8 @@ async def start(tmp_path: Path) -> AsyncIterator[Callable[..., Child]]:
     def make(code: str, *, is_up: bool = True, **fields: Any) -> Child:
         if is_up:
             up.touch()
-        child = Child(Program("kid", (sys.executable, "-c", code), ready, **fields))
+        program = Program("kid", (sys.executable, "-c", code), ready, **fields)
+        child = Child(program, lambda name, line: printed.append(f"{name} | {line.decode()}"))
         children.append((child, asyncio.create_task(child.keep())))
         return child
 
@@ -45,10 +52,10 @@ def test_pauses_grow(failures: int, pause: float) -> None:
     assert pause_s(failures) == pause
 
 
-async def test_ready(start: Any, until: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A child is starting until its probe succeeds; what it prints appears with its name in front."""
+async def test_ready(start: Any, until: Any, tmp_path: Path, printed: list[str]) -> None:
+    """A child is starting until its probe succeeds; what it prints is relayed line by line."""
     child = start(SLEEP, is_up=False)
-    await until(lambda: "kid | hello from the child" in capsys.readouterr().err)
+    await until(lambda: "kid | hello from the child" in printed)
     assert child.report()["state"] == "starting"
     assert not child.first_ready.is_set()
     (tmp_path / "up").touch()

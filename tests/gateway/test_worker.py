@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "vllm", "transformers", "onnxruntime", "litellm", "numpy")
+HEAVY = ("torch", "vllm", "transformers", "onnxruntime", "litellm", "numpy", "opentelemetry")
 LOAD = f"""
 import json, sys
 from pathlib import Path

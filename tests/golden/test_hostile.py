@@ -7,17 +7,23 @@ import asyncio
 import itertools
 import json
 import logging
+import socket
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from gateway.admin import admin_server
+from gateway.admin_api import AdminApi
 from gateway.openapi import document
 from gateway.passing import RELAYS
 from gateway.surfaces import SURFACES
 from protocol.chat import MAX_DEPTH, MAX_MESSAGES
+from protocol.settings import parse_settings
+from tests.gateway.tracing.collector import Collector
 from tests.raw_upstream import SSE, RawUpstream, Seen, recorded
 
 SECRET = "sk-canary-upstream"
@@ -42,6 +48,7 @@ EVIL_HEADERS = {
     "anthropic-beta": "callers",
     "openai-organization": "callers",
     "traceparent": "callers",
+    "baggage": "who=callers",
     "user-agent": "callers",
     "proxy-authorization": "Basic callers",
     "x-request-id": "callers",
@@ -53,6 +60,16 @@ ASK = {
     "prompt": "x",
     "input": "x",
 }
+PAGES = [
+    *(
+        ("GET", path)
+        for path in ("/v1/models", "/v1/models/native", "/v1/models/nope", "/v1/nothing", "/openapi.json")
+    ),
+    *(("GET", path) for path in ("/livez", "/health", "/readyz", "/metrics", "/docs", "/")),
+    *(("POST", path) for path in ("/v1/models", "/v1/nothing", "/metrics", "/admin/keys")),
+    ("GET", "/v1/chat/completions"),
+    ("DELETE", "/v1/files"),
+]
 FORM = b'--b\r\ncontent-disposition: form-data; name="model"\r\n\r\nnative\r\n--b--\r\n'
 
 
@@ -92,8 +109,25 @@ async def test_callers_choose_no_upstream(client: httpx.AsyncClient, upstream: R
         await choose_upstream(client, upstream, method, path)
 
 
-async def choose_upstream(client: httpx.AsyncClient, upstream: RawUpstream, method: str, path: str) -> None:
-    """Send one route all that a caller could hope to choose."""
+async def test_traced_callers_choose_no_upstream(gateway: Any, upstream: RawUpstream) -> None:
+    """Nor do they where traces are handed on: backends are told which trace, and nothing else more."""
+    collector = Collector()
+    async with collector.serving():
+        url = await gateway(telemetry={"endpoint": collector.url, "metrics": False})
+        async with httpx.AsyncClient(base_url=url, timeout=30, verify=False) as client:
+            trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+            for method, path in routes():
+                await choose_upstream(client, upstream, method, path, traceparent=trace)
+                for seen in upstream.seen:
+                    told = seen.headers["traceparent"].split("-")
+                    assert told[1] == trace.split("-")[1], path
+                    assert told[2] != trace.split("-")[2], path
+
+
+async def choose_upstream(
+    client: httpx.AsyncClient, upstream: RawUpstream, method: str, path: str, **headers: str
+) -> None:
+    """Send one route all that a caller could hope to choose; the names of `headers` may go on, too."""
     upstream.seen.clear()
     async with RawUpstream().serving() as evil:
         chosen = {
@@ -102,7 +136,9 @@ async def choose_upstream(client: httpx.AsyncClient, upstream: RawUpstream, meth
             "extra_body": {"api_base": evil}, "litellm_params": {"api_base": evil}, "metadata": {"api_base": evil},
         }  # fmt: skip
         made = request(client, method, path, **chosen)
-        made.headers.update({**EVIL_HEADERS, "content-type": made.headers.get("content-type", "x")})
+        made.headers.update(
+            {**EVIL_HEADERS, **headers, "content-type": made.headers.get("content-type", "x")}
+        )
         upstream.answers[path] = recorded(
             {"choices": [{"message": {}, "text": ""}], "data": [{"embedding": [1]}]}
         )
@@ -112,7 +148,7 @@ async def choose_upstream(client: httpx.AsyncClient, upstream: RawUpstream, meth
         assert not upstream.seen  # it asks nobody
         return
     (seen,) = upstream.seen
-    assert set(seen.headers) <= OUTGOING
+    assert set(seen.headers) <= OUTGOING | set(headers)
     assert "callers" not in str(seen.headers)
     assert seen.headers["authorization"] == f"Bearer {SECRET}"
     assert seen.headers["host"].startswith("127.0.0.1:")
@@ -120,6 +156,53 @@ async def choose_upstream(client: httpx.AsyncClient, upstream: RawUpstream, meth
     assert "callers" not in str(
         {k: v for k, v in response.headers.items() if k != "x-request-id" and k != "request-id"}
     )
+
+
+async def test_other_routes_reach_nobody(
+    client: httpx.AsyncClient, upstream: RawUpstream, tmp_path: Path
+) -> None:
+    """What is neither surface nor relay, pages and admin API alike, asks no backend, whatever a caller sends; and no
+    answer repeats a header of his."""
+    api = AdminApi(
+        parse_settings(
+            json.dumps(
+                {
+                    "models": {"m": {"openai": {"base_url": "http://127.0.0.1:9", "model": "m"}}},
+                    "keys": {"admin": "sk-canary-admin", "pepper": "pepper-canary"},
+                    "state": {"folder": str(tmp_path / "state")},
+                }
+            )
+        )
+    )
+    metrics = tmp_path / "metrics"
+    metrics.mkdir()
+    listener = socket.create_server(("127.0.0.1", 0))
+    async with (
+        admin_server(listener, lambda: {"status": "ready"}, metrics, api),
+        RawUpstream().serving() as evil,
+    ):
+        there = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        served = [(f"{client.base_url}", method, path) for method, path in PAGES]
+        served += [(there, route.method, route.path.replace("{name}", "x")) for route in api.routes()]
+        served += [(there, "GET", path) for path in ("/livez", "/readyz", "/status", "/metrics", "/nope")]
+        assert len(served) > 15
+        async with httpx.AsyncClient(verify=False, timeout=10) as asking:
+            for base, method, path in served:
+                for key in ("Bearer sk-canary-admin", "Bearer callers"):
+                    headers = {**EVIL_HEADERS, "authorization": key}
+                    body = {"api_base": evil, "base_url": evil, "alias": "callers-own"}
+                    fields: Any = {} if method == "GET" else {"json": body}
+                    response = await asking.request(
+                        method, base.rstrip("/") + path, headers=headers, **fields
+                    )
+                    told = {
+                        name: value for name, value in response.headers.items() if "request-id" not in name
+                    }
+                    assert response.status_code < 500, path
+                    assert "callers" not in str(told), path
+                    assert "canary" not in str(told), path
+                    assert "canary" not in response.text, path
+    assert not upstream.seen
 
 
 async def test_every_route_asks_for_the_key(gateway: Any, upstream: RawUpstream) -> None:

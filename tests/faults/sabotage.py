@@ -6,8 +6,8 @@ They prove that the matrix bites: a check that no sabotage can trip checks nothi
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,8 +101,8 @@ def _fall_over_anyway(error: Any, failed: Any) -> Any:
     return failed or error
 
 
-async def _no_check(self: Deployment, path: str, body: Any) -> Any:
-    answer = await _call(self, "/unchecked", body)
+async def _no_check(self: Deployment, path: str, *args: Any) -> Any:
+    answer = await _call(self, "/unchecked", *args)
     answer[0].setdefault("choices", [{"index": 0, "message": {"content": ""}}])
     return answer
 
@@ -122,8 +122,8 @@ async def _any_type(self: Deployment, response: Any) -> None:
         await _begun(self, response)
 
 
-@asynccontextmanager
-async def _nobody_watches(self: Exchange) -> AsyncIterator[None]:
+@contextmanager
+def _nobody_watches(self: Exchange) -> Iterator[None]:
     yield
 
 

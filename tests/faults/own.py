@@ -44,6 +44,9 @@ OWN: Mapping[str, tuple[str, ...]] = {
     ),
     "slow clients": (
         "tests/gateway/test_supervisor_faults.py::test_slow_reader",
+        "tests/gateway/test_heads.py::test_slow_heads",
+        "tests/gateway/test_heads.py::test_silence",
+        "tests/gateway/test_heads.py::test_endless_heads",
         "tests/golden/test_hostile.py::test_slow_body",
     ),
     "callers' mistakes": (

@@ -1,7 +1,5 @@
 """Workers that are killed or crowded, as clients see it: real processes."""
 
-# ruff: noqa: F811 - fixtures are taken over from the supervisor's own tests
-
 from __future__ import annotations
 
 import asyncio
@@ -19,7 +17,7 @@ import pytest
 from aiohttp import web
 
 from backends.scripted import Script, ScriptedUpstream
-from tests.gateway.test_supervisor import Served, Start, config, start  # noqa: F401 - fixtures
+from tests.served import Served, Start
 
 STREAMS = 2000
 PAGE = resource.getpagesize()

@@ -75,7 +75,7 @@ class PassingTap:
         self._splitter = EventSplitter()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield the whole events in `data`. Raises `UpstreamBroken`."""
+        """Yield the whole events in `data`. Raises `UpstreamBroken`, `UpstreamRefused`."""
         for event in self._splitter.feed(data):
             if any(mark in event for mark in self._marks):
                 self._read(event_data(event))

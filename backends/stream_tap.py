@@ -61,7 +61,7 @@ class StreamTap:
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield what goes on to the caller of the whole events in `data`, all in one piece, for every piece has its
-        price on the way. Raises `UpstreamBroken`, after what came before the fault."""
+        price on the way. Raises `UpstreamBroken`, `UpstreamRefused`, after what came before the fault."""
         passed: list[bytes] = []
         try:
             self._take(self._splitter.block(data), passed)

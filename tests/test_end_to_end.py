@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -10,8 +11,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import anthropic
@@ -199,10 +202,34 @@ async def test_leaving_stops_generation(served: Served, model: str) -> None:
     await asyncio.to_thread(wait_for, lambda: served.running() == 0)
 
 
+def cut_stream(served: Served, model: str, begun: Barrier) -> str:
+    """A long stream, to its end; `begun` is passed when its first words have come."""
+    body = {"model": model, "messages": ASK, "max_tokens": 1500, "temperature": 1.5, "stream": True}
+    told = ""
+    with httpx.stream("POST", f"{served.base}/v1/chat/completions", json=body, timeout=60) as answer:
+        for text in answer.iter_text():
+            if not told:
+                begun.wait(60)
+            told += text
+    return told
+
+
 def test_killed_engine_host_returns(served: Served) -> None:
-    """The gateway survives its engine host: it says so, refuses with a time to come back, and serves again."""
+    """The engine host is killed while it streams: streams that had begun end with an error event and no `[DONE]`; the
+    gateway says so, refuses with a time to come back, and serves again when the host has loaded its models."""
     host = served.engine_host()
-    os.kill(host["pid"], signal.SIGKILL)
+    models = ("smollm2-135m", "duet")
+    with ThreadPoolExecutor(len(models)) as threads:
+        begun = Barrier(len(models) + 1)
+        told = [threads.submit(cut_stream, served, model, begun) for model in models]
+        begun.wait(60)
+        os.kill(host["pid"], signal.SIGKILL)
+        for stream in told:
+            *_, last = stream.result(60).removesuffix("\n\n").split("\n\n")
+            assert json.loads(last.removeprefix("data: "))["error"]["code"] in (
+                "upstream_broken",
+                "upstream_unavailable",
+            )
     wait_for(lambda: served.readiness()[0] == 503)
     status, told = served.readiness()
     assert (status, told["status"]) == (503, "not ready")

@@ -37,7 +37,19 @@ from routers.strategy import Routed
 from tests.faults.faults import FAULTS, OK, PROMPT, Seen, closed_port
 from tests.faults.upstream import GOOD_TEXT, Behaviour, FaultyUpstream, Peer
 
-__all__ = ["CELLS", "KINDS", "Cell", "cells", "faulty_upstream", "leave", "show"]
+__all__ = [
+    "CELLS",
+    "KINDS",
+    "Cell",
+    "Reply",
+    "ask",
+    "assert_nothing_left",
+    "cells",
+    "faulty_upstream",
+    "show",
+    "until",
+    "watched",
+]
 
 KINDS: Mapping[str, str] = {
     "single": "a plain model",
@@ -46,6 +58,8 @@ KINDS: Mapping[str, str] = {
     "cascade": "a cascade whose first stage it is",
     "vote": "a vote in which it is one of two",
 }
+FINAL = (400, 405, 413, 422)
+"""Statuses that refuse the request itself: nobody else is asked."""
 LONGEST_S = 10.0
 """A cell that takes longer hangs."""
 
@@ -79,7 +93,7 @@ def cells() -> Iterator[Cell]:
                 if kind in ("cascade", "vote"):
                     charged = None if own.charged is None else own.charged + OK
                     yield Cell(name, stream, kind, replace(own, status=200, code="", charged=charged), 1)
-                elif kind == "pair" and not own.answered and not own.begun and fault.falls_over:
+                elif kind == "pair" and not own.answered and not own.begun and own.status not in FINAL:
                     yield Cell(name, stream, kind, replace(own, status=200, code="", charged=OK), 1)
                 else:
                     yield Cell(name, stream, kind, own, 0)
@@ -92,10 +106,27 @@ async def _good(peer: Peer) -> None:
     await peer.answer()
 
 
+async def _slow(peer: Peer) -> None:
+    await asyncio.sleep(0.1)
+    await peer.answer()
+
+
+async def _stall(peer: Peer) -> None:
+    """Say some words where words are asked for, then nothing more."""
+    if peer.stream:
+        await peer.partial()
+    await _mute(peer)
+
+
+async def _mute(peer: Peer) -> None:
+    with peer.stalling():
+        await peer.hang()
+
+
 def faulty_upstream() -> FaultyUpstream:
-    """An upstream with every fault, each under its name, and the model `good`."""
+    """An upstream with every fault, each under its name, and the models `good`, `slow`, `stall` and `mute`."""
     behaviours: dict[str, Behaviour] = {name: fault.behave for name, fault in FAULTS.items()}
-    return FaultyUpstream({**behaviours, "good": _good})
+    return FaultyUpstream({**behaviours, "good": _good, "slow": _slow, "stall": _stall, "mute": _mute})
 
 
 async def show(cell: Cell, upstream: FaultyUpstream, port: int, *, longest_s: float = LONGEST_S) -> None:
@@ -103,24 +134,12 @@ async def show(cell: Cell, upstream: FaultyUpstream, port: int, *, longest_s: fl
     async with _gateway_in_front_of(cell.fault, upstream, port) as (gateway, runs):
         try:
             async with asyncio.timeout(longest_s):
-                answer = await _ask(gateway, _body(cell))
+                answer = await ask(gateway, _body(cell))
         except TimeoutError:
             raise AssertionError("the caller waits for ever") from None
         (run,) = runs
         _assert_tried(cell, upstream, run)
         _assert_seen(cell, answer, run)
-
-
-async def leave(cell: Cell, upstream: FaultyUpstream, port: int) -> LiveRun:
-    """Make the call, and leave as soon as the upstream works on it. Raises `AssertionError` when anything stays."""
-    async with _gateway_in_front_of(cell.fault, upstream, port) as (gateway, runs):
-        left = asyncio.Event()
-        asking = asyncio.create_task(_ask(gateway, _body(cell), left))
-        await _until(lambda: upstream.asked[cell.fault] > 0, "the upstream is not asked")
-        await asyncio.sleep(0.02)
-        left.set()
-        await asyncio.wait_for(asking, LONGEST_S)
-    return runs[0]
 
 
 @asynccontextmanager
@@ -130,13 +149,13 @@ async def _gateway_in_front_of(
     """A gateway and the runs it opens; asserts at the end that nothing is left of them."""
     upstream.asked.clear()
     before = asyncio.all_tasks()
-    settings = _settings(fault, port)
+    settings = _settings(fault, port, upstream.tls_port)
     catalogue = Catalogue(make_catalogue(settings, {}).models, _strategies())
-    with _watched() as runs:
+    with watched() as runs:
         yield Gateway(catalogue, settings), runs
-    await _assert_nothing_left(before, catalogue.models, upstream, runs)
+    await assert_nothing_left(before, catalogue.models, upstream, runs)
     await catalogue.close()
-    await _until(lambda: upstream.connections == 0, "connections stay open after the gateway has closed")
+    await until(lambda: upstream.connections == 0, "connections stay open after the gateway has closed")
 
 
 def _body(cell: Cell) -> dict[str, Any]:
@@ -148,7 +167,7 @@ def _body(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _settings(fault: str, port: int) -> Settings:
+def _settings(fault: str, port: int, tls_port: int) -> Settings:
     price = {"input_usd_per_token": 1, "output_usd_per_token": 1}
     shared = {
         "connect_timeout_s": 0.3,
@@ -157,7 +176,7 @@ def _settings(fault: str, port: int) -> Settings:
         "timeout_s": 5.0,
     }
     told = {
-        key: value.format(port=port, closed=closed_port()) if isinstance(value, str) else value
+        key: value.format(port=port, tls=tls_port, closed=closed_port()) if isinstance(value, str) else value
         for key, value in FAULTS[fault].deployment.items()
     }
     here = f"http://127.0.0.1:{port}/v1"
@@ -186,15 +205,29 @@ def _strategies() -> dict[str, Strategy]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class Reply:
+    """What the client was sent."""
+
     status: int
     headers: Mapping[str, str]
     body: bytes
 
+    @property
+    def error(self) -> Mapping[str, Any]:
+        """The error it tells, also as the last event of a stream."""
+        told: Mapping[str, Any] = json.loads(self.body.removesuffix(b"\n\n").rpartition(b"data: ")[2])[
+            "error"
+        ]
+        return told
 
-async def _ask(
-    gateway: Gateway, body: Mapping[str, Any], left: asyncio.Event | None = None
-) -> _Answer | None:
+
+async def ask(
+    gateway: Gateway,
+    body: Mapping[str, Any],
+    left: asyncio.Event | None = None,
+    *,
+    path: str = "/v1/chat/completions",
+) -> Reply | None:
     """One request to the application, without a server in between; None when the client leaves before an answer."""
     waiting = [{"type": "http.request", "body": json.dumps(body).encode()}]
     sent: list[Any] = []
@@ -208,7 +241,7 @@ async def _ask(
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []}
+    scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": []}
     try:
         await gateway(scope, receive, send)
     except ValueError as error:
@@ -217,11 +250,11 @@ async def _ask(
         return None
     start, *parts = sent
     headers = {name.decode(): value.decode() for name, value in start["headers"]}
-    return _Answer(start["status"], headers, b"".join(part["body"] for part in parts))
+    return Reply(start["status"], headers, b"".join(part["body"] for part in parts))
 
 
 @contextmanager
-def _watched() -> Iterator[list[LiveRun]]:
+def watched() -> Iterator[list[LiveRun]]:
     """The runs that are opened inside."""
     runs: list[LiveRun] = []
 
@@ -236,12 +269,13 @@ def _watched() -> Iterator[list[LiveRun]]:
         yield runs
 
 
-def _assert_seen(cell: Cell, answer: _Answer | None, run: LiveRun) -> None:
+def _assert_seen(cell: Cell, answer: Reply | None, run: LiveRun) -> None:
     seen = cell.seen
     assert answer is not None, "no answer at all"
     assert answer.status == seen.status, f"status {answer.status}: {answer.body[:300]!r}"
     streamed = cell.stream and answer.status == 200
-    events = [e.removeprefix(b"data: ") for e in answer.body.split(b"\n\n") if e] if streamed else []
+    told = answer.body.replace(b"\r\n", b"\n").split(b"\n\n") if streamed else []
+    events = [e.removeprefix(b"data: ") for e in told if e and not e.startswith(b":")]
     if seen.answered:
         if streamed:
             assert events[-1] == b"[DONE]", "an answer that does not end with [DONE]"
@@ -263,7 +297,8 @@ def _assert_seen(cell: Cell, answer: _Answer | None, run: LiveRun) -> None:
         if not seen.begun:
             leave = answer.headers.get("x-should-retry") == "false"
             assert leave == (seen.tried > 1), "x-should-retry"
-            assert cell.fault != "429-later" or answer.headers["retry-after"] == "30", "retry-after"
+            later = FAULTS[cell.fault].later_s
+            assert later is None or answer.headers.get("retry-after") == str(later), "retry-after"
     charged = run.trace.cost_usd
     if seen.charged is None:
         assert charged > 10, f"{charged} tokens charged"
@@ -279,7 +314,7 @@ def _assert_tried(cell: Cell, upstream: FaultyUpstream, run: LiveRun) -> None:
     assert upstream.asked["good"] == cell.good, f"the good model was asked {upstream.asked['good']} times"
 
 
-async def _assert_nothing_left(
+async def assert_nothing_left(
     before: set[asyncio.Task[Any]], models: Mapping[str, Model], upstream: FaultyUpstream, runs: list[LiveRun]
 ) -> None:
     for tree in (run._tree for run in runs):
@@ -289,13 +324,13 @@ async def _assert_nothing_left(
         assert [seat.under_way for seat in model.seats] == [0] * len(model.seats), "a deployment stays busy"
         for deployment in model.deployments:
             client = deployment.client
-            await _until(lambda c=client: c.open == c.idle and not c.waiting, "a socket stays in use")  # type: ignore[misc]
-    await _until(lambda: upstream.busy == 0, "the upstream is still working")
+            await until(lambda c=client: c.open == c.idle and not c.waiting, "a socket stays in use")  # type: ignore[misc]
+    await until(lambda: upstream.busy == 0, "the upstream is still working")
     ours = lambda: [t for t in asyncio.all_tasks() - before if t.get_name() != "faulty upstream"]  # noqa: E731
-    await _until(lambda: not ours(), "tasks are left")
+    await until(lambda: not ours(), "tasks are left")
 
 
-async def _until(condition: Any, otherwise: str) -> None:
+async def until(condition: Any, otherwise: str) -> None:
     """What is aborted is gone at once; on a busy machine that may take a while."""
     try:
         async with asyncio.timeout(3.0):

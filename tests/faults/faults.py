@@ -48,13 +48,14 @@ class Seen:
 @dataclass(frozen=True, slots=True)
 class Fault:
     """`about` says what the backend does; `deployment` overrides the model's settings. `stream` None: as `whole`;
-    `falls_over`: another model may be asked; `whole` None: it is a fault of streams only."""
+    `later_s`: the Retry-After that the caller is told; `whole` None: it is a
+    fault of streams only."""
 
     about: str
     behave: Behaviour
     whole: Seen | None
     stream: Seen | None = None
-    falls_over: bool = True
+    later_s: int | None = None
     deployment: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -236,7 +237,35 @@ async def no_done(peer: Peer) -> None:
 
 
 async def giant(peer: Peer) -> None:
-    await peer.answer("gross " * 200_000)
+    await peer.answer("gross " * 350_000)
+
+
+async def mistyped(peer: Peer) -> None:
+    if not peer.stream:
+        await peer.whole(completion(), kind="text/plain")
+        return
+    await peer.whole(ROLE + word(GOOD_TEXT) + STOP + DONE, kind="text/plain")
+
+
+async def one_piece(peer: Peer) -> None:
+    await peer.begin()
+    await peer.chunk(ROLE + word(GOOD_TEXT) + STOP + event({"choices": [], "usage": USAGE}) + DONE)
+    await peer.end()
+
+
+async def crlf(peer: Peer) -> None:
+    await peer.begin()
+    told = (ROLE, word(GOOD_TEXT), STOP, event({"choices": [], "usage": USAGE}), DONE)
+    for part in told:
+        await peer.chunk(b": still here\r\n\r\n", part.replace(b"\n", b"\r\n"))
+    await peer.end()
+
+
+async def comments(peer: Peer) -> None:
+    await peer.partial()
+    while True:
+        await peer.chunk(b": still here\n\n")
+        await asyncio.sleep(0.01)
 
 
 async def oversized(peer: Peer) -> None:
@@ -258,12 +287,15 @@ async def silent_head(peer: Peer) -> None:
 
 
 _ERROR = b'data: {"error": {"message": "out of memory", "code": 500}}\n\n'
+_REFUSAL = b'data: {"error": {"message": "too long", "type": "BadRequestError", "code": 400}}\n\n'
+_NOT_TEXT = b'data: {"choices": [{"index": 0, "delta": {"content": "\xff"}}], "usage": {}}\n\n'
 _MALFORMED = b'data: {"id": "x", "choi\n\n'
 
 FAULTS: Mapping[str, Fault] = {
     # ----------------------------------------------------------------------------------------- before an answer
     "refused": Fault("refuses the connection", nothing, unavailable(3), deployment={"base_url": "http://127.0.0.1:{closed}/v1"}),
     "dns": Fault("has a name that nobody knows", nothing, unavailable(3), deployment=UNKNOWN),
+    "untrusted": Fault("has a certificate nobody vouches for", nothing, unavailable(3), deployment={"base_url": "https://127.0.0.1:{tls}/v1"}),
     "tls": Fault("does not speak TLS", nothing, unavailable(3), deployment={"base_url": "https://127.0.0.1:{port}/v1"}),
     "no-answer": Fault("closes without a word", nothing, unavailable()),
     "hang": Fault("accepts, then hangs", hang, late(), deployment=SHORT),
@@ -271,29 +303,43 @@ FAULTS: Mapping[str, Fault] = {
     "drip": Fault("drips its body, comments in a stream", drip, late(), deployment=SHORT),
     "garbage": Fault("does not speak HTTP", garbage, broken()),
     # ------------------------------------------------------------------------------------------------- statuses
-    "400": Fault("answers 400", status(400), refused(400), falls_over=False),
+    "400": Fault("answers 400", status(400), refused(400)),
     "401": Fault("answers 401", status(401), Seen(502, "upstream_credentials")),
     "403": Fault("answers 403", status(403), Seen(502, "upstream_credentials")),
     "404": Fault("answers 404", status(404), refused(404)),
+    "405": Fault("answers 405", status(405), refused(405)),
     "408": Fault("answers 408", status(408), refused(408, 3)),
+    "408-later": Fault("answers 408, Retry-After: 30", status(408, retry_after="30"), refused(408), later_s=30),
     "409": Fault("answers 409", status(409), refused(409, 3)),
-    "413": Fault("answers 413", status(413), refused(413), falls_over=False),
-    "422": Fault("answers 422", status(422), refused(422), falls_over=False),
+    "409-later": Fault("answers 409, Retry-After: 30", status(409, retry_after="30"), refused(409), later_s=30),
+    "413": Fault("answers 413", status(413), refused(413)),
+    "422": Fault("answers 422", status(422), refused(422)),
     "429": Fault("answers 429", status(429), refused(429, 3)),
-    "429-later": Fault("answers 429, Retry-After: 30", status(429, retry_after="30"), refused(429)),
+    "429-later": Fault("answers 429, Retry-After: 30", status(429, retry_after="30"), refused(429), later_s=30),
     "429-moment": Fault("answers 429, retry-after-ms: 5, then well", asks_for_a_moment, answered(tried=2)),
+    "429-nonsense": Fault("answers 429, Retry-After: soon", status(429, retry_after="soon"), refused(429, 3)),
     "307": Fault("redirects", status(307, location="http://127.0.0.1:9/"), broken()),
     "500": Fault("answers 500", status(500), broken(3)),
     "500-once": Fault("answers 500, then well", fails_once, answered(tried=2)),
+    "500-later": Fault("answers 500, Retry-After: 30", status(500, retry_after="30"), broken()),
     "502": Fault("answers 502", status(502), broken(3)),
+    "502-later": Fault("answers 502, Retry-After: 30", status(502, retry_after="30"), broken()),
     "503": Fault("answers 503", status(503), unavailable(3)),
+    "503-later": Fault("answers 503, Retry-After: 30", status(503, retry_after="30"), unavailable(), later_s=30),
     "504": Fault("answers 504", status(504), late()),
+    "504-later": Fault("answers 504, Retry-After: 30", status(504, retry_after="30"), late()),
     # --------------------------------------------------------------------------------------------------- bodies
     "truncated": Fault("cuts its body short", truncated, broken()),
     "invalid-json": Fault("sends invalid JSON", body(b'{"id": "x", "choi'), broken()),
     "html": Fault("sends HTML", body(b"<html>hello</html>", "text/html"), broken()),
+    "wrong-type": Fault("calls its answer text/plain", mistyped, answered(), broken()),
+    "not-utf8": Fault("sends bytes that are no text", body(b'{"choices": [{"message": "\xff"}]}'), broken()),
+    "giant": Fault("answers with two megabytes", giant, answered()),
     "empty": Fault("sends 200 and nothing", body(b""), broken()),
     "no-choices": Fault("sends 200 without an answer", body(b'{"id": "x"}'), broken()),
+    "refusal-200": Fault(
+        "refuses with status 200", body(b'{"error": {"message": "no", "code": 400}}'), Seen(400, "400"), broken()
+    ),
     "error-200": Fault("sends an error with status 200", body(b'{"error": {"message": "no"}}'), broken()),
     "reset": Fault("resets the connection in the body", reset_mid_body, broken(), cut(SEEN)),
     "endless": Fault("never stops", endless, late(), cut(None, "upstream_timeout"), deployment=ENDLESS),
@@ -302,6 +348,7 @@ FAULTS: Mapping[str, Fault] = {
         wrong_usage({"prompt_tokens": -7, "completion_tokens": "8"}),
         answered(14),
     ),
+    "usage-odd": Fault("reports usage as text", wrong_usage("many"), answered(14)),
     "usage-missing": Fault("reports no usage", wrong_usage(None), answered(14)),
     # -------------------------------------------------------------------------------------------------- streams
     "sse-cut-before": Fault("cuts the stream before the first word", cut_before, None, broken()),
@@ -312,11 +359,20 @@ FAULTS: Mapping[str, Fault] = {
     "sse-malformed": Fault("sends a malformed event after two words", mid_stream(_MALFORMED), None, cut(SEEN)),
     "sse-error-first": Fault("begins with an error event", mid_stream(_ERROR, 0), None, broken()),
     "sse-error": Fault("sends an error event after two words", mid_stream(_ERROR), None, cut(SEEN)),
+    "sse-refusal-first": Fault(
+        "begins with an event that refuses the request", mid_stream(_REFUSAL, 0), None, Seen(400, "400")
+    ),
+    "sse-refusal": Fault("sends such an event after two words", mid_stream(_REFUSAL), None, cut(SEEN, "400")),
+    "sse-one-piece": Fault("sends its stream in one piece", one_piece, None, answered()),
+    "sse-crlf": Fault("ends its lines with CR LF, and comments in between", crlf, None, answered()),
     "sse-split": Fault("sends its stream byte by byte", split, None, answered()),
     "sse-twice-done": Fault("says [DONE] twice", twice_done, None, answered()),
     "sse-no-done": Fault("never says [DONE]", no_done, None, cut(OK)),
-    "sse-giant": Fault("sends an event of a megabyte", giant, None, answered()),
+    "sse-not-utf8": Fault("sends bytes that are no text", mid_stream(_NOT_TEXT), None, cut(SEEN)),
     "sse-oversized": Fault("sends an event that never ends", oversized, None, broken()),
     "sse-no-words": Fault("says who speaks, then hangs", silent_head, None, late(), deployment=SHORT),
+    "sse-comments": Fault(
+        "sends only comments after two words", comments, None, cut(SEEN, "upstream_timeout"), deployment=IDLE
+    ),
     "sse-stalled": Fault("hangs after two words", stalled, None, cut(SEEN, "upstream_timeout"), deployment=IDLE),
 }  # fmt: skip

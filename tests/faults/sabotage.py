@@ -5,6 +5,7 @@ They prove that the matrix bites: a check that no sabotage can trip checks nothi
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,18 +13,19 @@ from typing import Any
 
 import pytest
 
-from backends import stream_tap
+from backends import openai_http, stream_tap, upstream_errors
 from backends.attempts import Attempts
 from backends.balancer import Turn
+from backends.breaker import Breaker
 from backends.http1 import Response
-from backends.model import ModelStream
+from backends.model import Model, ModelStream
 from backends.openai_http import Deployment, UpstreamStream
 from backends.retrying import Retrying
 from gateway import run as gateway_run
 from gateway.exchange import Exchange
 from gateway.run import LiveRun
 from protocol import sse
-from protocol.errors import UpstreamError
+from protocol.errors import UpstreamError, UpstreamRefused
 from protocol.run import Chunk
 from protocol.usage import Usage
 
@@ -50,6 +52,7 @@ class Sabotage:
 
 
 _call, _wait_s, _reserve, _fail = Deployment.call, Retrying.wait_s, LiveRun._reserve, Exchange.fail
+_translate, _headers, _begun = upstream_errors.translate, UpstreamError.headers, Deployment._check_begun
 
 
 def _reserve_twice(self: LiveRun, *args: Any) -> float:
@@ -98,10 +101,36 @@ def _fall_over_anyway(error: Any, failed: Any) -> Any:
     return failed or error
 
 
-async def _no_check(self: Deployment, path: str, body: Any, headers: Any) -> Any:
-    answer = await _call(self, "/unchecked", body, headers)
+async def _no_check(self: Deployment, path: str, *args: Any) -> Any:
+    answer = await _call(self, "/unchecked", *args)
     answer[0].setdefault("choices", [{"index": 0, "message": {"content": ""}}])
     return answer
+
+
+def _with_its_address(error: Any, name: str) -> UpstreamError:
+    told = _translate(error, name)
+    told.message += " It is at 127.0.0.1."
+    return told
+
+
+def _without_wait(self: UpstreamError) -> dict[str, str]:
+    return {key: value for key, value in _headers(self).items() if not key.startswith("retry-after")}
+
+
+async def _any_type(self: Deployment, response: Any) -> None:
+    if response.status != 200:
+        await _begun(self, response)
+
+
+@contextmanager
+def _nobody_watches(self: Exchange) -> Iterator[None]:
+    yield
+
+
+def _trusting(*args: Any, **named: Any) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
 
 SABOTAGES: Mapping[str, Sabotage] = {
@@ -162,5 +191,47 @@ SABOTAGES: Mapping[str, Sabotage] = {
     ),
     "take anything for an answer": Sabotage(
         "a 200 without choices is an answer", "no-choices/whole/single", "status 200", Deployment, "call", _no_check
+    ),
+    "trust anybody": Sabotage(
+        "any certificate will do", "untrusted/whole/single", "status|tried", ssl, "create_default_context", _trusting
+    ),
+    "stream any type": Sabotage(
+        "a stream may be of any type", "wrong-type/stream/single", "status 200", Deployment, "_check_begun", _any_type
+    ),
+    "blame the backend": Sabotage(
+        "a refusal with status 200 is the backend's fault", "refusal-200/whole/single", "status 502", upstream_errors,
+        "_told_status", lambda error: None,
+    ),
+    "count callers' mistakes": Sabotage(
+        "a caller's mistake speaks against the backend", "bound/mistakes", "closed the deployment", UpstreamRefused,
+        "blames_backend", property(lambda self: True, lambda self, value: None),
+    ),
+    "keep the wait to ourselves": Sabotage(
+        "Retry-After is not passed on", "503-later/whole/single", "retry-after", UpstreamError, "headers", _without_wait
+    ),
+    "say too much": Sabotage(
+        "an error tells the backend's address", "refused/whole/single", "an address", openai_http, "translate",
+        _with_its_address,
+    ),
+    "retry without a budget": Sabotage(
+        "retries have no budget", "bound/outage", "retries of", Retrying, "draw", lambda self, now: True
+    ),
+    "probe at once": Sabotage(
+        "an open breaker lets all through", "bound/left-alone", "statuses", Breaker, "opens_at", lambda self, now: now
+    ),
+    "hedge at any price": Sabotage(
+        "hedging has no cost cap", "bound/too-dear", "asked 2 times", Model, "_may_hedge", lambda self, body: True
+    ),
+    "forget the hedge": Sabotage(
+        "an overtaken call costs nothing", "bound/hedged", "tokens charged", Model, "hedge_shares",
+        lambda self, body: (),
+    ),
+    "spend without asking": Sabotage(
+        "nothing is reserved before a call", "bound/money", "charged|asked|assert", LiveRun, "_reserve",
+        lambda self, *args: 0.0,
+    ),
+    "never look": Sabotage(
+        "a client's leaving is not noticed", "leave/whole/a vote", "goes on after its client", Exchange,
+        "leaving_cancels", _nobody_watches,
     ),
 }  # fmt: skip

@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import struct
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
+
+import trustme
 
 __all__ = ["GOOD_TEXT", "USAGE", "Behaviour", "FaultyUpstream", "Peer", "completion", "event", "word"]
 
@@ -55,8 +58,11 @@ def completion(text: str = GOOD_TEXT, **fields: Any) -> bytes:
 class Peer:
     """One request, and the connection to answer it on. `count`: which request of its model it is, from 1."""
 
-    def __init__(self, writer: asyncio.StreamWriter, body: Mapping[str, Any], count: int) -> None:
+    def __init__(
+        self, upstream: FaultyUpstream, writer: asyncio.StreamWriter, body: Mapping[str, Any], count: int
+    ) -> None:
         self.stream, self.count = bool(body.get("stream")), count
+        self._upstream = upstream
         self._writer = writer
         self.keep_alive = True
 
@@ -112,6 +118,15 @@ class Peer:
         """Say nothing until the caller leaves."""
         await asyncio.Event().wait()
 
+    @contextmanager
+    def stalling(self) -> Iterator[None]:
+        """Inside, the call is counted as one that hangs."""
+        self._upstream.stalling += 1
+        try:
+            yield
+        finally:
+            self._upstream.stalling -= 1
+
     def close(self) -> None:
         """End the connection after this."""
         self.keep_alive = False
@@ -133,10 +148,14 @@ class FaultyUpstream:
     def __init__(self, behaviours: Mapping[str, Behaviour]) -> None:
         self._behaviours = behaviours
         self.asked: Counter[str] = Counter()
-        self.busy = 0
+        self.left: list[float] = []
+        """When callers left before their answer was told, on the loop's clock."""
+        self.stalling = self.busy = 0
         """Requests being answered now."""
         self.connections = 0
         """Connections that are open."""
+        self.tls_port = 0
+        """Where it speaks TLS, with a certificate that nobody vouches for."""
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[int]:
@@ -148,11 +167,16 @@ class FaultyUpstream:
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
         server = await asyncio.start_server(accept, "127.0.0.1", 0, limit=1 << 24)
+        sealed = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=context)
+        self.tls_port = sealed.sockets[0].getsockname()[1]
         try:
             yield server.sockets[0].getsockname()[1]
         finally:
             server.close()
+            sealed.close()
             for task in tuple(tasks):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -163,10 +187,13 @@ class FaultyUpstream:
             while (body := await _request(reader)) is not None:
                 model = str(body["model"])
                 self.asked[model] += 1
-                peer = Peer(writer, body, self.asked[model])
+                peer = Peer(self, writer, body, self.asked[model])
                 self.busy += 1
                 try:
-                    if not await _answered(self._behaviours[model](peer), reader) or not peer.keep_alive:
+                    if not await _answered(self._behaviours[model](peer), reader):
+                        self.left.append(asyncio.get_running_loop().time())
+                        return
+                    if not peer.keep_alive:
                         return
                 finally:
                     self.busy -= 1

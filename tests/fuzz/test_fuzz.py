@@ -28,7 +28,7 @@ from backends.passing_tap import MESSAGES, RESPONSES, PassingTap
 from backends.stream_tap import StreamTap
 from gateway.surfaces import SURFACES
 from protocol.chat import ChatRequest
-from protocol.errors import BadRequest, SettingsError, UpstreamBroken
+from protocol.errors import BadRequest, SettingsError, UpstreamBroken, UpstreamRefused
 from protocol.multipart import boundary_of, field, with_field
 from protocol.settings import parse_settings
 from protocol.sse import EventSplitter, event_data
@@ -54,6 +54,8 @@ EVENT_WORDS = (
     b"{",
     b"}",
     b'{"error":{"message":"x"}}',
+    b'{"error":{"message":"x","code":400}}',
+    b'"code":"429"',
     b'"message_stop"',
     b'{"type":"message_stop"}',
     b'{"type":"error"}',
@@ -95,14 +97,14 @@ def test_sse_parser() -> None:
     ids=["chat", "messages", "responses"],
 )
 def test_stream_taps(tap: Any, module: Any) -> None:
-    """A backend's stream is passed on or refused as broken."""
+    """A backend's stream is passed on, or is broken, or refuses the request."""
 
     def target(raw: bytes) -> None:
         made = tap()
         try:
             list(made.feed(raw))
             made.end()
-        except UpstreamBroken:
+        except (UpstreamBroken, UpstreamRefused):
             return
 
     seeds = [STREAM, b'data: {"type":"message_delta","usage":{"output_tokens":3}}\n\n']

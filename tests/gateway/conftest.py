@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -14,19 +13,18 @@ from typing import Any
 import httpx
 import openai
 import pytest
-import uvicorn
 
 from backends.scripted import ScriptedUpstream
 from gateway.app import Gateway
 from gateway.catalogue import Catalogue
 from gateway.composition import make_catalogue
-from gateway.http_server import HttpServer
 from protocol.run import Strategy
 from protocol.settings import Settings, parse_settings
+from tests.listening import listening
 from tests.redis_server import RedisServer
 from tests.served import start
 
-__all__ = ["start"]
+__all__ = ["listening", "start"]
 
 ServeGateway = Callable[..., Awaitable[httpx.AsyncClient]]
 
@@ -101,30 +99,6 @@ async def sdk(serve: ServeGateway) -> AsyncIterator[Callable[[httpx.AsyncClient]
             return made
 
         yield connect
-
-
-class listening:  # noqa: N801 - used like a function
-    """The application served by uvicorn on a free port; entered, it gives the base URL."""
-
-    def __init__(self, app: Gateway) -> None:
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                app, http=HttpServer, log_config=None, access_log=False, timeout_graceful_shutdown=1
-            )
-        )
-        # Signals are pytest's.
-        self._server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
-
-    async def __aenter__(self) -> str:
-        self._socket = socket.socket()
-        self._socket.bind(("127.0.0.1", 0))
-        self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]))
-        await until(lambda: self._server.started)
-        return f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-
-    async def __aexit__(self, *error: object) -> None:
-        self._server.should_exit = True
-        await self._task
 
 
 @pytest.fixture(name="until")

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import Any
 
 import anthropic
 import httpx
 import openai
 import pytest
-import uvicorn
 
 from gateway.app import Gateway
 from gateway.catalogue import Catalogue
 from gateway.composition import make_catalogue
-from gateway.http_server import HttpServer
 from protocol.run import Strategy
 from protocol.settings import parse_settings
+from tests.listening import listening
 from tests.raw_upstream import RawUpstream
 
 PRICE = {"input_usd_per_token": 1e-6, "output_usd_per_token": 2e-6}
@@ -57,7 +54,7 @@ async def gateway(upstream: RawUpstream) -> AsyncIterator[Callable[..., Awaitabl
             catalogue = make_catalogue(settings, {})
             if strategies:
                 catalogue = Catalogue(catalogue.models, strategies)
-            return await stack.enter_async_context(_listening(Gateway(catalogue, settings)))
+            return await stack.enter_async_context(listening(Gateway(catalogue, settings)))
 
         yield start
 
@@ -81,20 +78,3 @@ async def anthropic_sdk(client: httpx.AsyncClient) -> AsyncIterator[anthropic.As
     """The official Anthropic SDK on that gateway."""
     async with anthropic.AsyncAnthropic(base_url=str(client.base_url), api_key="sk-x", max_retries=0) as sdk:
         yield sdk
-
-
-@asynccontextmanager
-async def _listening(app: Gateway) -> AsyncIterator[str]:
-    config = uvicorn.Config(
-        app, http=HttpServer, log_config=None, access_log=False, timeout_graceful_shutdown=1
-    )
-    server = uvicorn.Server(config)
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
-    listening = socket.socket()
-    listening.bind(("127.0.0.1", 0))
-    serving = asyncio.create_task(server.serve(sockets=[listening]))
-    while not server.started:  # noqa: ASYNC110 - uvicorn has no event to wait for
-        await asyncio.sleep(0.01)
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    server.should_exit = True
-    await serving

@@ -7,6 +7,7 @@ import pytest
 
 from protocol.chat import MAX_DEPTH, ChatRequest, Options, human_ask, message_text, parse_object
 from protocol.errors import BadRequest
+from tests.fuzz.bad_bodies import BAD
 
 USER = {"role": "user", "content": "hi"}
 
@@ -23,48 +24,7 @@ def test_unknown_fields_survive() -> None:
     assert orjson.loads(request.wire()) == request.body
 
 
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"model": None}, "model"),
-        ({"model": ""}, "model"),
-        ({"model": ["m"]}, "model"),
-        ({"messages": None}, "messages"),
-        ({"messages": []}, "messages"),
-        ({"messages": "hi"}, "messages"),
-        ({"messages": ["hi"]}, "messages[0]"),
-        ({"messages": [USER, {"content": "x"}]}, "messages[1].role"),
-        ({"messages": [{"role": "oracle", "content": "x"}]}, "messages[0].role"),
-        ({"messages": [{"role": ["user"], "content": "x"}]}, "messages[0].role"),
-        ({"messages": [{"role": "user"}]}, "messages[0].content"),
-        ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
-        ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content"),
-        ({"temperature": 2.1}, "temperature"),
-        ({"temperature": -0.1}, "temperature"),
-        ({"temperature": "hot"}, "temperature"),
-        ({"temperature": True}, "temperature"),
-        ({"top_p": 0}, "top_p"),
-        ({"top_p": 1.1}, "top_p"),
-        ({"presence_penalty": 3}, "presence_penalty"),
-        ({"max_tokens": 0}, "max_tokens"),
-        ({"max_tokens": 1.5}, "max_tokens"),
-        ({"max_completion_tokens": -1}, "max_completion_tokens"),
-        ({"n": 0}, "n"),
-        ({"n": 129}, "n"),
-        ({"seed": "x"}, "seed"),
-        ({"top_logprobs": 21}, "top_logprobs"),
-        ({"stream": "yes"}, "stream"),
-        ({"stream_options": []}, "stream_options"),
-        ({"stop": [1]}, "stop"),
-        ({"stop": ["x"] * 17}, "stop"),
-        ({"chorus": []}, "chorus"),
-        ({"chorus": {"explian": True}}, "chorus.explian"),
-        ({"chorus": {"explain": 1}}, "chorus.explain"),
-        ({"chorus": {"quality": 1.2}}, "chorus.quality"),
-        ({"chorus": {"max_cost_usd": -1}}, "chorus.max_cost_usd"),
-        ({"chorus": {"deadline_ms": 0}}, "chorus.deadline_ms"),
-    ],
-)
+@pytest.mark.parametrize(("fields", "param"), BAD["/chat/completions"])
 def test_faults_name_their_field(fields: dict, param: str) -> None:
     """Each malformed field is a 400 that names it."""
     with pytest.raises(BadRequest) as caught:

@@ -13,6 +13,7 @@
     │   ├── PayloadTooLarge       413  invalid_request_error   payload_too_large
     │   ├── BudgetExceeded        429  insufficient_quota      budget_exceeded
     │   ├── QuotaSpent            429  insufficient_quota      insufficient_quota
+    │   ├── NotCached             504  invalid_request_error   not_cached
     │   ├── RateLimited           429  requests | tokens | …   rate_limit_exceeded
     │   └── DeadlineExceeded      504  timeout_error           deadline_exceeded
     ├── UpstreamError           a backend; a retry or another backend may help

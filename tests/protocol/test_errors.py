@@ -41,10 +41,10 @@ def test_bodies_are_openais(kind: type[errors.ChorusError]) -> None:
 
 @pytest.mark.parametrize("kind", CLASSES)
 def test_blame_decides_the_status(kind: type[errors.ChorusError]) -> None:
-    """Caller errors are 4xx (or their own deadline) and never retryable; upstream errors may be."""
+    """Caller errors are 4xx (or a bound of their own) and never retryable; upstream errors may be."""
     error = made(kind)
     if isinstance(error, errors.CallerError):
-        assert error.status < 500 or isinstance(error, errors.DeadlineExceeded)
+        assert error.status < 500 or isinstance(error, (errors.DeadlineExceeded, errors.NotCached))
         assert not error.retryable
     elif isinstance(error, errors.UpstreamError):
         assert error.retryable

@@ -32,7 +32,7 @@ import numpy as np
 
 from outcomes.artefact import Manifest, arguments, load_artefact, save_artefact, tensor
 from outcomes.learning_set import constant_costs, learning_set, query_vectors, require_fitted
-from outcomes.networks import Network, fit_network, sigmoid
+from outcomes.networks import Network, fit_tagged, sigmoid, tagged
 from protocol.errors import MethodError
 from protocol.methods import Evidence, Method
 from protocol.routing import Estimate, Outcomes, Queries
@@ -91,15 +91,14 @@ class Forc:
     def fit(self, outcomes: Outcomes) -> Self:
         """Train the meta-model on every known (query, model). Raises `MethodError`."""
         learn = learning_set(outcomes, METHOD.id)
-        query, model = np.nonzero(~np.isnan(learn.score))
-        target = learn.score[query, model][:, None]
-        tags = np.eye(len(learn.models), dtype=np.float32)
-        rows = np.concatenate([learn.vectors.astype(np.float32)[query], tags[model]], axis=1)
-        network = fit_network(
-            rows,
-            1,
-            lambda batch, out: sigmoid(out) - target[batch],
-            hidden=(self.hidden,),
+        known = ~np.isnan(learn.score)
+        target = learn.score[known][:, None]
+        network = fit_tagged(
+            learn.vectors,
+            np.eye(len(learn.models)),
+            known,
+            lambda rows, out: sigmoid(out) - target[rows],
+            hidden=self.hidden,
             seed=self.seed,
             epochs=self.epochs,
             batch=self.batch,
@@ -116,13 +115,8 @@ class Forc:
         """P of every query and model. Raises `MethodError` before `fit`, and for embeddings of another size."""
         require_fitted(self, METHOD.id)
         m = len(self.models_)
-        d = self.network_.inputs - m
-        vectors = query_vectors(queries, d, METHOD.id)
-        (weight, bias), (out, constant) = self.network_.layers
-        # The first layer is linear: the query's part is computed once, and each tag adds its row.
-        shared = vectors @ weight[:d] + bias
-        units = np.stack([np.maximum(shared + tag, 0) @ out[:, 0] for tag in weight[d:]], axis=1)
-        quality = np.asarray(sigmoid(units + constant[0]), dtype=np.float64)
+        vectors = query_vectors(queries, self.network_.inputs - m, METHOD.id)
+        quality = np.asarray(sigmoid(tagged(self.network_, vectors, np.eye(m))), dtype=np.float64)
         return Estimate(self.models_, quality, constant_costs(self.costs_, len(vectors)))
 
     def save(self, folder: Path) -> None:

@@ -87,9 +87,15 @@ class Value:
         return _product(other, self)
 
     def __getitem__(self, key: Any) -> Tensor:
+        parts = key if isinstance(key, tuple) else (key,)
+        once = all(isinstance(part, int | slice | type(None) | type(...)) for part in parts)
+
         def pull(slope: Array) -> Array:
             found = np.zeros_like(self.data)
-            np.add.at(found, key, slope)
+            if once:
+                found[key] = slope
+            else:  # An element that was taken twice has two slopes.
+                np.add.at(found, key, slope)
             return found
 
         return _made(self.data[key], (self, pull))
@@ -250,6 +256,10 @@ def _made(data: Array, *made_of: tuple[Tensor, Pull]) -> Any:
 def _product(a: Tensor, b: Tensor) -> Tensor:
     """Matrix product over the last two axes, leading axes broadcast."""
     left, right = plain(a), plain(b)
+    if left.ndim > 2 and right.ndim == 2:
+        # One large product, not one for each of the leading axes.
+        flat = a.reshape(-1, left.shape[-1]) @ b
+        return flat.reshape(*left.shape[:-1], right.shape[1])
     return _made(
         left @ right,
         (a, lambda slope: slope @ right.swapaxes(-1, -2)),

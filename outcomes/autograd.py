@@ -273,6 +273,8 @@ def _same(slope: Array) -> Array:
 
 def _shrunk(slope: Array, shape: tuple[int, ...]) -> Array:
     """Summed over the axes along which an array of `shape` was broadcast."""
+    if slope.shape == shape:
+        return slope
     slope = slope.sum(axis=tuple(range(slope.ndim - len(shape))))
     wide = tuple(i for i, size in enumerate(shape) if size == 1 and slope.shape[i] != 1)
     return slope.sum(axis=wide, keepdims=True) if wide else slope

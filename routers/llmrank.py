@@ -21,6 +21,7 @@ Laws: the gradient is the loss's; at ŝ = u it is 0; λ = 0 learns quality; a fe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -28,7 +29,8 @@ import numpy as np
 
 from outcomes.artefact import Manifest, arguments, load_artefact, save_artefact, tensor
 from outcomes.learning_set import constant_costs, known_means, learning_set, require_fitted
-from outcomes.networks import Network, fit_network, softmax
+from outcomes.network_router import NetworkTraining
+from outcomes.networks import Network, softmax
 from outcomes.prompt_features import NAMES, prompt_features
 from protocol.methods import Evidence, Method
 from protocol.routing import Estimate, Outcomes, Queries
@@ -70,24 +72,15 @@ METHOD = Method(
 )
 
 
-class LlmRank:
-    """Ranks models by a prompt's named features. `price` λ; `temperature` τ; `listwise` w; `hidden`, `epochs`, `rate`,
-    `decay`, `seed` of training."""
+@dataclass(kw_only=True, eq=False)
+class LlmRank(NetworkTraining):
+    """Ranks models by a prompt's named features. `price` λ; `temperature` τ; `listwise` w."""
 
-    def __init__(
-        self,
-        *,
-        price: float = 0.0,
-        temperature: float = 0.2,
-        listwise: float = 1.0,
-        hidden: int = 64,
-        epochs: int = 40,
-        rate: float = 5e-3,
-        decay: float = 5.0,
-        seed: int = 0,
-    ) -> None:
-        self.price, self.temperature, self.listwise = price, temperature, listwise
-        self.hidden, self.epochs, self.rate, self.decay, self.seed = hidden, epochs, rate, decay, seed
+    price: float = 0.0
+    temperature: float = 0.2
+    listwise: float = 1.0
+    epochs: int = 40
+    rate: float = 5e-3
 
     def fit(self, outcomes: Outcomes) -> Self:
         """Train the ranker. Raises `MethodError`."""
@@ -99,15 +92,10 @@ class LlmRank:
         scaling = np.stack(
             [raw.mean(axis=0), np.divide(1, scale, out=np.zeros_like(scale), where=scale > 1e-9)]
         )
-        network = fit_network(
+        network = self.trained(
             standardised(raw, scaling),
             len(learn.models),
             lambda rows, out: slope(out, utility[rows], self.temperature, self.listwise),
-            hidden=(self.hidden,),
-            seed=self.seed,
-            epochs=self.epochs,
-            rate=self.rate,
-            decay=self.decay,
         )
         self._keep(learn.models, network.with_outputs(learn.columns), scaling, learn.model_costs())
         return self
@@ -142,9 +130,7 @@ class LlmRank:
 
     def save(self, folder: Path) -> None:
         """Write the artefact."""
-        names = ("price", "temperature", "listwise", "hidden", "epochs", "rate", "decay", "seed")
-        parameters = {name: getattr(self, name) for name in names}
-        manifest = Manifest(method=METHOD.id, models=self.models_, parameters=parameters)
+        manifest = Manifest(method=METHOD.id, models=self.models_, parameters=self.recipe())
         own: dict[str, NDArray[Any]] = {"scaling": self.scaling_, "cost_usd": self.costs_}
         save_artefact(folder, manifest, {**self.network_.tensors(), **own})
 

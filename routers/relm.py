@@ -20,14 +20,14 @@ recommender finds the best model of every training query; its fixed point is sof
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from outcomes.artefact import Manifest, arguments, load_artefact, save_artefact, tensor
 from outcomes.learning_set import constant_costs, learning_set, query_vectors, require_fitted
-from outcomes.networks import Network, fit_network, sigmoid, softmax
+from outcomes.network_router import NetworkRouter
+from outcomes.networks import sigmoid, softmax
 from protocol.methods import Evidence, Method
 from protocol.routing import Estimate, Outcomes, Queries
 
@@ -68,25 +68,18 @@ METHOD = Method(
 )
 
 
-class Relm:
+@dataclass(kw_only=True, eq=False)
+class Relm(NetworkRouter):
     """Evaluator and recommender on one encoder. `focus` φ; `entropy` η; `weight` of the recommender's loss;
-    `recommend`: estimate by π; `hidden`, `epochs`, `rate`, `decay`, `seed` of training."""
+    `recommend`: estimate by π."""
 
-    def __init__(
-        self,
-        *,
-        focus: float = 0.5,
-        entropy: float = 0.1,
-        weight: float = 1.0,
-        recommend: bool = False,
-        hidden: int = 64,
-        epochs: int = 10,
-        rate: float = 1e-3,
-        decay: float = 5.0,
-        seed: int = 0,
-    ) -> None:
-        self.focus, self.entropy, self.weight, self.recommend = focus, entropy, weight, recommend
-        self.hidden, self.epochs, self.rate, self.decay, self.seed = hidden, epochs, rate, decay, seed
+    method = METHOD.id
+    heads = 2
+
+    focus: float = 0.5
+    entropy: float = 0.1
+    weight: float = 1.0
+    recommend: bool = False
 
     def fit(self, outcomes: Outcomes) -> Self:
         """Train both heads. Raises `MethodError`."""
@@ -99,16 +92,7 @@ class Relm:
             recommended = self.weight * recommender_slope(policy, value, self.entropy)
             return np.concatenate([evaluated, recommended], axis=1)
 
-        network = fit_network(
-            learn.vectors,
-            2 * m,
-            gradient,
-            hidden=(self.hidden,),
-            seed=self.seed,
-            epochs=self.epochs,
-            rate=self.rate,
-            decay=self.decay,
-        )
+        network = self.trained(learn.vectors, 2 * m, gradient)
         listed = network.with_outputs(np.concatenate([learn.columns, m + learn.columns]))
         self._keep(learn.models, listed, learn.model_costs())
         return self
@@ -121,25 +105,6 @@ class Relm:
         quality = softmax(out[:, m:]) if self.recommend else sigmoid(out[:, :m])
         costs = constant_costs(self.costs_, len(out))
         return Estimate(self.models_, np.asarray(quality, dtype=np.float64), costs)
-
-    def save(self, folder: Path) -> None:
-        """Write the artefact."""
-        names = ("focus", "entropy", "weight", "recommend", "hidden", "epochs", "rate", "decay", "seed")
-        parameters = {name: getattr(self, name) for name in names}
-        manifest = Manifest(method=METHOD.id, models=self.models_, parameters=parameters)
-        save_artefact(folder, manifest, {**self.network_.tensors(), "cost_usd": self.costs_})
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read an artefact. Raises `MethodError`, `ArtefactMismatch`."""
-        manifest, tensors = load_artefact(folder, method=METHOD.id)
-        router, m = cls(**arguments(cls, manifest)), len(manifest.models)
-        costs = tensor(tensors, "cost_usd", (m,), finite=False)
-        router._keep(manifest.models, Network.of(tensors, 2 * m), costs)
-        return router
-
-    def _keep(self, models: tuple[str, ...], network: Network, costs: Floats) -> None:
-        self.models_, self.network_, self.costs_ = models, network, costs
 
 
 def evaluator_slope(value: Array, score: Floats, policy: Array, focus: float) -> Array:

@@ -26,6 +26,7 @@ Laws: λ = 0 is argmax a, λ → ∞ the shortest; with one strategy and no desc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -33,7 +34,8 @@ import numpy as np
 
 from outcomes.artefact import Manifest, arguments, load_artefact, save_artefact, tensor
 from outcomes.learning_set import known_means, learning_set, query_vectors, require_fitted
-from outcomes.networks import Network, fit_tagged, sigmoid, tagged
+from outcomes.network_router import NetworkTraining
+from outcomes.networks import Network, sigmoid, tagged
 from protocol.errors import MethodError
 from protocol.methods import Evidence, Method
 from protocol.routing import Estimate, Outcomes, Queries
@@ -77,24 +79,15 @@ METHOD = Method(
 BETWEEN = "::"
 
 
-class Rtr:
+@dataclass(kw_only=True, eq=False)
+class Rtr(NetworkTraining):
     """Right or wrong, and how long. `described`: vector of every described model and strategy; `faithful`: raw
-    lengths; `hidden`, `epochs`, `batch`, `rate`, `decay`, `seed` of both networks' training."""
+    lengths."""
 
-    def __init__(
-        self,
-        *,
-        described: Mapping[str, Floats] | None = None,
-        faithful: bool = False,
-        hidden: int = 64,
-        epochs: int = 10,
-        batch: int = 32,
-        rate: float = 1e-3,
-        decay: float = 0.05,
-        seed: int = 0,
-    ) -> None:
-        self.described, self.faithful, self.hidden = described or {}, faithful, hidden
-        self.epochs, self.batch, self.rate, self.decay, self.seed = epochs, batch, rate, decay, seed
+    described: Mapping[str, Floats] = field(default_factory=dict, repr=False)
+    faithful: bool = False
+    batch: int = 32
+    decay: float = 0.05
 
     def fit(self, outcomes: Outcomes) -> Self:
         """Train both networks on every known (query, pair). Raises `MethodError`."""
@@ -102,7 +95,9 @@ class Rtr:
         tags = pair_tags(sorted(learn.models), self.described)
         known = ~np.isnan(learn.score)
         right = learn.score[known][:, None]
-        correct = self._network(learn.vectors, tags, known, lambda rows, out: sigmoid(out) - right[rows])
+        correct = self.trained_on_pairs(
+            learn.vectors, tags, known, lambda rows, out: sigmoid(out) - right[rows]
+        )
         unit = known_means(learn.cost_usd)
         if self.faithful:
             unit = np.full_like(unit, np.nanmean(learn.cost_usd) if np.isfinite(unit).any() else np.nan)
@@ -111,7 +106,9 @@ class Rtr:
         known = ~np.isnan(length)
         wanted = (length if self.faithful else np.log1p(length))[known][:, None]
         slope = _softplus_slope if self.faithful else _square_slope
-        network = self._network(learn.vectors, tags, known, lambda rows, out: slope(out, wanted[rows]))
+        network = self.trained_on_pairs(
+            learn.vectors, tags, known, lambda rows, out: slope(out, wanted[rows])
+        )
         estimated = self._lengths(tagged(network, learn.vectors, tags))
         scale = unit if self.faithful else unit / known_means(np.where(known, estimated, np.nan))
         self._keep(learn.models, correct, network, tags[learn.columns], learn.listed(scale))
@@ -127,12 +124,11 @@ class Rtr:
 
     def save(self, folder: Path) -> None:
         """Write the artefact."""
-        names = ("faithful", "hidden", "epochs", "batch", "rate", "decay", "seed")
-        parameters = {name: getattr(self, name) for name in names}
         length = {f"length.{name}": value for name, value in self.length_.tensors().items()}
         own: dict[str, NDArray[Any]] = {"tags": self.tags_, "cost_usd": self.scale_}
         tensors = {**self.correct_.tensors(), **length, **own}
-        save_artefact(folder, Manifest(method=METHOD.id, models=self.models_, parameters=parameters), tensors)
+        manifest = Manifest(method=METHOD.id, models=self.models_, parameters=self.recipe())
+        save_artefact(folder, manifest, tensors)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -151,20 +147,6 @@ class Rtr:
         scale = tensor(tensors, "cost_usd", (m,), finite=False)
         router._keep(manifest.models, correct, length, tags, scale)
         return router
-
-    def _network(self, vectors: Floats, tags: Floats, known: NDArray[np.bool_], slope: Any) -> Network:
-        return fit_tagged(
-            vectors,
-            tags,
-            known,
-            slope,
-            hidden=self.hidden,
-            seed=self.seed,
-            epochs=self.epochs,
-            batch=self.batch,
-            rate=self.rate,
-            decay=self.decay,
-        )
 
     def _lengths(self, out: Array) -> Array:
         """Lengths, in units of the mean, of the second network's outputs."""

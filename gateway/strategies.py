@@ -70,7 +70,7 @@ def _route(section: Routing, settings: Settings) -> Strategy:
     return load_routed(
         section,
         answering=_answering(settings),
-        embedder_id=_embedder_id(section.embedder, settings),
+        embedder_id=_embedder_id(section.embedder, settings) if section.embedder else None,
     )
 
 

@@ -22,7 +22,7 @@ CASES = [
     for check in router_checks.CHECKS
 ]
 
-QUICK = {"graphrouter": {"epochs": 4}, "radialrouter": {"epochs": 1}, "llm-bandit": {"steps": 4}}
+QUICK = {"graphrouter": {"epochs": 4}, "radialrouter": {"epochs": 1}, "llm-bandit": {"epochs": 2, "steps": 4}}
 """Laws hold however little is learnt: settings for routers that would take seconds a fit."""
 
 

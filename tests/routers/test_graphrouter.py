@@ -14,7 +14,6 @@ from outcomes.networks import sigmoid
 from outcomes.table import OutcomeTable
 from protocol.errors import MethodError
 from routers.graphrouter import SCENARIOS, Graph, GraphRouter, best_of, edge_features, forward
-from routers.policy import Utility
 from tests.routers.recorded import random_table, realised, topical_table
 
 

@@ -68,7 +68,8 @@ class Candidates:
 
 def policy_logits(w: Weights, vectors: Array, candidates: Candidates, preference: Array) -> Tensor:
     """Logits of π, shape (n, m), at a preference w of each query, shape (n,)."""
-    told = dense(w, "policy.preference", preference[:, None].astype(vectors.dtype))
+    read = np.cbrt(preference / MAX_PREFERENCE)[:, None]
+    told = dense(w, "policy.preference", read.astype(vectors.dtype))
     hidden = ad.relu(_encoded(w, "policy", vectors, candidates) + told)
     logits = dense(w, "policy.out", hidden) @ candidates.identities.T
     return logits + np.where(candidates.present, np.float32(0), ABSENT)
@@ -135,7 +136,7 @@ def preferred(w: Weights, table: Table, rng: np.random.Generator, batch: int) ->
     p̄/max p̄ − w·c̄."""
     rows = rng.integers(len(table.vectors), size=batch)
     present = _subset(rng, batch, len(table.prices), size=2)
-    preference = rng.uniform(0, MAX_PREFERENCE, batch)
+    preference = _preferences(rng, batch)
     candidates = table.candidates(rows, present)
     worth = shares(table.calibrated[rows], present) - preference[:, None] * candidates.cost
     target = np.where(present, worth, -np.inf).argmax(axis=1)
@@ -162,7 +163,7 @@ class Rollout:
         rows = rng.integers(len(table.vectors), size=batch)
         share = rng.beta(0.2, 0.2, batch)
         share = np.maximum(share, 1 - share)[:, None].astype(np.float32)
-        present, preference = _subset(rng, batch, len(table.prices)), rng.uniform(0, MAX_PREFERENCE, batch)
+        present, preference = _subset(rng, batch, len(table.prices)), _preferences(rng, batch)
         candidates = table.candidates(rows, present)
         chances = softmax(policy_logits(w, table.vectors[rows], candidates, preference))
         action = (
@@ -250,6 +251,12 @@ def _rewards(
     score, cost = (shares(values[rows], present) for values in (table.score, table.cost))
     at = np.arange(len(rows)), action
     return np.stack([score[at], -cost[at]], axis=1)
+
+
+def _preferences(rng: np.random.Generator, n: int) -> Floats:
+    """Random w in [0, 2], most of them small, shape (n,). Where the best model costs fifty times the others it is worth
+    asking below w = 0.1 only: uniform draws would hardly ever show that, and the policy would forget it."""
+    return np.asarray(MAX_PREFERENCE * rng.random(n) ** 3)
 
 
 def _subset(rng: np.random.Generator, n: int, m: int, size: int | None = None) -> NDArray[np.bool_]:

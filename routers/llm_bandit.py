@@ -16,12 +16,14 @@ Returns: quality = π at preference w (default 0: score alone), the chance of be
 not an expected score), shape (n_queries, n_models), and each model's mean cost in US dollars.
 
 Differs from the paper:
+- w is drawn as 2u³, u ~ U(0, 1), and read as its cube root: under U(0, 2) a policy over models of very unlike prices
+  forgot the best one even at w = 0.
 - Set(·) is one block of self-attention and a mean; the value network has its own. PPO's constants are of a third party.
 - c̄ is of the models' mean costs in the policy's context, of each answer's cost in its reward. A reward nobody measured
   is p̂. Where all candidates score 0, s̄ is 0.
 - Stage 2's pairs are made of scores: the better of two, and of p̄ only its order matters to the target.
-- Epochs of stage 1 (paper: 10) and steps of the others (500 each) are the best of 6 settings on an inner split of
-  llmrouter's *training* queries, whose 2205 prompts make few batches; sizes are smaller.
+- Epochs of stage 1 (10 in the paper) and steps of the others (500 each) were chosen on inner splits of llmrouter's and
+  routerbench_subset's *training* queries, whose one or two thousand prompts make few batches; sizes are smaller.
 - How prompts are chosen for a new model is recalled: strata of difficulty, in each the most telling prompt.
 
 Laws: permuting candidates permutes π; a subset's π needs no training; the reward of one step minus V is its advantage;
@@ -114,7 +116,7 @@ class LlmBandit:
         identity: int = 16,
         hidden: int = 32,
         epochs: int = 100,
-        steps: int = 100,
+        steps: int = 150,
         batch: int = 128,
         rate: float = 2e-3,
         decay: float = 0.1,

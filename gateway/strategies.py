@@ -55,7 +55,8 @@ def make_strategies(settings: Settings, before: Mapping[str, Made] | None = None
 def _ingredients(section: StrategySettings, settings: Settings) -> object:
     """What a strategy is made of; an artefact by what it holds."""
     reads = section.route or section.cascade
-    embedder = settings.models.get(section.route.embedder) if section.route else None
+    named = section.route.embedder if section.route else None
+    embedder = settings.models[named] if named is not None else None
     return section, digest(reads.artefact) if reads else None, _answering(settings), embedder
 
 
@@ -70,7 +71,7 @@ def _route(section: Routing, settings: Settings) -> Strategy:
     return load_routed(
         section,
         answering=_answering(settings),
-        embedder_id=_embedder_id(section.embedder, settings),
+        embedder_id=_embedder_id(section.embedder, settings) if section.embedder else None,
     )
 
 

@@ -6,17 +6,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from outcomes.artefact import Manifest, load_artefact, save_artefact, tensor
+from outcomes.artefact import Manifest, arguments, load_artefact, save_artefact, tensor
 from outcomes.encoder import EncoderShape, TrainedEncoder
+from outcomes.encoder_training import EncoderTraining
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["KeptEncoder", "load_encoder", "save_encoder"]
+__all__ = ["EncoderRouter", "KeptEncoder", "load_encoder", "save_encoder"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,3 +55,28 @@ def load_encoder(folder: Path, method: str) -> KeptEncoder:
     shape = EncoderShape.parse(parameters.pop("encoder", None))
     costs = tensor(tensors, "cost_usd", (len(manifest.models),), finite=False)
     return KeptEncoder(replace(manifest, parameters=parameters), shape, tensors, costs)
+
+
+@dataclass(kw_only=True, eq=False)
+class EncoderRouter(EncoderTraining):
+    """A router that is one encoder with an output a model, and the models' mean costs. `method`: its id; `unit`: its
+    outputs are cosines."""
+
+    method: ClassVar[str]
+    unit: ClassVar[bool] = False
+
+    def save(self, folder: Path) -> None:
+        """Write the artefact."""
+        manifest = Manifest(method=self.method, models=self.models_, parameters=self.recipe())
+        save_encoder(folder, manifest, self.encoder_, self.costs_)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read an artefact. Raises `MethodError`, `ArtefactMismatch`."""
+        kept = load_encoder(folder, cls.method)
+        router, models = cls(**arguments(cls, kept.manifest)), kept.manifest.models
+        router._keep(models, kept.trained(len(models), unit=cls.unit), kept.costs)
+        return router
+
+    def _keep(self, models: tuple[str, ...], encoder: TrainedEncoder, costs: NDArray[np.float64]) -> None:
+        self.models_, self.encoder_, self.costs_ = models, encoder, costs

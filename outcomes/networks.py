@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Array = NDArray[np.floating[Any]]
     Gradient = Callable[[NDArray[np.intp], Array], Array]
 
-__all__ = ["Adam", "Network", "fit_network", "logits", "ridge", "sigmoid", "softmax"]
+__all__ = ["Adam", "Network", "fit_network", "fit_tagged", "logits", "ridge", "sigmoid", "softmax", "tagged"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,6 +123,29 @@ def fit_network(
         slope = np.asarray(gradient(rows, activations[-1]) / len(rows), dtype=np.float32)
         adam.step(_backward(layers, activations, slope))
     return Network(tuple((weight.astype(np.float64), bias.astype(np.float64)) for weight, bias in layers))
+
+
+def fit_tagged(
+    vectors: Array, tags: Array, known: NDArray[np.bool_], gradient: Gradient, *, hidden: int, **training: Any
+) -> Network:
+    """A network with one output that reads a query's vector beside a tag (a model, a way to ask it); see `tagged`. It
+    is trained on the pairs that are `known`, shape (n_queries, n_tags), in the order of `values[known]`; `gradient`
+    is of these. `training`: as `fit_network` takes it."""
+    query, tag = np.nonzero(known)
+    rows = np.concatenate(
+        [np.asarray(vectors, dtype=np.float32)[query], np.asarray(tags, dtype=np.float32)[tag]], axis=1
+    )
+    return fit_network(rows, 1, gradient, hidden=(hidden,), **training)
+
+
+def tagged(network: Network, vectors: Array, tags: Array) -> Array:
+    """The output for every query beside every tag, shape (n_queries, n_tags)."""
+    (weight, bias), (out, constant) = network.layers
+    d = len(weight) - tags.shape[1]
+    # The first layer is linear: the query's part is computed once, and each tag adds its row.
+    shared = vectors @ weight[:d] + bias
+    units = [np.maximum(shared + tag, 0) @ out[:, 0] for tag in tags @ weight[d:]]
+    return np.asarray(np.stack(units, axis=1) + constant[0])
 
 
 def ridge(inputs: Floats, targets: Floats, penalty: float) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +28,7 @@ def train(
     embedder: EmbedderLike | None = None,
     options: Mapping[str, Any] | None = None,
     models: Sequence[str] | None = None,
+    descriptions: Mapping[str, str] | None = None,
     test_share: float = TEST_SHARE,
     calibration_share: float = 0.15,
     resamples: int = 1000,
@@ -38,7 +40,8 @@ def train(
 
     The table is split three ways by query text: the router learns from one part, the knob is calibrated on
     `calibration_share` of the rest, and the metrics card is measured on `test_share` of all, which neither
-    has seen. `models` restricts the pool; `report` hears (step, steps, loss) of an encoder's training.
+    has seen. `models` restricts the pool; `descriptions` say in words what models (and ways to ask them) are like, for
+    methods that read them; `report` hears (step, steps, loss) of an encoder's training.
     Raises `MethodError`, `SettingsError`.
     """
     record = find_method(method, "router")
@@ -56,7 +59,9 @@ def train(
             f"{len(table)} queries are too few to split into training, calibration and test parts."
         )
     kind = load_method(record)
-    told = {"report": report} if issubclass(kind, EncoderTraining) else {}
+    told: dict[str, Any] = {"report": report} if issubclass(kind, EncoderTraining) else {}
+    if descriptions:
+        told["described"] = _described(descriptions, embedder, kind, record.id)
     try:
         router = kind(**{**(options or {}), **told})
     except TypeError as error:
@@ -73,3 +78,12 @@ def train(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         knob=knob.wire(),
     )
+
+
+def _described(
+    descriptions: Mapping[str, str], embedder: EmbedderLike | None, kind: type, method: str
+) -> dict[str, Any]:
+    """The vector of every description, by name. Raises `MethodError` for a method that reads none."""
+    if embedder is None or "described" not in inspect.signature(kind).parameters:
+        raise MethodError(f"{method} reads no descriptions of models.")
+    return dict(zip(descriptions, embedder.embed(list(descriptions.values())), strict=True))

@@ -447,7 +447,10 @@ class Routing(_Frozen):
 
     method: str = "knn-router"
     artefact: Path = Field(description="folder written by `chorus train`, relative to this file")
-    embedder: Name = Field(description="the embedding model the router was trained with")
+    embedder: Name | None = Field(
+        None,
+        description="the embedding model the router was trained with; none for routers that read the text",
+    )
     models: tuple[Name, ...] = Field((), description="choose among these of the artefact's models only")
     quality: float = Field(0.5, ge=0, le=1, description="default trade: 0 takes the cheapest, 1 the best")
     policy: RuleSettings | None = Field(None, description="another rule than the quality knob")
@@ -793,9 +796,9 @@ def _find_prices(settings: Settings) -> Settings:
 def _check_members(name: str, strategy: StrategySettings, settings: Settings, answering: set[str]) -> None:
     """Raises ValueError when a strategy names something that cannot take part in it."""
     if strategy.route:
-        embedder = settings.models.get(strategy.route.embedder)
-        if embedder is None:
-            raise ValueError(f"strategies.{name}.route.embedder: no model {strategy.route.embedder!r}")
+        embedder = strategy.route.embedder
+        if embedder is not None and embedder not in settings.models:
+            raise ValueError(f"strategies.{name}.route.embedder: no model {embedder!r}")
         _require(f"strategies.{name}.route.default", [strategy.route.default], answering)
         _require(f"strategies.{name}.route.models", strategy.route.models, answering)
     if strategy.cascade:

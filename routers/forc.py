@@ -25,15 +25,14 @@ labels as P make thresholding the cheapest-right oracle; another tag gives anoth
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from outcomes.artefact import Manifest, arguments, load_artefact, save_artefact, tensor
 from outcomes.learning_set import constant_costs, learning_set, query_vectors, require_fitted
-from outcomes.networks import Network, fit_network, sigmoid
-from protocol.errors import MethodError
+from outcomes.network_router import NetworkRouter
+from outcomes.networks import Network, sigmoid, tagged
 from protocol.methods import Evidence, Method
 from protocol.routing import Estimate, Outcomes, Queries
 
@@ -72,39 +71,24 @@ METHOD = Method(
 )
 
 
-class Forc:
-    """One meta-model for all models. `hidden` units, `epochs`, `batch`, `rate`, `decay`, `seed` of its training."""
+@dataclass(kw_only=True, eq=False)
+class Forc(NetworkRouter):
+    """One meta-model for all models; its knobs are those of `NetworkTraining`."""
 
-    def __init__(
-        self,
-        *,
-        hidden: int = 64,
-        epochs: int = 10,
-        batch: int = 32,
-        rate: float = 1e-3,
-        decay: float = 0.05,
-        seed: int = 0,
-    ) -> None:
-        self.hidden, self.epochs, self.batch = hidden, epochs, batch
-        self.rate, self.decay, self.seed = rate, decay, seed
+    method = METHOD.id
+    heads = 0
+
+    batch: int = 32
+    decay: float = 0.05
 
     def fit(self, outcomes: Outcomes) -> Self:
         """Train the meta-model on every known (query, model). Raises `MethodError`."""
         learn = learning_set(outcomes, METHOD.id)
-        query, model = np.nonzero(~np.isnan(learn.score))
-        target = learn.score[query, model][:, None]
-        tags = np.eye(len(learn.models), dtype=np.float32)
-        rows = np.concatenate([learn.vectors.astype(np.float32)[query], tags[model]], axis=1)
-        network = fit_network(
-            rows,
-            1,
-            lambda batch, out: sigmoid(out) - target[batch],
-            hidden=(self.hidden,),
-            seed=self.seed,
-            epochs=self.epochs,
-            batch=self.batch,
-            rate=self.rate,
-            decay=self.decay,
+        known = ~np.isnan(learn.score)
+        target = learn.score[known][:, None]
+        tags = np.eye(len(learn.models))
+        network = self.trained_on_pairs(
+            learn.vectors, tags, known, lambda rows, out: sigmoid(out) - target[rows]
         )
         (weight, bias), *rest = network.layers
         d = learn.vectors.shape[1]
@@ -116,32 +100,6 @@ class Forc:
         """P of every query and model. Raises `MethodError` before `fit`, and for embeddings of another size."""
         require_fitted(self, METHOD.id)
         m = len(self.models_)
-        d = self.network_.inputs - m
-        vectors = query_vectors(queries, d, METHOD.id)
-        (weight, bias), (out, constant) = self.network_.layers
-        # The first layer is linear: the query's part is computed once, and each tag adds its row.
-        shared = vectors @ weight[:d] + bias
-        units = np.stack([np.maximum(shared + tag, 0) @ out[:, 0] for tag in weight[d:]], axis=1)
-        quality = np.asarray(sigmoid(units + constant[0]), dtype=np.float64)
+        vectors = query_vectors(queries, self.network_.inputs - m, METHOD.id)
+        quality = np.asarray(sigmoid(tagged(self.network_, vectors, np.eye(m))), dtype=np.float64)
         return Estimate(self.models_, quality, constant_costs(self.costs_, len(vectors)))
-
-    def save(self, folder: Path) -> None:
-        """Write the artefact."""
-        names = ("hidden", "epochs", "batch", "rate", "decay", "seed")
-        parameters = {name: getattr(self, name) for name in names}
-        manifest = Manifest(method=METHOD.id, models=self.models_, parameters=parameters)
-        save_artefact(folder, manifest, {**self.network_.tensors(), "cost_usd": self.costs_})
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read an artefact. Raises `MethodError`, `ArtefactMismatch`."""
-        manifest, tensors = load_artefact(folder, method=METHOD.id)
-        router, network = cls(**arguments(cls, manifest)), Network.of(tensors, 1)
-        m = len(manifest.models)
-        if len(network.layers) != 2 or network.inputs <= m:
-            raise MethodError(f"{folder} is not a meta-model of {m} models.")
-        router._keep(manifest.models, network, tensor(tensors, "cost_usd", (m,), finite=False))
-        return router
-
-    def _keep(self, models: tuple[str, ...], network: Network, costs: Floats) -> None:
-        self.models_, self.network_, self.costs_ = models, network, costs

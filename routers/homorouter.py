@@ -21,14 +21,13 @@ tolerance 0 is argmax, ∞ the cheapest, and cost never rises with it.
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from outcomes.artefact import Manifest, arguments, load_artefact, save_artefact, tensor
 from outcomes.learning_set import constant_costs, learning_set, query_vectors, require_fitted
-from outcomes.networks import Network, fit_network
+from outcomes.network_router import NetworkRouter
 from protocol.methods import Evidence, Method
 from protocol.routing import Estimate, Outcomes, Queries
 
@@ -72,35 +71,20 @@ METHOD = Method(
 )
 
 
-class HomoRouter:
-    """A score an output, trained on scores and their differences. `beta`: weight of the differences; `hidden`,
-    `epochs`, `rate`, `decay`, `seed` of training."""
+@dataclass(kw_only=True, eq=False)
+class HomoRouter(NetworkRouter):
+    """A score an output, trained on scores and their differences. `beta`: weight of the differences."""
 
-    def __init__(
-        self,
-        *,
-        beta: float = 1.0,
-        hidden: int = 64,
-        epochs: int = 5,
-        rate: float = 1e-3,
-        decay: float = 5.0,
-        seed: int = 0,
-    ) -> None:
-        self.beta, self.hidden, self.epochs = beta, hidden, epochs
-        self.rate, self.decay, self.seed = rate, decay, seed
+    method = METHOD.id
+
+    beta: float = 1.0
+    epochs: int = 5
 
     def fit(self, outcomes: Outcomes) -> Self:
         """Train the predictor. Raises `MethodError`."""
         learn = learning_set(outcomes, METHOD.id)
-        network = fit_network(
-            learn.vectors,
-            len(learn.models),
-            lambda rows, out: gradient(out, learn.score[rows], self.beta),
-            hidden=(self.hidden,),
-            seed=self.seed,
-            epochs=self.epochs,
-            rate=self.rate,
-            decay=self.decay,
+        network = self.trained(
+            learn.vectors, len(learn.models), lambda rows, out: gradient(out, learn.score[rows], self.beta)
         )
         self._keep(learn.models, network.with_outputs(learn.columns), learn.model_costs())
         return self
@@ -111,25 +95,6 @@ class HomoRouter:
         vectors = query_vectors(queries, self.network_.inputs, METHOD.id)
         quality = np.clip(np.asarray(self.network_(vectors), dtype=np.float64), 0.0, 1.0)
         return Estimate(self.models_, quality, constant_costs(self.costs_, len(vectors)))
-
-    def save(self, folder: Path) -> None:
-        """Write the artefact."""
-        names = ("beta", "hidden", "epochs", "rate", "decay", "seed")
-        parameters = {name: getattr(self, name) for name in names}
-        manifest = Manifest(method=METHOD.id, models=self.models_, parameters=parameters)
-        save_artefact(folder, manifest, {**self.network_.tensors(), "cost_usd": self.costs_})
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read an artefact. Raises `MethodError`, `ArtefactMismatch`."""
-        manifest, tensors = load_artefact(folder, method=METHOD.id)
-        router, m = cls(**arguments(cls, manifest)), len(manifest.models)
-        costs = tensor(tensors, "cost_usd", (m,), finite=False)
-        router._keep(manifest.models, Network.of(tensors, m), costs)
-        return router
-
-    def _keep(self, models: tuple[str, ...], network: Network, costs: Floats) -> None:
-        self.models_, self.network_, self.costs_ = models, network, costs
 
 
 def gradient(estimated: NDArray[np.floating[Any]], score: Floats, beta: float) -> Floats:

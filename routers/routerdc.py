@@ -24,16 +24,12 @@ Laws: with all negatives above ½ the loss is 0; scaling a model's vector change
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from outcomes.artefact import Manifest, arguments
-from outcomes.encoder import TrainedEncoder
-from outcomes.encoder_artefact import load_encoder, save_encoder
+from outcomes.encoder_artefact import EncoderRouter
 from outcomes.encoder_losses import in_cluster, ranked_contrastive
-from outcomes.encoder_training import EncoderTraining
 from outcomes.groups import kmeans
 from outcomes.learning_set import constant_costs, learning_set, require_fitted
 from protocol.methods import Evidence, Method
@@ -76,8 +72,11 @@ METHOD = Method(
 
 
 @dataclass(kw_only=True, eq=False)
-class RouterDc(EncoderTraining):
+class RouterDc(EncoderRouter):
     """Dual contrastive router. `positives` K+, `negatives` K−, `apart` H, `weight` λ, `clusters`, `temperature` T."""
+
+    method = METHOD.id
+    unit = True
 
     positives: int = 3
     negatives: int = 3
@@ -117,19 +116,3 @@ class RouterDc(EncoderTraining):
         require_fitted(self, METHOD.id)
         quality = np.clip((1 + self.encoder_(queries.texts)) / 2, 0, 1)
         return Estimate(self.models_, quality, constant_costs(self.costs_, len(queries)))
-
-    def save(self, folder: Path) -> None:
-        """Write the artefact."""
-        manifest = Manifest(method=METHOD.id, models=self.models_, parameters=self.recipe())
-        save_encoder(folder, manifest, self.encoder_, self.costs_)
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read an artefact. Raises `MethodError`, `ArtefactMismatch`."""
-        kept = load_encoder(folder, METHOD.id)
-        router, models = cls(**arguments(cls, kept.manifest)), kept.manifest.models
-        router._keep(models, kept.trained(len(models), unit=True), kept.costs)
-        return router
-
-    def _keep(self, models: tuple[str, ...], encoder: TrainedEncoder, costs: Floats) -> None:
-        self.models_, self.encoder_, self.costs_ = models, encoder, costs

@@ -25,16 +25,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 
-from outcomes.artefact import Manifest, arguments
-from outcomes.encoder import TrainedEncoder
-from outcomes.encoder_artefact import load_encoder, save_encoder
+from outcomes.encoder_artefact import EncoderRouter
 from outcomes.encoder_losses import multi_label
-from outcomes.encoder_training import EncoderTraining
 from outcomes.learning_set import constant_costs, learning_set, require_fitted
 from outcomes.networks import sigmoid
 from protocol.methods import Evidence, Method
@@ -72,8 +68,10 @@ METHOD = Method(
 
 
 @dataclass(kw_only=True, eq=False)
-class SelectLlm(EncoderTraining):
+class SelectLlm(EncoderRouter):
     """Multi-label encoder. `size` s of the subset; `policy` choosing it."""
+
+    method = METHOD.id
 
     size: int = 3
     policy: Literal["labelled-max-conf", "max-conf", "weighted-max-conf"] = "weighted-max-conf"
@@ -115,19 +113,3 @@ class SelectLlm(EncoderTraining):
                 if answer is not None:
                     totals[answer] += float(weight[k])
         return min(totals, key=lambda answer: (-round(totals[answer], 9), answer), default=None)
-
-    def save(self, folder: Path) -> None:
-        """Write the artefact."""
-        manifest = Manifest(method=METHOD.id, models=self.models_, parameters=self.recipe())
-        save_encoder(folder, manifest, self.encoder_, self.costs_)
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read an artefact. Raises `MethodError`, `ArtefactMismatch`."""
-        kept = load_encoder(folder, METHOD.id)
-        router, models = cls(**arguments(cls, kept.manifest)), kept.manifest.models
-        router._keep(models, kept.trained(len(models)), kept.costs)
-        return router
-
-    def _keep(self, models: tuple[str, ...], encoder: TrainedEncoder, costs: Floats) -> None:
-        self.models_, self.encoder_, self.costs_ = models, encoder, costs

@@ -29,12 +29,14 @@ TURNS = 8
 """Turns of a conversation that are looked at to see which model has it."""
 
 
-def load_routed(settings: Routing, *, answering: Collection[str], embedder_id: str) -> Routed:
+def load_routed(settings: Routing, *, answering: Collection[str], embedder_id: str | None) -> Routed:
     """The strategy that a config's `route` section describes. `answering`: names of all models and
-    strategies that answer; `embedder_id`: of the embedder the section names. Raises `ArtefactMismatch`,
+    strategies that answer; `embedder_id`: of the embedder the section names, if it does. Raises `ArtefactMismatch`,
     `MethodError`, `SettingsError`.
     """
     method = find_method(settings.method, "router")
+    if "embedding" in method.needs and settings.embedder is None:
+        raise MethodError(f"{method.id} routes by embeddings; name the embedder it was trained with.")
     manifest, router = load_router(settings.artefact, models=answering, embedder=embedder_id)
     if manifest.method != method.id:
         raise MethodError(

@@ -21,6 +21,7 @@ Laws: k = n votes for the expert that is best most often; k = 1 at a training qu
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -29,7 +30,8 @@ import numpy as np
 from outcomes.artefact import Manifest, arguments, load_artefact, save_artefact, tensor
 from outcomes.learning_set import constant_costs, learning_set, query_vectors, require_fitted
 from outcomes.neighbours import KnownMeans, in_blocks, neighbour_weights
-from outcomes.networks import Network, fit_network, softmax
+from outcomes.network_router import NetworkTraining
+from outcomes.networks import Network, softmax
 from protocol.errors import MethodError
 from protocol.methods import Evidence, Method
 from protocol.routing import Estimate, Outcomes, Queries
@@ -69,26 +71,19 @@ METHOD = Method(
 )
 
 
-class ToRouter:
-    """Names the best expert. `head`: mlp or knn; `temperature` T of the labels; `k` of the kNN head; `hidden`,
-    `epochs`, `rate`, `decay`, `seed` of the MLP."""
+@dataclass(kw_only=True, eq=False)
+class ToRouter(NetworkTraining):
+    """Names the best expert. `head`: mlp or knn; `temperature` T of the labels; `k` of the kNN head; the other knobs
+    are the MLP's."""
 
-    def __init__(
-        self,
-        *,
-        head: str = "mlp",
-        temperature: float = 0.2,
-        k: int = 100,
-        hidden: int = 64,
-        epochs: int = 20,
-        rate: float = 1e-3,
-        decay: float = 5.0,
-        seed: int = 0,
-    ) -> None:
-        if head not in ("mlp", "knn"):
-            raise MethodError(f"head is mlp or knn, not {head!r}")
-        self.head, self.temperature, self.k, self.hidden = head, temperature, k, hidden
-        self.epochs, self.rate, self.decay, self.seed = epochs, rate, decay, seed
+    head: str = "mlp"
+    temperature: float = 0.2
+    k: int = 100
+    epochs: int = 20
+
+    def __post_init__(self) -> None:
+        if self.head not in ("mlp", "knn"):
+            raise MethodError(f"head is mlp or knn, not {self.head!r}")
 
     def fit(self, outcomes: Outcomes) -> Self:
         """Train the head. Raises `MethodError`."""
@@ -103,15 +98,10 @@ class ToRouter:
         target = soft_labels(score, self.temperature)
         held = known[telling]
         # Experts without an outcome are no candidates of that query: their logits get no gradient.
-        network = fit_network(
+        network = self.trained(
             vectors,
             len(learn.models),
             lambda rows, out: softmax(np.where(held[rows], out, -np.inf)) - target[rows],
-            hidden=(self.hidden,),
-            seed=self.seed,
-            epochs=self.epochs,
-            rate=self.rate,
-            decay=self.decay,
         )
         self._keep_network(learn.models, network.with_outputs(learn.columns), costs)
         return self
@@ -132,14 +122,12 @@ class ToRouter:
 
     def save(self, folder: Path) -> None:
         """Write the artefact."""
-        names = ("head", "temperature", "k", "hidden", "epochs", "rate", "decay", "seed")
-        parameters = {name: getattr(self, name) for name in names}
         learnt: dict[str, NDArray[Any]] = (
             {"embeddings": self.embeddings_.astype(np.float32), "votes": self.votes_}
             if self.head == "knn"
             else {**self.network_.tensors()}
         )
-        manifest = Manifest(method=METHOD.id, models=self.models_, parameters=parameters)
+        manifest = Manifest(method=METHOD.id, models=self.models_, parameters=self.recipe())
         save_artefact(folder, manifest, {**learnt, "cost_usd": self.costs_})
 
     @classmethod

@@ -24,16 +24,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from outcomes.artefact import Manifest, arguments
-from outcomes.encoder import TrainedEncoder
-from outcomes.encoder_artefact import load_encoder, save_encoder
+from outcomes.encoder_artefact import EncoderRouter
 from outcomes.encoder_losses import soft_cross_entropy
-from outcomes.encoder_training import EncoderTraining
 from outcomes.groups import membership
 from outcomes.learning_set import constant_costs, learning_set, require_fitted
 from outcomes.networks import softmax
@@ -76,8 +72,10 @@ METHOD = Method(
 
 
 @dataclass(kw_only=True, eq=False)
-class Zooter(EncoderTraining):
+class Zooter(EncoderRouter):
     """Distilled rewards. `beta` β of a query's own label; `temperature` T of the rewards' softmax."""
+
+    method = METHOD.id
 
     beta: float = 0.3
     temperature: float = 1.0
@@ -100,22 +98,6 @@ class Zooter(EncoderTraining):
         require_fitted(self, METHOD.id)
         quality = np.asarray(softmax(self.encoder_(queries.texts)), dtype=np.float64)
         return Estimate(self.models_, quality, constant_costs(self.costs_, len(queries)))
-
-    def save(self, folder: Path) -> None:
-        """Write the artefact."""
-        manifest = Manifest(method=METHOD.id, models=self.models_, parameters=self.recipe())
-        save_encoder(folder, manifest, self.encoder_, self.costs_)
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read an artefact. Raises `MethodError`, `ArtefactMismatch`."""
-        kept = load_encoder(folder, METHOD.id)
-        router, models = cls(**arguments(cls, kept.manifest)), kept.manifest.models
-        router._keep(models, kept.trained(len(models)), kept.costs)
-        return router
-
-    def _keep(self, models: tuple[str, ...], encoder: TrainedEncoder, costs: Floats) -> None:
-        self.models_, self.encoder_, self.costs_ = models, encoder, costs
 
 
 def reward_labels(reward: Floats, tags: Sequence[str], beta: float, temperature: float = 1.0) -> Floats:

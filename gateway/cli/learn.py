@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import orjson
 import typer
 
 from gateway.cli.card import show
@@ -124,11 +125,16 @@ def train(
     models: Annotated[
         str | None, typer.Option(help="Comma-separated names; default: all of the table.")
     ] = None,
+    descriptions: Annotated[
+        Path | None,
+        typer.Option(help="JSON: name of a model, or of a way to ask it, → what it is like, in words."),
+    ] = None,
     option: Options = None,
 ) -> None:
     """Train a router on an outcome table and write its artefact, metrics card included.
 
-    Part of the queries is held out by a hash of their text; the card is measured on these.
+    Part of the queries is held out by a hash of their text; the card is measured on these. Some routers (rtr,
+    graphrouter) read descriptions of the models.
 
     Example:
         chorus train knn-router --outcomes outcomes.parquet --embedder all-minilm-l6-v2-int8 --out
@@ -144,6 +150,7 @@ def train(
         embedder=_embedder(embedder),
         options=options(option),
         models=words(models) or None,
+        descriptions=_descriptions(descriptions),
         report=progress_line,
     )
     typer.echo(f"{manifest.method} {manifest.version} for {', '.join(manifest.models)} written to {out}")
@@ -326,6 +333,19 @@ def _existing(path: Path) -> Path:
     if not path.exists():
         raise SettingsError(f"There is no {path}.")
     return path
+
+
+def _descriptions(path: Path | None) -> dict[str, str] | None:
+    """Texts by name. Raises `SettingsError`."""
+    if path is None:
+        return None
+    try:
+        found = orjson.loads(_existing(path).read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise SettingsError(f"--descriptions: {path} is not JSON: {error}.") from None
+    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+        raise SettingsError(f"--descriptions: {path} holds no object of names and texts.")
+    return found
 
 
 def _embedder(name: str | None) -> Embedder | None:

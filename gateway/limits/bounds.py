@@ -92,7 +92,8 @@ class Bounds:
         if strategy.route:
             pool = {strategy.route.default, *self._pools.get(name, ())}
             dearest = max(self._usd(each, asked, deeper) for each in pool)
-            return self._model_usd(self._models[strategy.route.embedder], asked) + dearest
+            embedder = strategy.route.embedder
+            return dearest + (self._model_usd(self._models[embedder], asked) if embedder else 0.0)
         if strategy.cascade:
             return sum(self._usd(stage, asked, deeper) for stage in strategy.cascade.stages)
         if strategy.aggregate:

@@ -22,6 +22,9 @@ CASES = [
     for check in router_checks.CHECKS
 ]
 
+QUICK = {"graphrouter": {"epochs": 4}, "radialrouter": {"epochs": 1}, "llm-bandit": {"epochs": 2, "steps": 4}}
+"""Laws hold however little is learnt: settings for routers that would take seconds a fit."""
+
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Path:
@@ -32,7 +35,7 @@ def tiny(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(("method", "check"), CASES)
 def test_router_contract(method, check, tmp_path: Path, tiny: Path) -> None:
     """A registered router keeps the law; one that fine-tunes an encoder starts from a tiny one."""
-    make = load_method(method)
+    make = partial(load_method(method), **QUICK.get(method.id, {}))
     if "encoder" in method.needs:
         requires("torch")
         make = partial(make, start=str(tiny), epochs=1, batch=24)

@@ -145,6 +145,18 @@ def test_what_cannot_be_trained_says_why(tmp_path: Path) -> None:
     assert not (tmp_path / "manifest.json").exists()
 
 
+def test_descriptions_reach_the_methods_that_read_them(tmp_path: Path) -> None:
+    """Their vectors stand beside the query's in rtr's input; a method that reads none refuses them."""
+    described = {"left": "river and number", "right": "word and colour"}
+    train("rtr", _table(), tmp_path, embedder=TopicEmbedder(), descriptions=described)
+    tags = load_router(tmp_path)[1].tags_
+    assert tags.shape == (3, 8 + 3)
+    assert np.allclose(tags[:2, :8], TopicEmbedder().embed(list(described.values())))
+    assert not tags[2, :8].any()
+    with pytest.raises(MethodError, match="reads no descriptions"):
+        train("knn", _table(), tmp_path, embedder=TopicEmbedder(), descriptions=described)
+
+
 def test_evaluating_with_another_embedder_is_refused(tmp_path: Path) -> None:
     """Vectors of another embedder would make the estimates meaningless without any error."""
     train("knn", _table(), tmp_path, embedder=TopicEmbedder())

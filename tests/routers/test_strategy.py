@@ -26,7 +26,9 @@ from protocol.usage import Usage
 from protocol.wire import completion
 from routers.estimating import Estimator
 from routers.knn_router import KnnRouter
+from routers.llmrank import LlmRank
 from routers.strategy import Routed, load_routed
+from tests.contracts import router_checks
 
 CHEAP, DEAR = "cheap", "dear"
 EASY, HARD = np.array([1, 0], dtype=np.float32), np.array([0, 1], dtype=np.float32)
@@ -183,6 +185,21 @@ async def test_loading_from_settings(tmp_path: Path) -> None:
     routed = load_routed(settings, answering={CHEAP, DEAR, "other"}, embedder_id="e@1")
     assert routed.label.startswith("knn-router@")
     assert await _answer(routed, _request(), ListRun(HARD)) == DEAR
+
+
+async def test_a_router_that_reads_texts_needs_no_embedder(tmp_path: Path) -> None:
+    """Its route section names none; one that routes by embeddings is refused without."""
+    reading = LlmRank(epochs=1).fit(router_checks.TRAIN.only(("small", "large")))
+    reading.save(tmp_path / "reads")
+    annotate(tmp_path / "reads", knob=Knob((0.5,), (1e4,)).wire())
+    settings = Routing(method="llmrank", artefact=tmp_path / "reads", default="small")
+    run = ListRun(UpstreamUnavailable("down"))
+    routed = load_routed(settings, answering={"small", "large"}, embedder_id=None)
+    assert await _answer(routed, _request(), run) in ("small", "large")
+    assert not run.embedded
+    settings = Routing(artefact=_saved(tmp_path / "embeds"), default=CHEAP)
+    with pytest.raises(MethodError, match="name the embedder"):
+        load_routed(settings, answering={CHEAP, DEAR}, embedder_id=None)
 
 
 def test_an_artefact_for_others_stops_the_start(tmp_path: Path) -> None:

@@ -191,6 +191,22 @@ def test_train_says_what_is_missing(chorus, gateway, files: Path, monkeypatch: p
     assert "chorus models pull all-minilm-l6-v2-int8" in err
 
 
+@pytest.mark.parametrize(
+    ("text", "told"), [("{", "not JSON"), ('["a"]', "names and texts"), ('{"a": 1}', "texts")]
+)
+def test_descriptions_are_names_and_texts(chorus, tmp_path: Path, text: str, told: str) -> None:
+    """Anything else is refused before training, with the file's name."""
+    (tmp_path / "about.json").write_text(text)
+    (tmp_path / "o.parquet").write_text("")
+    status, _, err = chorus(
+        "train", "rtr", "--outcomes", tmp_path / "o.parquet", "--out", tmp_path / "r", "--descriptions",
+        tmp_path / "about.json",
+    )  # fmt: skip
+    assert status == 2
+    assert told in err
+    assert "about.json" in err
+
+
 def test_methods_side_by_side(chorus, tmp_path: Path) -> None:
     """With --train alone, methods that need no embedder are trained and judged on held-out queries; --test names
     another table; what does not fit together is refused."""

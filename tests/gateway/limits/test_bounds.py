@@ -70,12 +70,14 @@ def test_strategies_add_up() -> None:
         cascade={"cascade": {"stages": ["one", "two"], "artefact": "x"}},
         vote={"aggregate": {"members": ["one", "two"], "samples": 3}},
         auto={"route": {"artefact": "x", "embedder": "embedder", "default": "one"}},
+        reading={"route": {"artefact": "x", "default": "one"}},
         duet={"fuse": {"members": {"engine": 1, "other": 1}}},
     )
     one, two = cost(size(), 50), cost(size(), 200)
     assert told.of("cascade", body()).nanodollars == one + two
     assert told.of("vote", body()).nanodollars == 3 * (one + two)
     assert told.of("auto", body()).nanodollars == pytest.approx(two + cost(size(), 0), abs=1)
+    assert told.of("reading", body()).nanodollars == one, "no pool is known here, and nothing is embedded"
     assert told.of("duet", body()).nanodollars == 2 * cost(size(), 100)
 
 

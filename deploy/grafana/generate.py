@@ -193,6 +193,13 @@ OVERVIEW = Dashboard(
             },
         ),
         Panel(
+            "Answers from caches",
+            "Requests that the cache was asked: given an exact or a semantic answer, or a miss.",
+            "reqps",
+            {"{{how}}": rate("chorus_cache_answers_total", "how")},
+            stacked=True,
+        ),
+        Panel(
             "Spending an hour, by model",
             "US dollars, by who was paid.",
             "currencyUSD",

@@ -196,7 +196,7 @@ OVERVIEW = Dashboard(
             "Answers from caches",
             "Requests that the cache was asked: given an exact or a semantic answer, or a miss.",
             "reqps",
-            {"{{how}}": rate("chorus_cache_answers_total", "how")},
+            {"{{how}}": f"{rate('chorus_cache_answers_total', 'how')} or vector(0)"},  # no cache: no answers
             stacked=True,
         ),
         Panel(

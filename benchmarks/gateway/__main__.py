@@ -34,7 +34,7 @@ from benchmarks.gateway.workload import WORKLOADS
 
 RESULTS = ROOT / "benchmarks/results"
 CHART = ROOT / "docs/speed.svg"
-FULL = Plan(connections=32, warm_s=1.0, closed_s=6.0, open_s=5.0)
+FULL = Plan(connections=32, warm_s=0.7, closed_s=4.5, open_s=3.0)
 QUICK = Plan(connections=32, warm_s=0.5, closed_s=2.0, open_s=2.0, rounds=2)
 SOAK = (100_000, 10_000)
 QUICK_SOAK = (5_000, 500)

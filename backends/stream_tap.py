@@ -63,7 +63,8 @@ class StreamTap:
 
     def feed(self, data: bytes) -> bytes:
         """What goes on to the caller of the whole events in `data`, in one piece, for every piece has its price on the
-        way. Raises `UpstreamBroken`, `UpstreamRefused`; for what stands behind events that go on, it is left in `fault`."""
+        way. Raises `UpstreamBroken`, `UpstreamRefused`; a fault that stands behind events that go on is left in
+        `fault`."""
         passed: list[bytes] = []
         try:
             self._take(self._splitter.block(data), passed)

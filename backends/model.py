@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 from backends.attempts import Attempts, Calling
 from backends.balancer import Balancer, Rule, Seat, Turn
@@ -37,8 +37,7 @@ HELD_S = 5.0
 again of somebody else, unseen: events, bytes, and seconds in which it sends events without words."""
 
 
-@dataclass(frozen=True, slots=True)
-class Completed:
+class Completed(NamedTuple):
     """A complete answer: parsed, its bytes while they may be passed on as they are, and who spent what."""
 
     body: Mapping[str, Any]
@@ -206,7 +205,7 @@ class Model:
             ask, self.prepared(calling, body), drop=ModelStream.abort, hedge=self._may_hedge(body)
         )
 
-    @property
+    @cached_property
     def endpoints(self) -> frozenset[str]:
         """What every deployment of it has."""
         return frozenset.intersection(*(deployment.endpoints for deployment in self.deployments))
@@ -242,7 +241,10 @@ class Model:
     def _reported(self, reported: Mapping[str, Any]) -> tuple[Share, ...]:
         """Nothing where nothing is reported."""
         told = shares(reported, self.name, self._prices)
-        return told if any(share.usage != NOTHING for share in told) else ()
+        for share in told:
+            if share.usage != NOTHING:
+                return told
+        return ()
 
     def _seen(self, body: Mapping[str, Any], tokens: int) -> tuple[Share, ...]:
         return seen_shares(body, tokens, self.members, self._prices)

@@ -228,7 +228,6 @@ class UpstreamStream:
         self._resumed: float | None = None
         self._heard = 0
         self._late = False
-        self._broken: UpstreamError | None = None
         self._timer = self._loop.call_at(due, self._ring)
 
     async def read(self) -> bytes:
@@ -238,8 +237,8 @@ class UpstreamStream:
         heard = self._heard
         try:
             while not self.tap.done:
-                if self._broken is not None:
-                    raise self._broken
+                if self.tap.fault is not None:
+                    raise self.tap.fault
                 if not (data := await self._response.piece()):
                     break
                 if passing := self._passing(data):
@@ -263,22 +262,23 @@ class UpstreamStream:
     async def pour(self, sink: Sink) -> None:
         """Write whole events to `sink`, as they come, until the end. They are written by whoever reads the upstream's
         socket: no task wakes up for them."""
+        tap = self.tap
 
         def take(data: bytes) -> None:
             if passing := self._passing(data):
                 sink.write(passing)
-            if self.tap.done or self._broken is not None or sink.full:
+            if tap.done or tap.fault is not None or sink.full:
                 self._response.hold()
 
         try:
             self._due = self._loop.time() + self._idle_s
-            while not self.tap.done and self._broken is None and await self._response.pour(take):
+            while not tap.done and tap.fault is None and await self._response.pour(take):
                 if sink.full:
                     self._due = None
                     await sink.drain()
                     self._due = self._loop.time() + self._idle_s
-            if self._broken is not None:
-                raise self._broken
+            if tap.fault is not None:
+                raise tap.fault
             await self._end()
         except Http1Error as error:
             raise self._told(error) from error
@@ -291,20 +291,16 @@ class UpstreamStream:
         self._response.close()
 
     def _passing(self, data: bytes) -> bytes:
-        """What of `data` goes on. A fault in it is raised later: what came before it goes on first."""
+        """What of `data` goes on."""
         tap = self.tap
-        passing: list[bytes] = []
-        try:
-            passing.extend(tap.feed(data))
-        except UpstreamError as error:
-            self._broken = error
+        passing = tap.feed(data)
         if tap.words > self._heard:
             self._due = due = self._loop.time() + self._idle_s
             if not self._heard:  # from the clock of the first words to the one between words
                 self._timer.cancel()
                 self._timer = self._loop.call_at(due, self._ring)
             self._heard = tap.words
-        return passing[0] if len(passing) == 1 else b"".join(passing)
+        return passing
 
     def _told(self, error: Http1Error) -> UpstreamError:
         return timed_out(self._name) if self._late else translate(error, self._name)

@@ -12,12 +12,13 @@ the answer has begun, to see whether it does.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
 
 from backends.upstream_errors import broken, told_error
+from protocol.errors import UpstreamError
 from protocol.sse import EventSplitter, event_data, first_event
 
 __all__ = ["StreamTap"]
@@ -37,7 +38,7 @@ _NULL = re.compile(rb"\s*:\s*null(?:\s*(,)\s*)?")
 
 
 class StreamTap:
-    """Feed it what the upstream of the model `name` sends; it yields what the caller may see.
+    """Feed it what the upstream of the model `name` sends; it gives what the caller may see.
 
     `usage_event` is the event that held usage, parsed, once it has come; `done` whether `[DONE]` has; `begun`
     whether the answer has begun: words, a tool call, or a reason to finish. `passed` counts events that went on,
@@ -48,6 +49,7 @@ class StreamTap:
     def __init__(self, name: str, secrets: Sequence[str] = (), *, usage_asked: bool = True) -> None:
         self.usage_event: Mapping[str, Any] | None = None
         self.done = self.begun = False
+        self.fault: UpstreamError | None = None
         self.words = self.passed = 0
         self._bytes = self._last = 0
         self._frame = LARGEST_FRAME
@@ -59,15 +61,18 @@ class StreamTap:
         """Bytes of the events with words, without what every one of them repeats."""
         return max(0, self._bytes - self.words * self._frame)
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield what goes on to the caller of the whole events in `data`, all in one piece, for every piece has its
-        price on the way. Raises `UpstreamBroken`, `UpstreamRefused`, after what came before the fault."""
+    def feed(self, data: bytes) -> bytes:
+        """What goes on to the caller of the whole events in `data`, in one piece, for every piece has its price on the
+        way. Raises `UpstreamBroken`, `UpstreamRefused`; a fault that stands behind events that go on is left in
+        `fault`."""
         passed: list[bytes] = []
         try:
             self._take(self._splitter.block(data), passed)
-        finally:
-            if passed:
-                yield b"".join(passed)
+        except UpstreamError as fault:
+            if not passed:
+                raise
+            self.fault = fault
+        return passed[0] if len(passed) == 1 else b"".join(passed)
 
     def _take(self, block: bytes, passed: list[bytes]) -> None:
         """Add to `passed` what goes on of `block`. Once the answer has begun, plain events go on all at once, and only
@@ -91,16 +96,17 @@ class StreamTap:
                 self._one(event, passed)
 
     def _plainly(self, block: bytes, passed: list[bytes]) -> bool:
-        """Have all of `block` go on, where every event in it is one line with a JSON object in which there is neither an
-        error nor usage but, at its end, a null one. (What is quoted in JSON cannot look like this: its quotes are
+        """Have all of `block` go on, where every event in it is one line with a JSON object in which there is neither
+        an error nor usage but, at its end, a null one. (What is quoted in JSON cannot look like this: its quotes are
         escaped.)"""
         nulls = block.count(_LAST_FIELD)
         if b'"error"' in block or block.count(b'"usage"') != nulls or not _PLAIN.fullmatch(block):
             return False
-        sizes = [len(event) + 2 for event in block.split(b"\n\n")]
-        sizes.pop()
-        self.passed += len(sizes)
-        self._saw(sizes)
+        if block.find(b"\n\n") == len(block) - 2:
+            self._saw(len(block))
+        else:
+            for event in block.split(b"\n\n")[:-1]:
+                self._saw(len(event) + 2)
         passed.append(block.replace(_LAST_FIELD, b"}\n\n") if nulls and not self._usage_asked else block)
         return True
 
@@ -111,16 +117,19 @@ class StreamTap:
             return
         passing = event if not payload else self._passing(event, payload)
         if passing is not None:
-            self.passed += 1
             passed.append(passing)
+            if not (payload and self.begun):
+                self.passed += 1
 
-    def _saw(self, sizes: Sequence[int]) -> None:
-        """Events with words, of these sizes."""
-        self.words += len(sizes)
-        self._bytes += sum(sizes)
+    def _saw(self, size: int) -> None:
+        """An event with words has gone on."""
+        self.passed += 1
+        self.words += 1
+        self._bytes += size
         # The last event, which only says why the answer ends, is smaller than any frame.
-        self._frame = min([self._frame, *sizes[:-1], *([self._last] if self._last else [])])
-        self._last = sizes[-1]
+        if 0 < self._last < self._frame:
+            self._frame = self._last
+        self._last = size
 
     def end(self) -> None:
         """The upstream has closed. Raises `UpstreamBroken` unless its answer was whole."""
@@ -144,7 +153,7 @@ class StreamTap:
                     return None
             self.begun = self.begun or _answers(body)
         if self.begun:
-            self._saw((len(event),))
+            self._saw(len(event))
         return _without_null_usage(event) if silent and not self._usage_asked else event
 
     def _parsed(self, payload: bytes) -> Mapping[str, Any]:

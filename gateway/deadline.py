@@ -23,13 +23,13 @@ GRACE_S = 0.25
 class Deadline:
     """Used as a context around each wait for a call. `due`: on the event loop's clock; `late` makes the error."""
 
-    __slots__ = ("_before", "_ended", "_late", "_owner", "_stopped", "_timer", "_waiting", "due")
+    __slots__ = ("_before", "_ended", "_late", "_over", "_owner", "_stopped", "_timer", "_waiting", "due")
 
     def __init__(self, due: float, late: Callable[[], Exception]) -> None:
         self.due, self._late = due, late
         self._waiting: dict[asyncio.Task[object], int] = {}  # with how many cancellations each began to wait
         self._stopped: set[asyncio.Task[object]] = set()
-        self._ended = False
+        self._over = self._ended = False
 
     def start(self) -> None:
         """Begin; the task that runs is the request's own."""
@@ -47,7 +47,7 @@ class Deadline:
     def __enter__(self) -> None:
         task = _task()
         self._waiting[task] = task.cancelling()
-        if asyncio.get_running_loop().time() >= self.due:
+        if self._over:
             self._stop(task)
 
     def __exit__(
@@ -61,6 +61,7 @@ class Deadline:
                 raise self._late() from None
 
     def _ring(self) -> None:
+        self._over = True
         for task in self._waiting:
             self._stop(task)
         self._timer = asyncio.get_running_loop().call_later(GRACE_S, self._end)

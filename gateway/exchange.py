@@ -10,7 +10,7 @@ from types import TracebackType
 
 import orjson
 
-from gateway.wire import Headers, Message, Receive, Scope, Send, Wire, wire_of
+from gateway.wire import Message, Receive, Scope, Send, Wire, header_lines, wire_of
 from protocol import sse
 from protocol.errors import ChorusError, PayloadTooLarge, RequestTimeout
 from protocol.run import Sink
@@ -19,12 +19,12 @@ from protocol.telling import OPENAI, Wording
 __all__ = ["ClientLeft", "Exchange", "Receive", "Scope", "Send", "request_id"]
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
-_JSON: Headers = [(b"content-type", b"application/json")]
-_STREAM: Headers = [
-    (b"content-type", sse.CONTENT_TYPE.encode()),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-]
+_JSON = {"content-type": "application/json"}
+_STREAM = {
+    "content-type": sse.CONTENT_TYPE,
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",
+}
 DISCARD_BYTES = 64 * 1024 * 1024
 DISCARD_S = 5.0
 """How much of a refused body is read, and how long, so that its sender gets to read the refusal."""
@@ -128,7 +128,7 @@ class Exchange:
     async def start_bytes(self, status: int, content_type: str, headers: Mapping[str, str]) -> None:
         """Begin an answer of bytes as they come; where it breaks off, so does the connection."""
         self._streaming = self._raw = True
-        self._begin(status, [(b"content-type", content_type.encode("latin-1"))], headers)
+        self._begin(status, {"content-type": content_type}, headers)
         await self._wire.drain()
 
     async def send_event(self, event: bytes) -> None:
@@ -166,7 +166,9 @@ class Exchange:
         async def send_labelled(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self.status = message["status"]
-                message["headers"] = [*message["headers"], *_raw(self.told), *self._labels()]
+                labels = self._labels().items()
+                raw = [(name.encode("ascii"), value.encode("latin-1", "replace")) for name, value in labels]
+                message["headers"] = [*message["headers"], *raw]
             await send(message)
 
         return send_labelled
@@ -174,7 +176,7 @@ class Exchange:
     def _begin(
         self,
         status: int,
-        kind: Headers,
+        kind: Mapping[str, str],
         headers: Mapping[str, str],
         *,
         length: int | None = None,
@@ -182,23 +184,21 @@ class Exchange:
     ) -> None:
         self.began_s = self.elapsed_s
         self.status = status
-        told = _raw({**headers, **self.told} if self.told else headers)
-        self._wire.start(status, [*kind, *told, *self._labels()], length, close=close)
+        head = header_lines({**kind, **headers, **self._labels()})
+        self._wire.start(status, head, length, close=close)
 
     async def _written(self) -> None:
         """Wait, should the client read too slowly."""
         if self._wire.full:
             await self._wire.drain()
 
-    def _labels(self) -> Headers:
-        id = self.request_id.encode("ascii")
-        labels = [
-            (b"x-request-id", id),
-            (b"openai-processing-ms", b"%d" % round(self.elapsed_s * 1000)),
-        ]
-        if self.wording.request_id_header != "x-request-id":
-            labels.append((self.wording.request_id_header.encode("ascii"), id))
-        return labels
+    def _labels(self) -> dict[str, str]:
+        return {
+            **self.told,
+            "x-request-id": self.request_id,
+            self.wording.request_id_header: self.request_id,
+            "openai-processing-ms": str(round(self.elapsed_s * 1000)),
+        }
 
     async def _refuse_body(self, limit: int, more: bool = True) -> None:
         """Read on for a while, then raise `PayloadTooLarge`: a sender that is still sending would miss the
@@ -245,7 +245,3 @@ class _Leaving:
 
 def _too_large(limit: int) -> PayloadTooLarge:
     return PayloadTooLarge(f"The request body is larger than the limit of {limit} bytes.")
-
-
-def _raw(headers: Mapping[str, str]) -> Headers:
-    return [(name.encode("ascii"), value.encode("latin-1", "replace")) for name, value in headers.items()]

@@ -26,7 +26,7 @@ from urllib.parse import unquote
 import orjson
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
 
-from gateway.wire import WIRE, Headers, Message, Scope
+from gateway.wire import WIRE, Headers, Message, Scope, header_lines
 from protocol.errors import BadRequest, ChorusError, HeadersTooLarge, RequestTimeout
 
 __all__ = ["HEAD_S", "KEEP_ALIVE_S", "MAX_HEAD_BYTES", "HttpServer"]
@@ -76,6 +76,8 @@ class HttpServer(asyncio.Protocol):
         self._paused = False
         self.closing = False
         """Whether the connection ends with the request that is being answered."""
+        self._always: Headers = []
+        self._always_lines = b""
 
     # ------------------------------------------------------------------------------------------ the connection
 
@@ -146,6 +148,14 @@ class HttpServer(asyncio.Protocol):
         if self._paused and not self._queue and not self.transport.is_closing():
             self._paused = False
             self.transport.resume_reading()
+
+    def always(self) -> bytes:
+        """The header lines of every answer. uvicorn makes a new list whenever one of them, the date, has changed."""
+        headers = self.state.default_headers
+        if headers is not self._always:
+            self._always = headers
+            self._always_lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+        return self._always_lines
 
     def answered(self, *, close: bool) -> None:
         """The request is answered: the next one, if its client has sent it."""
@@ -263,7 +273,7 @@ class Request:
             log.exception("a bug of ours")
         finally:
             if not (self._started or self._lost):
-                self.start(500, [], 0, close=True)
+                self.start(500, b"", 0, close=True)
                 self.end()
             elif not self._complete:
                 self._finish(close=True)
@@ -345,30 +355,21 @@ class Request:
             connection.waiting = connection.loop.create_future()
             await connection.waiting
 
-    def start(self, status: int, headers: Headers, length: int | None = None, *, close: bool = False) -> None:
+    def start(self, status: int, head: bytes, length: int | None = None, *, close: bool = False) -> None:
         self._close = self._close or close or self._connection.closing
         self._bare = status in _BODILESS or self.scope["method"] == "HEAD"
-        parts = [_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
-        for name, value in (*self._connection.state.default_headers, *headers):
-            parts += (name, b": ", value, b"\r\n")
-        lines = len(parts) // 4 + 2
+        framing = b""
         if length is not None:
             self._missing = length
-            parts.append(b"content-length: %d\r\n" % length)
-            lines += 1
-        elif not self._bare:
-            self._chunked = self.scope["http_version"] == "1.1"
-            parts.append(b"transfer-encoding: chunked\r\n" if self._chunked else b"")
-            lines += self._chunked
+            framing = b"content-length: %d\r\n" % length
+        elif not self._bare and self.scope["http_version"] == "1.1":
+            self._chunked = True
+            framing = b"transfer-encoding: chunked\r\n"
         if self._close:
-            parts.append(b"connection: close\r\n")
-            lines += 1
-        parts.append(b"\r\n")
-        head = b"".join(parts)
-        # Whatever a value holds, it must not end its line: what followed would be another header, or another answer.
-        if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
-            raise ValueError("a header has a character that headers must not have")
-        self._started, self._head = True, head
+            framing += b"connection: close\r\n"
+        line = _LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+        self._started = True
+        self._head = b"%b%b%b%b\r\n" % (line, self._connection.always(), head, framing)
 
     def write(self, data: bytes) -> None:
         if data and not (self._lost or self._complete or self._bare):
@@ -400,7 +401,8 @@ class Request:
     async def send(self, message: Message) -> None:
         """ASGI's way to write the answer."""
         if message["type"] == "http.response.start":
-            kept, length, close = [], None, False
+            length, close = None, False
+            lines = b""
             for name, value in message.get("headers", ()):
                 match name.lower():
                     case b"content-length":
@@ -410,8 +412,8 @@ class Request:
                     case b"transfer-encoding":
                         pass
                     case lowered:
-                        kept.append((lowered, value))
-            self.start(message["status"], kept, length, close=close)
+                        lines += header_lines({lowered.decode("latin-1"): value.decode("latin-1")})
+            self.start(message["status"], lines, length, close=close)
         elif message.get("more_body", False):
             self.write(message.get("body", b""))
             if self.full:

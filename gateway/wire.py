@@ -9,10 +9,21 @@ scope; under any other ASGI server `AsgiWire` does the same with messages and a 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Protocol, cast
 
-__all__ = ["WIRE", "AsgiWire", "Headers", "Message", "Receive", "Scope", "Send", "Wire", "wire_of"]
+__all__ = [
+    "WIRE",
+    "AsgiWire",
+    "Headers",
+    "Message",
+    "Receive",
+    "Scope",
+    "Send",
+    "Wire",
+    "header_lines",
+    "wire_of",
+]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -41,9 +52,9 @@ class Wire(Protocol):
         """ASGI's next message of the request."""
         ...
 
-    def start(self, status: int, headers: Headers, length: int | None = None, *, close: bool = False) -> None:
-        """Begin the answer, of `length` bytes (None: not known yet); `close` the connection after it. What is not a
-        header's value raises `ValueError`."""
+    def start(self, status: int, head: bytes, length: int | None = None, *, close: bool = False) -> None:
+        """Begin the answer, of `length` bytes (None: not known yet); `close` the connection after it. `head` are header
+        lines, made by `header_lines`."""
         ...
 
     def write(self, data: bytes) -> None:
@@ -65,6 +76,15 @@ class Wire(Protocol):
     def unwatch(self) -> None:
         """Nobody is interested any more."""
         ...
+
+
+def header_lines(headers: Mapping[str, str]) -> bytes:
+    """`headers` as lines. Raises `ValueError` for a value that would end its line: what followed would be another
+    header, or another answer."""
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    if lines.count("\n") != len(headers) or lines.count("\r") != len(headers) or "\0" in lines:
+        raise ValueError("a header has a character that headers must not have")
+    return lines.encode("latin-1", "replace")
 
 
 def wire_of(scope: Scope, receive: Receive, send: Send) -> Wire:
@@ -89,8 +109,8 @@ class AsgiWire:
     def whole_body(self) -> bytes | None:
         return None
 
-    def start(self, status: int, headers: Headers, length: int | None = None, *, close: bool = False) -> None:
-        told = list(headers)
+    def start(self, status: int, head: bytes, length: int | None = None, *, close: bool = False) -> None:
+        told = [(name, value) for line in head.splitlines() for name, _, value in (line.partition(b": "),)]
         if length is not None:
             told.append((b"content-length", b"%d" % length))
         if close:

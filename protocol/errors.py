@@ -11,6 +11,7 @@
     │   ├── MethodNotAllowed      405  invalid_request_error   method_not_allowed
     │   ├── RequestTimeout        408  timeout_error           request_timeout
     │   ├── PayloadTooLarge       413  invalid_request_error   payload_too_large
+    │   ├── HeadersTooLarge       431  invalid_request_error   headers_too_large
     │   ├── BudgetExceeded        429  insufficient_quota      budget_exceeded
     │   ├── QuotaSpent            429  insufficient_quota      insufficient_quota
     │   ├── NotCached             504  invalid_request_error   not_cached
@@ -47,6 +48,7 @@ __all__ = [
     "ContextLengthExceeded",
     "DeadlineExceeded",
     "Forbidden",
+    "HeadersTooLarge",
     "InternalError",
     "MethodError",
     "MethodNotAllowed",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from protocol.chat import ChatRequest
 from protocol.errors import ChorusError
 from protocol.tracing import Watch
-from protocol.usage import Usage
+from protocol.usage import NOTHING, Usage
 from protocol.wire import reply_text, token_logprobs
 
 if TYPE_CHECKING:
@@ -177,7 +177,10 @@ class Trace:
     @property
     def composed(self) -> bool:
         """Whether more than one call reported usage, so that no backend's own report is the whole."""
-        return sum(call.usage != Usage() and not call.estimated for call in self.calls) > 1
+        return (
+            len(self.calls) > 1
+            and sum(not call.estimated and call.usage != NOTHING for call in self.calls) > 1
+        )
 
     @property
     def used_tokens(self) -> int:
@@ -188,7 +191,12 @@ class Trace:
     @property
     def cost_usd(self) -> float:
         """US dollars spent by all calls together, embeddings included."""
-        return sum(call.cost_usd for call in (*self.calls, *self.embeddings))
+        spent = 0.0
+        for call in self.calls:
+            spent += call.cost_usd
+        for call in self.embeddings:
+            spent += call.cost_usd
+        return spent
 
 
 class Run(Protocol):

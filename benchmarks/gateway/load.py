@@ -14,13 +14,14 @@ import os
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count, repeat
 from typing import cast
 
 from httptools import HttpResponseParser
 
-from benchmarks.gateway.workload import Workload
+from benchmarks.gateway.workload import MODEL, NUMBER, Workload
 
 __all__ = ["Result", "Server", "closed_loop", "open_loop"]
 
@@ -36,10 +37,22 @@ class Server:
     port: int
     headers: Mapping[str, str] = field(default_factory=dict)
     path: str = "/v1/chat/completions"
+    model: str = MODEL
+    fresh: bool = False
+    """Whether no two requests have the same text."""
+
+    def requests(self, workload: Workload) -> Iterator[bytes]:
+        """The bytes of each request, without end."""
+        made = self.request(workload)
+        if not self.fresh:
+            yield from repeat(made)
+        before, _, after = made.partition(NUMBER)
+        for number in count():
+            yield b"%b#%08d%b" % (before, number, after)
 
     def request(self, workload: Workload) -> bytes:
         """The bytes of one request."""
-        body = workload.body
+        body = workload.body(self.model)
         headers = {"host": f"127.0.0.1:{self.port}", "content-type": "application/json", **self.headers}
         lines = [f"POST {self.path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
         lines.append(f"content-length: {len(body)}")
@@ -109,7 +122,7 @@ class _Run:
 
     def __init__(self, server: Server, workload: Workload, mark: Callable[[], None]) -> None:
         self._server, self._workload, self._mark = server, workload, mark
-        self.request = server.request(workload)
+        self.requests = server.requests(workload)
         self.result = Result()
         self.running = True
         self.measuring = False
@@ -175,7 +188,7 @@ async def closed_loop(
 
     def fire(client: _Client) -> None:
         run.in_flight += 1
-        client.send(run.request, time.perf_counter())
+        client.send(next(run.requests), time.perf_counter())
 
     def done(client: _Client, whole: bool) -> None:
         run.count(client, whole)
@@ -207,7 +220,7 @@ async def open_loop(
         if client.transport.is_closing():
             everyone.remove(client)
         elif waiting:
-            client.send(run.request, waiting.popleft())
+            client.send(next(run.requests), waiting.popleft())
         else:
             free.append(client)
 
@@ -215,7 +228,7 @@ async def open_loop(
         client = await run.connect(done)
         everyone.append(client)
         if waiting:
-            client.send(run.request, waiting.popleft())
+            client.send(next(run.requests), waiting.popleft())
         else:
             free.append(client)
 
@@ -235,7 +248,7 @@ async def open_loop(
             run.in_flight += 1
             due = began + fallen_due / rate
             if free:
-                free.pop().send(run.request, due)
+                free.pop().send(next(run.requests), due)
                 continue
             waiting.append(due)
             if len(everyone) + len(growing) < MAX_CONNECTIONS:

@@ -6,32 +6,35 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import median
 from typing import Any
 
 import uvloop
 
 from benchmarks.gateway.load import Result, Server, closed_loop, open_loop
 from benchmarks.gateway.processes import cpu_s, rss_mb
-from benchmarks.gateway.targets import INPUT_USD, OUTPUT_USD, Running
+from benchmarks.gateway.targets import INPUT_USD, OUTPUT_USD, Books, Running
 from benchmarks.gateway.workload import CHUNKS, PROMPT_TOKENS, WORKLOADS, Workload
 
-__all__ = ["Latency", "Plan", "Row", "measure", "percentile", "warm_up"]
+__all__ = ["Latency", "Plan", "Row", "audit", "measure", "percentile", "settled", "warm_up"]
 
 WARM_UP_S = 3.0
-SETTLE_S = 0.5
+SETTLE_S = 10.0
 """How long after the last answer the books may take to be complete."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much load: connections of the closed loop, and seconds of warm-up and measurement of each loop."""
+    """How much load: connections of the closed loop, seconds of warm-up and measurement of each loop, and in how many
+    rounds those of the closed loop are had."""
 
     connections: int
     warm_s: float
     closed_s: float
     open_s: float
+    rounds: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +64,12 @@ class Row:
     workload: str
     peak_rate: float = 0.0
     cpu_us: float = 0.0
+    cpu_us_rounds: list[float] = field(default_factory=list)
     rate: float = 0.0
     open_cpu_us: float = 0.0
     latency: Latency | None = None
+    alone: Latency | None = None
+    """Of the same rate straight to the upstream: what of the latency, and how much of its noise, is the machine's."""
     added: Latency | None = None
     added_first_byte: Latency | None = None
     rss_mb: float = 0.0
@@ -93,33 +99,38 @@ def measure(name: str, running: Running, workload: Workload, plan: Plan, direct:
     """Closed loop, then open loop at half the peak, then the same rate straight to the upstream."""
     row = Row(name, running.version, workload.name)
     pids = running.process.tree() if running.process else []
-    before = running.books()
-    closed, cpu = _timed(
-        pids,
-        lambda mark: closed_loop(
-            running.server,
-            workload,
-            mark,
-            connections=plan.connections,
-            warm_s=plan.warm_s,
-            run_s=plan.closed_s,
-        ),
-    )
-    row.peak_rate = closed.measured / closed.window_s
-    row.cpu_us = 1e6 * cpu / closed.measured if closed.measured else math.nan
+    before = settled(running)
+    rates = []
+    for _ in range(plan.rounds):
+        closed, cpu = _timed(
+            pids,
+            lambda mark: closed_loop(
+                running.server,
+                workload,
+                mark,
+                connections=plan.connections,
+                warm_s=plan.warm_s,
+                run_s=plan.closed_s / plan.rounds,
+            ),
+        )
+        rates.append(closed.measured / closed.window_s)
+        row.cpu_us_rounds.append(1e6 * cpu / closed.measured if closed.measured else math.nan)
+        row.requests += closed.completed
+        row.faults += closed.faults
+    row.peak_rate, row.cpu_us = median(rates), median(row.cpu_us_rounds)
     row.rate = max(1.0, row.peak_rate / 2)
     paced, cpu = _at_rate(running.server, workload, plan, row.rate, pids)
     row.open_cpu_us = 1e6 * cpu / paced.measured if paced.measured else math.nan
     row.latency = Latency.of(paced.latencies)
     row.rss_mb = rss_mb(pids)
-    row.requests = closed.completed + paced.completed
-    row.faults = [*closed.faults, *paced.faults]
+    row.requests += paced.completed
+    row.faults += paced.faults
     if running.process is not None:
         alone, _ = _at_rate(direct, workload, plan, row.rate, [])
-        row.added = row.latency - Latency.of(alone.latencies)
+        row.alone = Latency.of(alone.latencies)
+        row.added = row.latency - row.alone
         row.added_first_byte = Latency.of(paced.first_bytes) - Latency.of(alone.first_bytes)
-    if before is not None:
-        row.faults += _audit(running, before, row.requests)
+    row.faults += audit(running, before, row.requests)
     return row
 
 
@@ -139,20 +150,32 @@ def _timed(pids: list[int], loop: Callable[[Callable[[], None]], Any]) -> tuple[
     return result, marks[1] - marks[0]
 
 
-def _audit(running: Running, before: Any, requests: int) -> list[str]:
-    """The gateway's counters must say exactly what the load generator knows."""
-    time.sleep(SETTLE_S)
-    after = running.books()
-    assert after is not None
-    expected = {
-        "requests": requests,
-        "input_tokens": requests * PROMPT_TOKENS,
-        "output_tokens": requests * CHUNKS,
-        "cost_usd": requests * (PROMPT_TOKENS * INPUT_USD + CHUNKS * OUTPUT_USD),
-    }
-    faults = []
-    for name, wanted in expected.items():
-        told = getattr(after, name) - getattr(before, name)
-        if not math.isclose(told, wanted, rel_tol=1e-9):
-            faults.append(f"its books say {name} {told:g}, the load generator {wanted:g}")
+def settled(running: Running) -> dict[str, Books]:
+    """The books once nothing more is written into them."""
+    books: dict[str, Books] = {}
+    while books != (books := running.books()):
+        time.sleep(1.0)
+    return books
+
+
+def audit(running: Running, before: Mapping[str, Books], requests: int) -> list[str]:
+    """Its counters and its ledger must say exactly what the load generator knows. They are written a moment later."""
+    expected = Books(
+        requests,
+        requests * PROMPT_TOKENS,
+        requests * CHUNKS,
+        requests * (PROMPT_TOKENS * INPUT_USD + CHUNKS * OUTPUT_USD),
+    )
+    ends = time.monotonic() + SETTLE_S
+    while (faults := _differences(running.books(), before, expected)) and time.monotonic() < ends:
+        time.sleep(0.1)
     return faults
+
+
+def _differences(after: Mapping[str, Books], before: Mapping[str, Books], expected: Books) -> list[str]:
+    return [
+        f"its {book} say {name} {told:.12g}, the load generator {wanted:.12g}"
+        for book, books in after.items()
+        for name, wanted in asdict(expected).items()
+        if not math.isclose(told := getattr(books, name) - getattr(before[book], name), wanted, rel_tol=1e-9)
+    ]

@@ -4,23 +4,28 @@ it counted."""
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import sqlite3
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 from benchmarks.gateway.load import Server
 from benchmarks.gateway.processes import Process, free_port, wait_for
 from benchmarks.gateway.workload import KEY, MODEL
 
 __all__ = [
-    "DEFAULT",
+    "COMPARED",
     "INPUT_USD",
+    "OURS",
     "OUTPUT_USD",
     "ROOT",
     "TARGETS",
@@ -35,6 +40,7 @@ __all__ = [
 
 ROOT = Path(__file__).parents[2]
 INPUT_USD, OUTPUT_USD = 2e-6, 8e-6
+EMBEDDER = "all-minilm-l6-v2"
 AUTHORIZED = {"authorization": f"Bearer {KEY}"}
 
 # Pinned, so that a number can be had again. LiteLLM: the newest that installs and is not known to have been
@@ -50,7 +56,7 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """What a gateway says it has done since it started."""
+    """What a gateway says it has done since it started, to be compared with what the load generator knows."""
 
     requests: float
     input_tokens: float
@@ -60,21 +66,27 @@ class Books:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A target that answers. `process` None: the upstream itself; `metrics` where it keeps books, if it
-    does."""
+    """A target that answers. `process` None: the upstream itself; `metrics` and `ledger` where it keeps books, if it
+    does. What embedding costs is not in these sums: the load generator does not know it."""
 
     server: Server
     process: Process | None
     version: str
     metrics: str | None = None
+    ledger: Path | None = None
 
-    def books(self) -> Books | None:
-        """Read its counters; None where it has none that we know."""
-        if self.metrics is None:
-            return None
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
-            self.metrics, timeout=10
-        ) as page:
+    def books(self) -> dict[str, Books]:
+        """What its books say now, by the name of the book."""
+        told = {}
+        if self.metrics is not None:
+            told["metrics"] = self._counted(self.metrics)
+        if self.ledger is not None:
+            told["ledger"] = self._kept(self.ledger)
+        return told
+
+    def _counted(self, url: str) -> Books:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(url, timeout=10) as page:
             text = page.read().decode()
         return Books(
             _total(text, "chorus_requests_total", 'outcome="ok"'),
@@ -83,14 +95,26 @@ class Running:
             _total(text, "chorus_cost_usd_total", ""),
         )
 
+    def _kept(self, path: Path) -> Books:
+        if not path.exists():
+            return Books(0, 0, 0, 0)
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as ledger:
+            (requests,) = ledger.execute("SELECT count(*) FROM requests WHERE outcome = 'ok'").fetchone()
+            read, written, nano = ledger.execute(
+                "SELECT total(prompt_tokens), total(completion_tokens), total(cost_nano) FROM calls "
+                "WHERE kind = 'answer'"
+            ).fetchone()
+        return Books(requests, read, written, nano / 1e9)
+
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What a target needs to start: the upstream's port, the gateway's cores, a scratch folder, a cache of
-    peers."""
+    """What a target needs to start: the upstream's port, the cores of the gateway and of the load, a scratch folder, a
+    cache of peers."""
 
     upstream: int
     cores: set[int]
+    load: set[int]
     scratch: Path
     cache: Path
 
@@ -120,38 +144,121 @@ class Direct:
 
 
 class Chorus:
-    """Chorus itself, with all that a deployment has switched on: key, prices, accounting, metrics,
-    decision headers."""
+    """Chorus itself, with all that a deployment has switched on: key, prices, accounting, ledger, metrics, decision
+    headers. `without` switches off what can be; `keys` asks with a virtual key that has budgets and limits, kept in
+    SQLite or in Redis; `routed` asks for a route, whose kNN router knows each text already, or, `fresh`, none."""
 
-    def __init__(self, name: str, workers: int = 1, root: Path = ROOT) -> None:
+    def __init__(
+        self,
+        name: str,
+        workers: int = 1,
+        root: Path = ROOT,
+        *,
+        without: bool = False,
+        keys: Literal["", "sqlite", "redis"] = "",
+        routed: bool = False,
+        fresh: bool = False,
+        access_log: bool = False,
+    ) -> None:
         self.name, self._workers, self._root = name, workers, root
+        self._without, self._keys, self._routed, self._fresh = without, keys, routed, fresh
+        self._access_log = access_log
 
     def running(self, bench: Bench) -> Iterator[Running]:
-        config = bench.scratch / f"{self.name}.yaml"
+        folder = bench.scratch / self.name
+        folder.mkdir()
+        config, state = folder / "config.yaml", folder / "state"
         port, admin = free_port(), free_port()
-        settings = {
-            "models": {
-                MODEL: {
-                    "openai": {
-                        "base_url": f"http://127.0.0.1:{bench.upstream}/v1",
-                        "model": MODEL,
-                        "api_key": "sk-up",
-                    },
-                    "price": {"input_usd_per_token": INPUT_USD, "output_usd_per_token": OUTPUT_USD},
-                }
-            },
-            "server": {"port": port, "admin_port": admin, "workers": self._workers, "master_key": KEY},
-            "logging": {"access": False},
+        price = {"input_usd_per_token": INPUT_USD, "output_usd_per_token": OUTPUT_USD}
+        upstream = {"base_url": f"http://127.0.0.1:{bench.upstream}/v1", "model": MODEL, "api_key": "sk-up"}
+        server = {"port": port, "admin_port": admin, "workers": self._workers, "master_key": KEY}
+        settings: dict[str, Any] = {
+            "models": {MODEL: {"openai": upstream, "price": price}},
+            "server": server,
+            "state": {"folder": str(state)},
+            "logging": {"access": self._access_log},
         }
-        config.write_text(json.dumps(settings))  # JSON is YAML
-        argv = [sys.executable, "-c", "from gateway.cli import main; main()", "serve", str(config)]
-        with bench.process(self.name, argv, {"PYTHONPATH": str(self._root)}, self._root) as process:
-            wait_for(f"http://127.0.0.1:{admin}/readyz", process, 30)
+        if self._without:
+            del server["master_key"]
+            settings["ledger"] = {"enabled": False}
+        if self._routed:
+            settings |= routed(settings["models"])
+        with ExitStack() as stack:
+            if self._keys == "redis":
+                settings["redis"] = {"url": _redis(bench, folder, stack)}
+                settings["keys"] = {"pepper": "0123456789abcdef" * 4}
+            config.write_text(json.dumps(settings))  # JSON is YAML
+            chorus = [sys.executable, "-c", "from gateway.cli import main; main()"]
+            environ = {"PYTHONPATH": str(self._root)}
+            key = _virtual_key(chorus, config, environ, self._root) if self._keys else KEY
+            process = stack.enter_context(
+                bench.process(self.name, [*chorus, "serve", str(config)], environ, self._root)
+            )
+            wait_for(f"http://127.0.0.1:{admin}/readyz", process, 60)
             commit = subprocess.run(
                 ["git", "rev-parse", "--short", "HEAD"], cwd=self._root, capture_output=True, text=True
             )
-            version = commit.stdout.strip() or "?"
-            yield Running(Server(port, AUTHORIZED), process, version, f"http://127.0.0.1:{admin}/metrics")
+            headers = {} if self._without else {"authorization": f"Bearer {key}"}
+            yield Running(
+                Server(port, headers, model="auto" if self._routed else MODEL, fresh=self._fresh),
+                process,
+                commit.stdout.strip() or "?",
+                f"http://127.0.0.1:{admin}/metrics",
+                None if self._without else state / "ledger.db",
+            )
+
+
+def routed(models: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a kNN route over two names of the same mock, by the artefact and the embedder that are shipped."""
+    mock = models[MODEL]
+    pool = dict.fromkeys(("smollm2-135m", "gemma3-270m"), mock)
+    embedder = {"embedder": {"weights": "all-minilm-l6-v2-int8"}}
+    route = {
+        "method": "knn-router",
+        "artefact": str(ROOT / "config/artefacts/knn-router"),
+        "embedder": EMBEDDER,
+        "default": "smollm2-135m",
+        "embed_deadline_ms": 5000,
+    }
+    return {
+        "models": {**models, **pool, EMBEDDER: embedder},
+        "strategies": {"auto": {"route": route}},
+    }
+
+
+def _virtual_key(chorus: list[str], config: Path, environ: dict[str, str], root: Path) -> str:
+    """A key with a budget and limits that the benchmark does not reach."""
+    limits = [
+        "--rpm",
+        "100000000",
+        "--tpm",
+        "1000000000000",
+        "--concurrent",
+        "100000",
+        "--budget",
+        "day=1000000",
+    ]
+    done = subprocess.run(
+        [*chorus, "keys", "create", "bench", "--config", str(config), *limits],
+        capture_output=True, text=True, env={**os.environ, **environ}, cwd=root,
+    )  # fmt: skip
+    if done.returncode:
+        raise Unavailable(f"chorus keys create: {done.stderr[-500:]}")
+    return done.stdout.strip()
+
+
+def _redis(bench: Bench, folder: Path, stack: ExitStack) -> str:
+    """A Redis of the benchmark's own, on the load generator's core; its processor time is not the gateway's."""
+    socket = folder / "redis.sock"
+    binary = shutil.which("redis-server")
+    if binary is None:
+        raise Unavailable("there is no redis-server on this machine")
+    argv = [binary, "--port", "0", "--unixsocket", str(socket), "--save", "", "--appendonly", "no"]
+    stack.enter_context(Process(argv, cores=bench.load, log=folder / "redis.log", cwd=folder))
+    ends = time.monotonic() + 10
+    while not socket.exists() and time.monotonic() < ends:
+        time.sleep(0.02)
+    return f"unix://{socket}"
 
 
 class LiteLLM:
@@ -277,11 +384,25 @@ class Floor:
 TARGETS: Mapping[str, Target] = {
     target.name: target
     for target in (
-        Direct(), Chorus("chorus"), Chorus("chorus-2", workers=2), VllmRouter(), LiteLLM(), Portkey(),
+        Direct(), Chorus("chorus"), VllmRouter(), LiteLLM(), Portkey(),
+        Chorus("chorus-2", workers=2), Chorus("chorus-off", without=True), Chorus("chorus-log", access_log=True),
+        Chorus("chorus-keys", keys="sqlite"), Chorus("chorus-redis", keys="redis"),
+        Chorus("chorus-knn", routed=True), Chorus("chorus-knn-fresh", routed=True, fresh=True),
         Floor("http1"), Floor("aiohttp"),
     )
 }  # fmt: skip
-DEFAULT = ("direct", "chorus", "vllm-router", "litellm", "portkey")
+COMPARED = ("direct", "chorus", "vllm-router", "litellm", "portkey", "asgi+http1")
+"""Measured under every workload."""
+OURS = (
+    "chorus-2",
+    "chorus-off",
+    "chorus-keys",
+    "chorus-redis",
+    "chorus-log",
+    "chorus-knn",
+    "chorus-knn-fresh",
+)
+"""Chorus with something more, or less, switched on: measured under whole answers of 1 KB only."""
 
 
 @contextmanager
@@ -311,7 +432,7 @@ def _install(argv: list[str]) -> None:
         raise Unavailable(f"{' '.join(argv[:3])} …: {done.stderr[-500:]}")
 
 
-def _total(exposition: str, name: str, label: str) -> float:
-    """The sum of a counter's samples that carry `label`."""
+def _total(exposition: str, name: str, wanted: str) -> float:
+    """The sum of a counter's samples that carry the `wanted` label, those of the embedder excepted."""
     lines = re.findall(rf"^{name}(\{{[^}}]*\}})? (\S+)$", exposition, re.MULTILINE)
-    return sum(float(value) for labels, value in lines if label in labels)
+    return sum(float(value) for labels, value in lines if wanted in labels and EMBEDDER not in labels)

@@ -26,7 +26,7 @@ JSON_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-lengt
 STREAM = re.compile(rb'"stream"\s*:\s*true')
 USAGE = re.compile(rb'"include_usage"\s*:\s*true')
 SIZE = re.compile(rb"size-(\d+)-")
-PACED = b"-paced "
+PACED, IDLE = b"-paced ", b"-idle "
 PAGES = {
     b"/v1/models": b'{"object":"list","data":[{"id":"mock","object":"model","created":1,"owned_by":"mock"}]}',
     b"/health": b'{"status":"ok"}',
@@ -72,7 +72,9 @@ class Upstream(asyncio.Protocol):
             page = PAGES.get(self._url, b"{}")
             self._transport.write(JSON_HEAD % len(page) + page)
         elif STREAM.search(body):
-            self._send(stream(USAGE.search(body) is not None), 0, PACED in body)
+            events = stream(USAGE.search(body) is not None)
+            # An idle stream: its head, its role and its first word, and then silence.
+            self._send(events[:2] if IDLE in body else events, 0, PACED in body)
         else:
             size = SIZE.search(body)
             self._transport.write(whole(int(size.group(1)) if size else 1024))

@@ -6,7 +6,19 @@ from dataclasses import dataclass
 
 import orjson
 
-__all__ = ["CHUNKS", "KEY", "MODEL", "PACE_S", "PROMPT_TOKENS", "WORKLOADS", "Workload", "answer", "chunks"]
+__all__ = [
+    "CHUNKS",
+    "IDLE",
+    "KEY",
+    "MODEL",
+    "NUMBER",
+    "PACE_S",
+    "PROMPT_TOKENS",
+    "WORKLOADS",
+    "Workload",
+    "answer",
+    "chunks",
+]
 
 MODEL = "mock"
 KEY = "sk-benchmark-key"
@@ -15,6 +27,7 @@ PROMPT_TOKENS = 200
 """What the upstream reports for every request, beside `CHUNKS` completion tokens."""
 WORD = "tok "
 END = "the-end"
+NUMBER = b"#00000000"
 PACE_S = 0.005
 
 
@@ -22,18 +35,19 @@ PACE_S = 0.005
 class Workload:
     """`size` is of the request's body and, not streamed, of the answer's, in bytes. A `paced` stream's
     events come `PACE_S` apart, as a model's do, so that no two can be relayed in one piece; any other comes
-    as fast as it can."""
+    as fast as it can. An `idle` one stops after its first word, until its reader leaves."""
 
     name: str
     size: int
     stream: bool = False
     paced: bool = False
+    idle: bool = False
 
-    @property
-    def body(self) -> bytes:
-        """The request's body, exactly `size` bytes."""
+    def body(self, model: str = MODEL) -> bytes:
+        """The body of a request for `model`, exactly `size` bytes; `NUMBER` in it may be replaced, for a request whose
+        text nobody has seen before."""
         fields = {
-            "model": MODEL,
+            "model": model,
             "messages": [
                 {"role": "system", "content": "You are a helpful assistant."},
                 {"role": "user", "content": ""},
@@ -43,7 +57,8 @@ class Workload:
         }
         if self.stream:
             fields["stream"] = True
-        asked = f"size-{self.size}-{'paced' if self.paced else 'fast'} "
+        pace = "idle" if self.idle else "paced" if self.paced else "fast"
+        asked = f"size-{self.size}-{pace} {NUMBER.decode()} "
         filling = "x" * (self.size - len(orjson.dumps(fields)) - len(asked))
         fields["messages"][1]["content"] = asked + filling  # type: ignore[index]
         return orjson.dumps(fields)
@@ -61,6 +76,7 @@ WORKLOADS = (
     Workload(f"stream of {CHUNKS}", 1024, stream=True),
     Workload(f"paced stream of {CHUNKS}", 1024, stream=True, paced=True),
 )
+IDLE = Workload("idle stream", 1024, stream=True, idle=True)
 
 
 def answer(size: int) -> bytes:

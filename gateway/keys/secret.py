@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import os
 import secrets
@@ -29,7 +28,7 @@ class Pepper:
 
     def digest(self, secret: bytes) -> str:
         """HMAC-SHA256 of `secret`, as hex."""
-        return hmac.new(self._pepper, secret, hashlib.sha256).hexdigest()
+        return hmac.digest(self._pepper, secret, "sha256").hex()
 
 
 def kept_secret(path: Path, prefix: str = "") -> str:

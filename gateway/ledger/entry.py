@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -35,8 +34,7 @@ MAX_TEXT = 512
 MAX_PAIRS = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A request that has been answered; made into rows when it is written. `at`: seconds since the epoch."""
 
     id: str
@@ -89,7 +87,12 @@ class Entry:
 
 def cost_nano(trace: Trace) -> int:
     """What the whole tree cost, in nanodollars: the sum of what each call did, each in whole nanodollars."""
-    return sum(nano(call.cost_usd) for call in (*trace.calls, *trace.embeddings))
+    spent = 0
+    for call in trace.calls:
+        spent += nano(call.cost_usd)
+    for call in trace.embeddings:
+        spent += nano(call.cost_usd)
+    return spent
 
 
 def facts(decision: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from gateway.keys.key import Key
 from gateway.limits.bounds import Bound
 from gateway.limits.rates import Rate, Rates, TooFast
 from gateway.limits.slices import Exhausted, Slice, Slices
-from gateway.limits.windows import window
+from gateway.limits.windows import Window, window
 from gateway.state.store import Store, StoreAway
 from protocol.errors import ChorusError, QuotaSpent, RateLimited, StateUnavailable
 from protocol.tenancy import LimitSettings, LimitsSettings, Period
@@ -73,6 +73,7 @@ class Door:
         self._limits, self._store, self._now = limits, store, now
         self._slices, self._rates = slices, rates
         self._alone: dict[str, int] = {}
+        self._windows: dict[Period, Window] = {}
 
     def renewed(self, limits: LimitsSettings) -> Door:
         """A door with other limits, over the same accounts."""
@@ -163,7 +164,9 @@ class Door:
     async def _money(self, limit: Limit, period: Period, budget: int, amount: int, stay: Stay) -> None:
         stay.metered = True
         now = self._now()
-        current = window(period, now)
+        current = self._windows.get(period)
+        if current is None or (current.ends is not None and now >= current.ends):
+            current = self._windows[period] = window(period, now)
         forget_s = None if current.ends is None else current.ends - now + KEEP_S
         slice = self._slices.slice(f"usd/{period}/{current.name}/{limit.scope}", budget, forget_s)
         try:

@@ -35,7 +35,9 @@ IDLE_S = 0.3
 FORGET_S = 60.0
 POLL_S = 0.03
 AHEAD = 16
-"""How many reservations of the last one's size a refill takes along."""
+"""How many reservations of the last one's size a refill takes along, at least."""
+PASSES_AHEAD = 3
+"""For how many passes of reservations, at the pace of the last one, it does where more are made."""
 BATCH = 200
 
 
@@ -50,7 +52,8 @@ class Exhausted(Exception):
 @dataclass(slots=True, eq=False)
 class Slice:
     """What this worker holds of one account; amounts are cumulative, `reserved` is in use by calls under way.
-    Times are on the event loop's clock."""
+    `made` counts reservations since the last pass, `pace` those between the two before. Times are on the event loop's
+    clock."""
 
     account: str
     limit: int
@@ -61,6 +64,8 @@ class Slice:
     reported: int = 0
     reserved: int = 0
     last: int = 1
+    made: int = 0
+    pace: int = 0
     believed_until: float = 0.0
     used_at: float = 0.0
     waiting: deque[tuple[int, asyncio.Future[None]]] = field(default_factory=deque)
@@ -79,7 +84,7 @@ class Slice:
 
     @property
     def ahead(self) -> int:
-        return self.last * AHEAD
+        return self.last * max(AHEAD, PASSES_AHEAD * self.pace)
 
 
 class Slices:
@@ -105,6 +110,7 @@ class Slices:
         """Set `amount` aside, waiting for it at most `patience_s` seconds. Raises `Exhausted`, `StoreAway`."""
         now = asyncio.get_running_loop().time()
         slice.used_at, slice.last = now, max(1, amount)
+        slice.made += 1
         if not slice.waiting and slice.free(now) >= amount:
             slice.reserved += amount
             return
@@ -133,6 +139,8 @@ class Slices:
         """Keep reporting, renewing and giving back, until cancelled."""
         while True:
             await asyncio.sleep(PASS_S)
+            for slice in self._slices.values():
+                slice.pace, slice.made = slice.made, 0
             try:
                 await self.report()
             except StoreAway as error:

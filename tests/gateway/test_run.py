@@ -323,10 +323,12 @@ async def test_a_stream_that_has_begun_is_not_replaced(
     told = []
     async with open_run(fallback, limits()) as run:
         relayed = aiter(run.relay("one", STREAMED))
+        told += [await anext(relayed)]
+        if told[0].data.count(b"\n\n") < 3:  # the network may deliver them in one piece, or not
+            told += [await anext(relayed)]
         with pytest.raises(UpstreamBroken):
-            async for event in relayed:
-                told.append(event)
-    assert sum(event.data.count(b"\n\n") for event in told if isinstance(event, Chunk)) == 3
+            await anext(relayed)
+    assert sum(chunk.data.count(b"\n\n") for chunk in told) == 3
     (call,) = run.trace.calls
     assert (call.usage, call.cost_usd, call.estimated) == (Usage(1, 2), 3.0, True)
     assert run.trace.usage == Usage()

@@ -37,7 +37,7 @@ import numpy as np
 
 from outcomes.artefact import Manifest, load_artefact, save_artefact, tensor
 from outcomes.neighbours import BLOCK, TIE, KnownMeans, in_blocks, neighbour_weights
-from outcomes.table import split_mask
+from outcomes.table import hash_folds
 from protocol.errors import MethodError
 from protocol.methods import Evidence, Method
 from protocol.routing import Estimate, Outcomes, Queries
@@ -176,10 +176,7 @@ class KnnRouter:
         """The candidate k whose choices score best on held-out folds of the training queries."""
         texts, score = outcomes.queries.texts, np.array(outcomes.score)
         order = np.arange(len(texts))
-        fold = np.zeros(len(texts), dtype=np.intp)
-        for i in range(1, FOLDS):
-            # A share of 1/(i+1) moves to fold i, which leaves all folds equal in the end.
-            fold[split_mask(texts, 1 / (i + 1), f"knn-router fold {i}")] = i
+        fold = hash_folds(texts, FOLDS, "knn-router fold")
         ks = sorted({min(k, len(texts)) for k in self.candidates}, reverse=True)
         realised = dict.fromkeys(ks, 0.0)
         for i in range(FOLDS):

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import orjson
 
+from benchmarks.routers import png
 from benchmarks.routers.cells import Absent, Cells
+from benchmarks.routers.page import page
 from benchmarks.routers.report import markdown
 from engines.weights import Home
 from outcomes.assignment import utility_choice
@@ -128,7 +130,10 @@ def _write(path: Path, found: dict[str, Any], embedder: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"about": about, "sources": _rounded(found)}
     path.write_bytes(orjson.dumps(content) + b"\n")
-    path.with_suffix(".md").write_text(markdown(orjson.loads(path.read_bytes())))
+    read = orjson.loads(path.read_bytes())
+    path.with_suffix(".md").write_text(markdown(read))
+    path.with_suffix(".html").write_text(page(read))
+    png.write(read, path.parent)
 
 
 def _rounded(value: Any) -> Any:

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from outcomes.collect import Collected, Prompt
     from outcomes.embedder import Embedder
 
-__all__ = ["calibrate", "collect", "evaluate", "train"]
+__all__ = ["DEFAULT", "calibrate", "collect", "evaluate", "train"]
+
+DEFAULT = "stacking"
+"""The router that leads on average over the published tables; docs/training.md says by how much."""
 
 EmbedderName = Annotated[
     str | None,
@@ -118,9 +121,9 @@ async def _collect(
 
 
 def train(
-    method: Annotated[str, typer.Argument(help="A router of `chorus methods`, e.g. knn-router.")],
     outcomes: Outcomes,
     out: Annotated[Path, typer.Option(help="Folder of the artefact to write.")],
+    method: Annotated[str, typer.Argument(help="A router of `chorus methods`, e.g. knn-router.")] = DEFAULT,
     embedder: EmbedderName = None,
     models: Annotated[
         str | None, typer.Option(help="Comma-separated names; default: all of the table.")
@@ -136,7 +139,9 @@ def train(
     Part of the queries is held out by a hash of their text; the card is measured on these. Some routers (rtr,
     graphrouter) read descriptions of the models.
 
-    Example:
+    Examples:
+        chorus train --outcomes outcomes.parquet --embedder all-minilm-l6-v2-int8 --out my-router
+
         chorus train knn-router --outcomes outcomes.parquet --embedder all-minilm-l6-v2-int8 --out
         config/artefacts/knn-router
     """

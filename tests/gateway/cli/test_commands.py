@@ -21,6 +21,7 @@ COMMANDS = [
     "serve",
     "engines",
     "models",
+    "outcomes",
     "keys",
     "usage",
     "collect",

@@ -52,7 +52,8 @@ class Forest:
 
     def with_outputs(self, columns: NDArray[np.intp]) -> Self:
         """The same trees with their outputs in another order."""
-        return type(self)(self.roots, self.nodes, self.value[..., columns], self.depth)
+        # Contiguous: `take` would copy the whole array for every query otherwise.
+        return type(self)(self.roots, self.nodes, np.ascontiguousarray(self.value[..., columns]), self.depth)
 
     def tensors(self, name: str) -> dict[str, NDArray[Any]]:
         """As tensors of an artefact."""

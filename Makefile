@@ -53,6 +53,7 @@ bench-gateway: $(STAMPS)/dev
 
 bench-routers: $(STAMPS)/dev weights
 	@$(BIN)/python -m benchmarks.routers $(if $(SOURCES),--sources $(SOURCES))
+	@$(BIN)/python -m benchmarks.routers.latency
 
 bench-engines: $(STAMPS)/dev weights
 	@$(BIN)/python -m benchmarks.engines $(BENCH)

@@ -11,8 +11,9 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["Comparison", "Row", "compare", "complete", "permuted"]
+__all__ = ["Comparison", "Fitted", "Row", "compare", "complete", "permuted"]
 
 SWEEP = np.linspace(0, 1, 41)
+FRACTIONS = np.linspace(0, 1, 21)
 BINS = 10
 LARGE = 100
 """Queries a category needs for figures of its own."""
@@ -46,7 +48,8 @@ class Row:
     `quality_at_half`: the curve's score at half of that cost; `calibration`: mean distance of estimated quality
     and mean score over ten bins of equal count; `apgr`, `cpt50`, `cpt80` for two models, `apgr_by_category` within
     each category of 100 queries or more; `fit_s` seconds; `artefact_bytes`; `estimate_ms`: median for one
-    query, embedding excluded."""
+    query, embedding excluded. To draw: `frontier`, (cost, score) along the hull of the cost-quality curve, and
+    `deferral`, (share of strong calls, score) of two models."""
 
     name: str
     score: metrics.Interval
@@ -64,6 +67,8 @@ class Row:
     fit_s: float | None = None
     artefact_bytes: int | None = None
     estimate_ms: float | None = None
+    frontier: tuple[tuple[float, float], ...] | None = None
+    deferral: tuple[tuple[float, float], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +108,14 @@ def compare(
     resamples: int = 1000,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
+    through: Callable[[str, Callable[[], Fitted]], Fitted] | None = None,
 ) -> Comparison:
     """Fit what `makers` build on `train` and judge it on `test`, whose queries carry embeddings if any router
     needs them.
 
     Both tables must have the same models and `test` a score in every cell (see `complete`). `progress` hears each
-    router's name. Raises `MethodError` also when a test query is among the training queries.
+    router's name. `through(name, fit)` gives a router's `Fitted`, by calling `fit` or from where it was kept.
+    Raises `MethodError` also when a test query is among the training queries.
     """
     if train.models != test.models:
         raise MethodError(f"Train has {', '.join(train.models)}; test has {', '.join(test.models)}.")
@@ -123,7 +130,8 @@ def compare(
     for name, make in makers.items():
         if progress is not None:
             progress(name)
-        fitted[name] = _Fitted.of(make(), train, test)
+        fit = partial(Fitted.of, make, train, test)
+        fitted[name] = fit() if through is None else through(name, fit)
     choices = {name: utility_choice(found.estimate, 0.0) for name, found in fitted.items()}
     columns = _baselines(train, test)
     for name, choice in choices.items():
@@ -179,14 +187,21 @@ def permuted(table: OutcomeTable, seed: int = 0) -> OutcomeTable:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Fitted:
+class Fitted:
+    """What training a router gave: its `estimate` of the test queries, and `fit_s`, `artefact_bytes` and
+    `estimate_ms` as in `Row`."""
+
     estimate: Estimate
     fit_s: float
     artefact_bytes: int
     estimate_ms: float
 
     @classmethod
-    def of(cls, router: Router, train: OutcomeTable, test: OutcomeTable, *, repeats: int = 30) -> _Fitted:
+    def of(
+        cls, make: Callable[[], Router], train: OutcomeTable, test: OutcomeTable, *, repeats: int = 30
+    ) -> Self:
+        """Train, estimate, and take the time of single queries."""
+        router = make()
         start = time.perf_counter()
         router.fit(train)
         fit_s = time.perf_counter() - start
@@ -229,7 +244,7 @@ def _baselines(train: OutcomeTable, test: OutcomeTable) -> dict[str, tuple[Float
     return columns
 
 
-def _facts(fitted: _Fitted, test: OutcomeTable, best: int) -> dict[str, Any]:
+def _facts(fitted: Fitted, test: OutcomeTable, best: int) -> dict[str, Any]:
     """The figures that only routers have."""
     estimate = fitted.estimate
     facts: dict[str, Any] = {
@@ -243,6 +258,7 @@ def _facts(fitted: _Fitted, test: OutcomeTable, best: int) -> dict[str, Any]:
         hull = metrics.hull(curve)
         full, wanted = float(test.cost_usd[:, best].mean()), float(test.score[:, best].mean())
         facts["aiq"] = _aiq_of(curve, test)
+        facts["frontier"] = _points(hull)
         if hull[-1, 1] >= wanted and full > 0:
             # Left of its first point a curve is not known to exist.
             facts["cost_at_best"] = float(np.interp(wanted, hull[:, 1], hull[:, 0])) / full
@@ -257,6 +273,9 @@ def _facts(fitted: _Fitted, test: OutcomeTable, best: int) -> dict[str, Any]:
             "cpt50": _known(deferral.cpt(0.5)),
             "cpt80": _known(deferral.cpt(0.8)),
             "apgr_by_category": _within(lead, test, best),
+            "deferral": _points(
+                np.stack([FRACTIONS, np.interp(FRACTIONS, deferral.fraction, deferral.quality)], axis=1)
+            ),
         }
     return facts
 
@@ -280,6 +299,11 @@ def _curve(estimate: Estimate, test: OutcomeTable) -> Floats:
     return np.array(
         [[metrics.chosen(m, choice).mean() for m in (test.cost_usd, test.score)] for choice in choices]
     )
+
+
+def _points(curve: Floats) -> tuple[tuple[float, float], ...]:
+    """A curve to draw, rounded to what can be seen."""
+    return tuple((float(f"{x:.4g}"), round(float(y), 4)) for x, y in curve)
 
 
 def _aiq_of(points: Sequence[Sequence[float]] | Floats, test: OutcomeTable) -> float | None:

@@ -46,10 +46,11 @@ class KnownMeans:
         with np.errstate(invalid="ignore"):
             self.overall: Floats = self.sums[:, : values.shape[1]].sum(axis=0) / known.sum(axis=0)
 
-    def of(self, weights: Floats) -> Floats:
+    def of(self, weights: Floats, rows: NDArray[np.intp] | None = None) -> Floats:
         """Means under `weights`, shape (n, n_train), each of shape (n, n_quantities). Where no row that weighs
-        anything knows a quantity, its mean over all rows."""
-        sums, counts = np.split(weights @ self.sums, 2, axis=1)
+        anything knows a quantity, its mean over all rows. `rows`: the training queries that the columns of
+        `weights` are for, the others weighing nothing."""
+        sums, counts = np.split(weights @ (self.sums if rows is None else self.sums[rows]), 2, axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(counts > TIE, sums / counts, self.overall)
 

@@ -60,6 +60,11 @@ class Network:
     def inputs(self) -> int:
         return int(self.layers[0][0].shape[0])
 
+    def scaled(self, factor: float) -> Self:
+        """The network that gives for inputs what this one gives for `factor` times them."""
+        (weight, bias), *rest = self.layers
+        return type(self)(((weight * factor, bias), *rest))
+
     def with_outputs(self, columns: NDArray[np.intp]) -> Self:
         """The same network with its outputs in another order."""
         *hidden, (weight, bias) = self.layers

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "OutcomeTable",
     "Row",
+    "hash_folds",
     "normalised_text",
     "query_id",
     "read_table",
@@ -215,6 +216,15 @@ def split_mask(texts: Sequence[str], share: float, salt: str) -> NDArray[np.bool
     limit = int(share * 2**32)
     marks = [hashlib.sha256(f"{salt}\0{normalised_text(text)}".encode()).digest() for text in texts]
     return np.array([int.from_bytes(mark[:4], "big") < limit for mark in marks], dtype=np.bool_)
+
+
+def hash_folds(texts: Sequence[str], folds: int, salt: str) -> NDArray[np.intp]:
+    """A fold in [0, folds) for each text, by its hash as in `split_mask`, all of about one size."""
+    fold = np.zeros(len(texts), dtype=np.intp)
+    for i in range(1, folds):
+        # A share of 1/(i+1) moves to fold i, which leaves all equal in the end.
+        fold[split_mask(texts, 1 / (i + 1), f"{salt} {i}")] = i
+    return fold
 
 
 def split(table: OutcomeTable, share: float = 0.3, salt: str = "test") -> tuple[OutcomeTable, OutcomeTable]:

@@ -13,7 +13,8 @@ policy's.
 Differs from the paper:
 - The replay's order is by hash of the query text, so that neither rows nor topics decide; nearest queries are
   replayed farthest first, the nearest counting most.
-- Neighbours are the N nearest exactly; of those tied at the N-th place the ones replayed first.
+- Neighbours are the N nearest (`outcomes.index`: exactly, while there are some thousands); of those tied at the N-th
+  place the ones replayed first.
 - Averaging ratings along the trajectory is recalled and uncertain: `average=True` (default) reports the mean of the
   global ratings over the second half of the replay, which takes out most of Elo's dependence on order.
 
@@ -30,6 +31,7 @@ import numpy as np
 
 from outcomes.artefact import Manifest, arguments, load_artefact, save_artefact, tensor
 from outcomes.battles import ELO_SCALE, elo, win_share
+from outcomes.index import NeighbourIndex
 from outcomes.learning_set import (
     constant_costs,
     learning_set,
@@ -37,7 +39,7 @@ from outcomes.learning_set import (
     replay_order,
     require_fitted,
 )
-from outcomes.neighbours import in_blocks
+from outcomes.neighbours import TIE, in_blocks
 from protocol.errors import MethodError
 from protocol.methods import Evidence, Method
 from protocol.routing import Estimate, Outcomes, Queries
@@ -200,6 +202,7 @@ class Eagle:
         costs: Floats,
     ) -> None:
         self.models_, self.embeddings_, self.score_ = models, vectors, score
+        self.index_ = NeighbourIndex(vectors.astype(np.float32))
         self.ratings_, self.averaged_, self.costs_ = ratings, averaged, costs
 
     def _replay(self, start: Floats, score: Floats) -> tuple[Floats, Floats]:
@@ -213,5 +216,15 @@ class Eagle:
     def _nearest(self, vectors: NDArray[np.floating]) -> NDArray[np.intp]:
         """The N nearest past queries, farthest first, shape (n, N). Rounding: cosines a billionth apart are equal, so
         that a query alone finds what it finds in a batch."""
-        cosine = np.round(vectors @ self.embeddings_.T, 9)
-        return np.argsort(-cosine, axis=1, kind="stable")[:, : self.n][:, ::-1]
+        return np.stack([self._nearest_of(vector) for vector in vectors])[:, ::-1]
+
+    def _nearest_of(self, vector: NDArray[np.floating]) -> NDArray[np.intp]:
+        """Of one query, nearest first, shape (N,)."""
+        rows, cosine = self.index_.near(np.asarray(vector, dtype=np.float32), self.n)
+        kept = min(self.n, len(rows))
+        least = np.partition(cosine, len(cosine) - kept)[len(cosine) - kept]
+        close = rows[cosine >= least - TIE]
+        # What is close is compared again in double precision; of equal ones the one replayed first counts.
+        close.sort()
+        exact = np.round(self.embeddings_[close] @ vector, 9)
+        return np.asarray(close[np.argsort(-exact, kind="stable")[:kept]], dtype=np.intp)

@@ -21,7 +21,7 @@ Differs from the paper:
   nor rounding decides, and queries labelled with several equally good models give each an equal part of
   their vote: row and column order never favour the first-listed model (as in LLMRouter's `knnrouter`).
 - A query where a model has no outcome does not count for that model.
-- Search is exact: one matrix product. Past some 50 000 training queries it wants an index.
+- Beyond some thousands of training queries the search is approximate (`outcomes.index`; recall is measured there).
 
 Laws: k = n_train is the best single model on the training queries; k = 1 at a training query gives its own
 scores.
@@ -36,8 +36,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from outcomes.artefact import Manifest, load_artefact, save_artefact, tensor
+from outcomes.index import NeighbourIndex
 from outcomes.neighbours import BLOCK, TIE, KnownMeans, in_blocks, neighbour_weights
-from outcomes.table import split_mask
+from outcomes.table import hash_folds
 from protocol.errors import MethodError
 from protocol.methods import Evidence, Method
 from protocol.routing import Estimate, Outcomes, Queries
@@ -166,20 +167,30 @@ class KnnRouter:
     ) -> None:
         self.models_, self.embeddings_, self.value_, self.cost_usd_ = models, vectors, value, cost
         self._known = KnownMeans(np.concatenate([value, cost], axis=1))
+        self.index_ = NeighbourIndex(vectors)
 
     def _means(self, vectors: NDArray[np.float32], k: int | None = None) -> Floats:
         """Neighbours' mean quality, then cost, of every model: shape (n, 2·n_models). Where no neighbour
         knows a quantity, its mean over all training queries."""
+        if k is None and not self.index_.exact:
+            return np.concatenate([self._nearby(vector) for vector in vectors])
         return self._known.of(neighbour_weights(vectors @ self.embeddings_.T, self.k_ if k is None else k))
+
+    def _nearby(self, vector: NDArray[np.float32]) -> Floats:
+        """The same for one query, from the stored queries that the index finds, shape (1, 2·n_models)."""
+        rows, cosine = self.index_.near(vector, self.k_)
+        if self.k_ < len(rows):
+            # Of these only the nearest weigh anything, and whoever is tied with the last of them.
+            least = np.partition(cosine, len(cosine) - self.k_)[len(cosine) - self.k_]
+            close = cosine >= least - TIE
+            rows, cosine = rows[close], cosine[close]
+        return self._known.of(neighbour_weights(cosine[None], self.k_), rows)
 
     def _tune(self, outcomes: Outcomes) -> int:
         """The candidate k whose choices score best on held-out folds of the training queries."""
         texts, score = outcomes.queries.texts, np.array(outcomes.score)
         order = np.arange(len(texts))
-        fold = np.zeros(len(texts), dtype=np.intp)
-        for i in range(1, FOLDS):
-            # A share of 1/(i+1) moves to fold i, which leaves all folds equal in the end.
-            fold[split_mask(texts, 1 / (i + 1), f"knn-router fold {i}")] = i
+        fold = hash_folds(texts, FOLDS, "knn-router fold")
         ks = sorted({min(k, len(texts)) for k in self.candidates}, reverse=True)
         realised = dict.fromkeys(ks, 0.0)
         for i in range(FOLDS):

@@ -11,6 +11,11 @@ HEADINGS = (
     "score at half its cost", "AIQ", "APGR", "CPT 50 / 80 %", "ECE", "fit s", "kB", "ms",
 )  # fmt: skip
 
+CONSTANT = 0.985
+"""Share of one model above which a router's choice at quality 1 is called constant."""
+WHY: dict[frozenset[str], str] = {}
+"""Pairs that are alike for a reason that their figures do not show."""
+
 PREFACE = """# Routers on published outcome tables
 
 Each router is trained with its default parameters on 70 % of the queries of a source and judged on the other 30 %, held
@@ -31,11 +36,11 @@ def markdown(found: dict[str, Any]) -> str:
         f"Embedder `{about['embedder']}`; {about['machine']}; `{about['command']}`; {about['made']}.",
         "",
     ]
-    measured = {row["name"] for result in found["sources"].values() for row in result["routers"]}
     for source, result in found["sources"].items():
         lines += _source(source, result)
-        if absent := sorted(measured - {row["name"] for row in result["routers"]}):
-            lines += [f"Not measured on this source: {', '.join(absent)}.", ""]
+        if result["absent"]:
+            told = "; ".join(f"{name}: {reason}" for name, reason in sorted(result["absent"].items()))
+            lines += [f"Without figures here: {told}", ""]
     return "\n".join(lines)
 
 
@@ -63,9 +68,32 @@ def _source(source: str, result: dict[str, Any]) -> list[str]:
             lines.append(
                 f"| {row['name']} | {' | '.join(f'{v:.3f}' for v in row['apgr_by_category'].values())} |"
             )
-    alike = [f"{a} and {b} ({share:.1%})" for a, b, share in result["alike"]]
-    lines += ["", f"Alike on more than 99 % of the queries: {'; '.join(alike) or 'none'}.", ""]
-    return lines + _agreement(result)
+    return lines + _alike(result) + _agreement(result)
+
+
+def _alike(result: dict[str, Any]) -> list[str]:
+    """Pairs that choose alike on more than 99 % of the queries, and why."""
+    constant = {
+        name
+        for pair in result["alike"]
+        for name, share in zip(pair["pair"], pair["best_single"], strict=True)
+        if share > CONSTANT
+    }
+    lines = [""]
+    if constant:
+        lines += [
+            f"Always, or on more than {CONSTANT:.1%} of the queries, the model that is best on the training queries "
+            f"({result['best_single']}), hence alike in what they choose at quality 1, though not in the order in "
+            f"which they would give queries to cheaper models: {', '.join(sorted(constant))}.",
+            "",
+        ]
+    others = [pair for pair in result["alike"] if not constant.issuperset(pair["pair"])]
+    for pair in others:
+        a, b = pair["pair"]
+        to_best = min(pair["best_single"])
+        why = WHY.get(frozenset((a, b)), f"both choose {result['best_single']} on {to_best:.0%} or more")
+        lines += [f"{a} and {b} choose alike on {pair['share']:.1%}: {why}.", ""]
+    return lines if constant or others else ["", "No two choose alike on more than 99 % of the queries.", ""]
 
 
 def _agreement(result: dict[str, Any]) -> list[str]:

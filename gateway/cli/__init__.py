@@ -12,7 +12,14 @@ from collections.abc import Sequence
 
 __all__ = ["main"]
 
-EXTRAS = {"torch": "engines", "vllm": "engines", "transformers": "engines", "pyarrow": "learn"}
+EXTRAS = {
+    "torch": "engines",
+    "vllm": "engines",
+    "transformers": "engines",
+    "pyarrow": "learn",
+    "scipy": "learn",
+    "sklearn": "learn",
+}
 """Libraries that some commands need → the extra that brings them."""
 
 

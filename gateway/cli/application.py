@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from gateway.cli import catalogue, chat, doctor, inspect, keys, learn, serve, usage, weights
+from gateway.cli import catalogue, chat, doctor, inspect, keys, learn, outcomes, serve, usage, weights
 
 __all__ = ["application"]
 
@@ -24,6 +24,7 @@ application.command()(learn.collect)
 application.command()(learn.train)
 application.command()(learn.calibrate)
 application.command()(learn.evaluate)
+application.add_typer(outcomes.group, name="outcomes")
 application.command()(catalogue.methods)
 application.command()(inspect.check)
 application.command()(inspect.schema)

@@ -22,7 +22,7 @@ from protocol.errors import (
 from protocol.run import Reply
 from protocol.sse import EventSplitter, event_data
 
-__all__ = ["AsyncClient", "stream"]
+__all__ = ["AsyncClient", "post", "stream"]
 
 TIMEOUT = httpx.Timeout(600.0, connect=5.0)
 
@@ -66,6 +66,17 @@ class AsyncClient:
         members = tuple(response.headers.get("x-chorus-model", model).split(","))
         cost_usd = float(response.headers.get("x-chorus-cost-usd", "nan"))
         return Reply(body, members, response.content, cost_usd, time.perf_counter() - started)
+
+
+def post(url: str, path: str, key: str | None, body: Mapping[str, Any]) -> Any:
+    """What `url`/`path` answers to `body`, as JSON. Raises `UpstreamError`."""
+    with _translated(url), httpx.Client(headers=_headers(key), timeout=TIMEOUT) as http:
+        response = http.post(f"{url.rstrip('/')}/{path}", content=orjson.dumps(body))
+    _check(response.status_code, response.headers, response.content)
+    try:
+        return orjson.loads(response.content)
+    except orjson.JSONDecodeError:
+        raise UpstreamBroken(f"{url} did not answer with JSON.") from None
 
 
 def stream(url: str, key: str | None, body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -17,13 +17,28 @@ from protocol.errors import MethodError, SettingsError
 
 if TYPE_CHECKING:
     from outcomes.collect import Collected, Prompt
-    from outcomes.embedder import Embedder
+    from outcomes.embedder import EmbedderLike
 
-__all__ = ["calibrate", "collect", "evaluate", "train"]
+__all__ = ["DEFAULT", "calibrate", "collect", "evaluate", "train"]
+
+DEFAULT = "stacking"
+"""The router that leads on average over the published tables; docs/training.md says by how much."""
 
 EmbedderName = Annotated[
     str | None,
-    typer.Option("--embedder", help="Embedder weights: an id of `chorus models list`, or a folder."),
+    typer.Option(
+        "--embedder",
+        help="Embedder weights: an id of `chorus models list`, or a folder; with --embedder-url, a model there.",
+    ),
+]
+EmbedderUrl = Annotated[
+    str | None,
+    typer.Option(
+        help="Take embeddings from this API instead, e.g. https://api.openai.com/v1 (POST …/embeddings)."
+    ),
+]
+EmbedderKey = Annotated[
+    str | None, typer.Option(envvar="CHORUS_EMBEDDER_KEY", help="The key of --embedder-url.")
 ]
 
 
@@ -118,10 +133,12 @@ async def _collect(
 
 
 def train(
-    method: Annotated[str, typer.Argument(help="A router of `chorus methods`, e.g. knn-router.")],
     outcomes: Outcomes,
     out: Annotated[Path, typer.Option(help="Folder of the artefact to write.")],
+    method: Annotated[str, typer.Argument(help="A router of `chorus methods`, e.g. knn-router.")] = DEFAULT,
     embedder: EmbedderName = None,
+    embedder_url: EmbedderUrl = None,
+    embedder_key: EmbedderKey = None,
     models: Annotated[
         str | None, typer.Option(help="Comma-separated names; default: all of the table.")
     ] = None,
@@ -136,10 +153,13 @@ def train(
     Part of the queries is held out by a hash of their text; the card is measured on these. Some routers (rtr,
     graphrouter) read descriptions of the models.
 
-    Example:
+    Examples:
+        chorus train --outcomes outcomes.parquet --embedder all-minilm-l6-v2-int8 --out my-router
+
         chorus train knn-router --outcomes outcomes.parquet --embedder all-minilm-l6-v2-int8 --out
         config/artefacts/knn-router
     """
+    from gateway.cli.embeddings import chosen_embedder
     from outcomes.encoder_training import progress_line
     from outcomes.train import train as fit
 
@@ -147,7 +167,7 @@ def train(
         method,
         _existing(outcomes),
         out,
-        embedder=_embedder(embedder),
+        embedder=chosen_embedder(embedder, embedder_url, embedder_key),
         options=options(option),
         models=words(models) or None,
         descriptions=_descriptions(descriptions),
@@ -235,6 +255,8 @@ def evaluate(
         typer.Option(help="Comma-separated routers to compare; default: every one of `chorus methods`."),
     ] = None,
     embedder: EmbedderName = None,
+    embedder_url: EmbedderUrl = None,
+    embedder_key: EmbedderKey = None,
     whole: Annotated[
         bool, typer.Option("--whole", help="Use every query, of a table the artefact never saw.")
     ] = False,
@@ -254,12 +276,16 @@ def evaluate(
 
         chorus evaluate --train outcomes.parquet --methods knn,mf,avengers --embedder all-minilm-l6-v2-int8
     """
+    from gateway.cli.embeddings import chosen_embedder
+
     if (artefact is None) == (train is None):
         raise SettingsError("Name an artefact and --outcomes, or --train (and --test) to compare methods.")
     if train is not None:
-        card = _compared(train, test, words(methods), embedder, json)
+        encoder = chosen_embedder(embedder, embedder_url, embedder_key)
+        card = _compared(train, test, words(methods), encoder, json)
     elif artefact is not None and outcomes is not None:
-        card = _judged(artefact, outcomes, embedder, whole)
+        encoder = chosen_embedder(embedder, embedder_url, embedder_key)
+        card = _judged(artefact, outcomes, encoder, whole)
         if str(json) != "-":
             show(card)
     else:
@@ -275,7 +301,7 @@ def evaluate(
             json.write_text(text + "\n")
 
 
-def _judged(artefact: Path, outcomes: Path, embedder: str | None, whole: bool) -> dict[str, Any]:
+def _judged(artefact: Path, outcomes: Path, embedder: EmbedderLike | None, whole: bool) -> dict[str, Any]:
     """The card of an artefact, a router's or a cascade's."""
     from outcomes.artefact import read_manifest
     from outcomes.evaluate import evaluate as of_router
@@ -290,11 +316,11 @@ def _judged(artefact: Path, outcomes: Path, embedder: str | None, whole: bool) -
 
         _, scorer, rule, _ = load_cascade(artefact, manifest.method)
         return of_cascade(rule, table if whole else split(table)[1], manifest.models, scorer)
-    return of_router(artefact, table, embedder=_embedder(embedder), whole=whole).wire()
+    return of_router(artefact, table, embedder=embedder, whole=whole).wire()
 
 
 def _compared(
-    train: Path, test: Path | None, names: list[str], embedder: str | None, json: Path | None
+    train: Path, test: Path | None, names: list[str], embedder: EmbedderLike | None, json: Path | None
 ) -> dict[str, Any]:
     """Every method trained on one table and judged on the other, or on held-out queries of the one."""
     from engines.weights import Home
@@ -312,11 +338,10 @@ def _compared(
         shared = [name for name in tables[0].models if name in tables[1].models]
         tables = [table.only(shared) for table in tables]
     if any("embedding" in record.needs for record in records):
-        encoder = _embedder(embedder)
-        if encoder is None:
+        if embedder is None:
             raise SettingsError("--embedder: some of these methods need one, e.g. all-minilm-l6-v2-int8.")
         cache = Home.from_environ().root / "embeddings"
-        tables = [embedded(table, encoder, cache) for table in tables]
+        tables = [embedded(table, embedder, cache) for table in tables]
     seen, held_out = (tables[0], tables[1]) if len(tables) > 1 else split(tables[0])
     found = compare(
         seen,
@@ -346,18 +371,3 @@ def _descriptions(path: Path | None) -> dict[str, str] | None:
     if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
         raise SettingsError(f"--descriptions: {path} holds no object of names and texts.")
     return found
-
-
-def _embedder(name: str | None) -> Embedder | None:
-    """The embedder of a folder, or of a weights id that was pulled before."""
-    if name is None:
-        return None
-    from gateway.local_weights import weights_folder
-    from outcomes.embedder import Embedder
-
-    folder = weights_folder(name)
-    if not folder.is_dir():
-        raise SettingsError(
-            f"There are no weights at {folder}; `chorus models pull {name}` fetches known ones."
-        )
-    return Embedder.load(folder)

@@ -168,3 +168,23 @@ def test_routellm_anchors(benchmark: str, apgr: float, limit: float, cpt: tuple[
     assert coarse.apgr() == pytest.approx(apgr, abs=0.02)
     assert deferral_curve(win, weak, strong).apgr() == pytest.approx(limit, abs=0.02)
     assert [coarse.cpt(share) for share in (0.2, 0.5, 0.8)] == pytest.approx(cpt, rel=0.05)
+
+
+@pytest.mark.requires("data")
+@pytest.mark.parametrize(
+    ("benchmark", "weak", "strong", "either"),
+    [("gsm8k", 0.63734, 0.85769, 0.92961), ("mmlu", 0.68091, 0.80587, 0.85873)],
+)
+def test_routellm_baseline_anchors(benchmark: str, weak: float, strong: float, either: float) -> None:
+    """The two models' scores and their oracle are the card's, and a random router has APGR 0.5 and CPT 50/80 % of
+    about 49 and 80 % of the calls (tolerances: about a quarter of the published prompts is not at hand)."""
+    table = read_table(Path(os.environ["CHORUS_DATA"]) / "routellm")
+    table = table.take([name == benchmark for name in table.categories])
+    table = table.only(("mistralai/Mixtral-8x7B-Instruct-v0.1", "gpt-4-1106-preview"))
+    found = (*table.score.mean(axis=0), oracle(table.score).mean())
+    assert found == pytest.approx((weak, strong, either), abs=0.012)
+    rng = np.random.default_rng(0)
+    curves = [deferral_curve(rng.random(len(table)), *table.score.T, thresholds=10) for _ in range(10)]
+    assert np.mean([curve.apgr() for curve in curves]) == pytest.approx(0.5, abs=0.02)
+    assert np.mean([curve.cpt(0.5) for curve in curves]) == pytest.approx(0.49, abs=0.03)
+    assert np.mean([curve.cpt(0.8) for curve in curves]) == pytest.approx(0.8, abs=0.03)

@@ -21,6 +21,7 @@ COMMANDS = [
     "serve",
     "engines",
     "models",
+    "outcomes",
     "keys",
     "usage",
     "collect",
@@ -54,7 +55,7 @@ def test_help_is_worth_reading(chorus, command: str) -> None:
     status, out, _ = chorus(*command.split(), "--help")
     assert status == 0
     assert len(out) > 300
-    if command not in ("models", "models list", "models rm", "keys"):
+    if command not in ("models", "models list", "models rm", "keys", "outcomes"):
         assert "Example" in out
 
 

@@ -1,0 +1,76 @@
+"""What the leaderboard's figures show, from its JSON: series to draw, whoever draws them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["COLOURS", "Chart", "charts"]
+
+COLOURS = ("#2f6fdf", "#d9541e", "#2a9d4a", "#a23fc4", "#c79a00", "#0b9aa8", "#d6336c", "#6b5b3e")
+"""Of the best few, in order; the others are grey until pointed at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """`series`: (name, points), best first; `marks`: (name, x, y) of single models and the oracle."""
+
+    source: str
+    kind: str
+    title: str
+    x: str
+    y: str
+    series: tuple[tuple[str, tuple[tuple[float, float], ...]], ...]
+    marks: tuple[tuple[str, float, float], ...]
+
+
+def charts(found: dict[str, Any]) -> list[Chart]:
+    """Cost-quality frontiers of sources with costs, then deferral curves of those with two models."""
+    drawn = []
+    for source, result in found["sources"].items():
+        singles = [row for row in result["baselines"] if row["name"].startswith("only ")]
+        others = {row["name"]: row for row in result["baselines"]}
+        if any(row["frontier"] for row in result["routers"]):
+            rows = sorted(
+                (row for row in result["routers"] if row["frontier"]), key=lambda row: -(row["aiq"] or 0)
+            )
+            marks = [(row["name"][5:], row["cost_usd"], row["score"]["mean"]) for row in singles]
+            right = others.get("oracle, cheapest right")
+            if right and right["cost_usd"]:
+                marks.append(("oracle, cheapest right", right["cost_usd"], right["score"]["mean"]))
+            drawn.append(
+                Chart(
+                    source,
+                    "frontier",
+                    f"{source}: score for money",
+                    "mean cost of a query, US dollars",
+                    "mean score on held-out queries",
+                    _series(rows, "frontier"),
+                    tuple(marks),
+                )
+            )
+    for source, result in found["sources"].items():
+        rows = sorted(
+            (row for row in result["routers"] if row["deferral"]), key=lambda row: -(row["apgr"] or 0)
+        )
+        if rows:
+            first, *_, last = rows[0]["deferral"]
+            chance = ("random", (tuple(first), tuple(last)))
+            drawn.append(
+                Chart(
+                    source,
+                    "deferral",
+                    f"{source}: score by calls of the better model",
+                    "share of queries sent to the better model",
+                    "mean score on held-out queries",
+                    (*_series(rows, "deferral"), chance),
+                    (),
+                )
+            )
+    return drawn
+
+
+def _series(
+    rows: list[dict[str, Any]], curve: str
+) -> tuple[tuple[str, tuple[tuple[float, float], ...]], ...]:
+    return tuple((row["name"], tuple((x, y) for x, y in row[curve])) for row in rows)

@@ -63,9 +63,9 @@ __all__ = [
     "Settings",
     "StrategySettings",
     "ThresholdRule",
-    "check_names",
     "TierSettings",
     "TokenPrices",
+    "check_names",
     "load_settings",
     "parse_settings",
 ]

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Estimate", "Feedback", "OnlineRouter", "Outcomes", "Policy", "Queries", "Router"]
+__all__ = [
+    "Estimate",
+    "Explaining",
+    "Feedback",
+    "OnlineRouter",
+    "Outcomes",
+    "Policy",
+    "Queries",
+    "Router",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +103,15 @@ class OnlineRouter(Router, Protocol):
     """A router that goes on learning from what it caused. `observe` is the only thing that changes it after `fit`."""
 
     def observe(self, feedback: Feedback) -> None: ...
+
+
+@runtime_checkable
+class Explaining(Protocol):
+    """A router that can say what an estimate rests on."""
+
+    def reasons(self, queries: Queries) -> Mapping[str, Any]:
+        """The facts behind the estimate of one query, as JSON values: ids, scores, weights; never a stored text."""
+        ...
 
 
 class Policy(Protocol):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from protocol.routing import Estimate, Queries, Router
+from protocol.errors import ChorusError
+from protocol.routing import Estimate, Explaining, Queries, Router
 from protocol.run import Run
 
 if TYPE_CHECKING:
@@ -63,9 +64,21 @@ class Estimator:
         quality, cost = zip(*(found[digest] for digest in digests), strict=True)
         return Estimate(self._models, np.stack(quality), np.stack(cost))
 
+    async def reasons(self, text: str, run: Run) -> Mapping[str, Any]:
+        """What the estimate of `text` rests on; nothing where the router cannot say, or the embedder not in time."""
+        if not isinstance(self.router, Explaining):
+            return {}
+        try:
+            async with asyncio.timeout(min(self.deadline_s, run.remaining_s)):
+                return self.router.reasons(await self._queries([text], run))
+        except (ChorusError, TimeoutError):
+            return {}
+
     async def _estimated(self, texts: list[str], run: Run) -> Estimate:
-        vectors = None if self.embedder is None else await run.embed(self.embedder, texts)
-        queries = Queries(texts, vectors)
+        queries = await self._queries(texts, run)
         if self.threaded:
             return await asyncio.to_thread(self.router.estimate, queries)
         return self.router.estimate(queries)
+
+    async def _queries(self, texts: list[str], run: Run) -> Queries:
+        return Queries(texts, None if self.embedder is None else await run.embed(self.embedder, texts))

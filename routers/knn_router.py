@@ -38,7 +38,7 @@ import numpy as np
 from outcomes.artefact import Manifest, load_artefact, save_artefact, tensor
 from outcomes.index import NeighbourIndex
 from outcomes.neighbours import BLOCK, TIE, KnownMeans, in_blocks, neighbour_weights
-from outcomes.table import hash_folds
+from outcomes.table import hash_folds, query_id
 from protocol.errors import MethodError
 from protocol.methods import Evidence, Method
 from protocol.routing import Estimate, Outcomes, Queries
@@ -85,6 +85,8 @@ METHOD = Method(
 
 CANDIDATES = (1, 5, 10, 20, 40, 70, 100, 150, 200)
 FOLDS = 5
+TOLD = 10
+"""Neighbours that are told of, at most."""
 
 
 class KnnRouter:
@@ -116,6 +118,7 @@ class KnnRouter:
         score, cost = np.array(outcomes.score), np.array(outcomes.cost_usd)
         value = score if self.protocol == "utility" else _label_shares(score, cost, self.lam)
         self._keep(tuple(outcomes.models), np.array(vectors, dtype=np.float32), value, cost)
+        self.ids_ = np.array([int(query_id(text), 16) for text in outcomes.queries.texts], dtype=np.uint64)
         self.k_ = self.k if self.k is not None else self._tune(outcomes)
         return self
 
@@ -134,6 +137,27 @@ class KnnRouter:
         quality, cost = np.split(means, 2, axis=1)
         return Estimate(self.models_, quality, cost)
 
+    def reasons(self, queries: Queries) -> dict[str, Any]:
+        """The nearest of the neighbours that the estimate of one query is the mean of, nearest first: `id` is the one
+        that its query has in the outcome table (`outcomes.table.query_id`), where the artefact knows it."""
+        vectors = queries.embeddings
+        assert vectors is not None
+        rows, cosine = self.index_.near(vectors[0], self.k_)
+        order = np.argsort(-cosine, kind="stable")[: min(self.k_, TOLD)]
+        told = [
+            {
+                "id": f"{int(self.ids_[row]):016x}" if len(self.ids_) else str(row),
+                "similarity": round(similarity, 4),
+                "scores": {
+                    name: round(value, 4)
+                    for name, value in zip(self.models_, self.value_[row].tolist(), strict=True)
+                    if value == value
+                },
+            }
+            for row, similarity in zip(rows[order].tolist(), cosine[order].tolist(), strict=True)
+        ]
+        return {"k": self.k_, "neighbours": told}
+
     def save(self, folder: Path) -> None:
         """Write the artefact."""
         parameters = {"k": self.k_, "protocol": self.protocol, "lam": self.lam}
@@ -141,6 +165,7 @@ class KnnRouter:
             "embeddings": self.embeddings_,
             "value": self.value_,
             "cost_usd": self.cost_usd_,
+            **({"ids": self.ids_} if len(self.ids_) else {}),
         }
         save_artefact(folder, Manifest(method=METHOD.id, models=self.models_, parameters=parameters), tensors)
 
@@ -159,6 +184,8 @@ class KnnRouter:
             )
         router = cls(k, protocol=protocol, lam=float(parameters.get("lam", 0.0)))
         router._keep(manifest.models, vectors, value, cost)
+        if "ids" in tensors:  # artefacts of before know none
+            router.ids_ = tensor(tensors, "ids", (len(vectors),), finite=False)
         router.k_ = k
         return router
 
@@ -168,6 +195,7 @@ class KnnRouter:
         self.models_, self.embeddings_, self.value_, self.cost_usd_ = models, vectors, value, cost
         self._known = KnownMeans(np.concatenate([value, cost], axis=1))
         self.index_ = NeighbourIndex(vectors)
+        self.ids_ = np.empty(0, dtype=np.uint64)
 
     def _means(self, vectors: NDArray[np.float32], k: int | None = None) -> Floats:
         """Neighbours' mean quality, then cost, of every model: shape (n, 2·n_models). Where no neighbour

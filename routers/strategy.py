@@ -12,7 +12,7 @@ from typing import Any
 from outcomes.artefact import Manifest, load_router
 from outcomes.assignment import Knob, utilities, utility_choice
 from outcomes.encoder_training import EncoderTraining
-from protocol.chat import ChatRequest, human_asks
+from protocol.chat import ChatRequest, human_ask, human_asks
 from protocol.errors import BadRequest, ChorusError, MethodError
 from protocol.methods import find_method
 from protocol.routing import Estimate, Policy
@@ -126,6 +126,8 @@ class Routed:
             facts["quality"] = quality
         if choice.propensity is not None:
             facts["propensity"] = choice.propensity
+            if request.options.explain and (reasons := await self.estimator.reasons(human_ask(request), run)):
+                facts["reasons"] = reasons
         run.trace.note(**facts, **_estimates(choice.estimate))
         return choice.model
 

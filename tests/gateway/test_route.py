@@ -14,7 +14,7 @@ from backends.scripted import ScriptedUpstream
 from gateway.abilities import make_lacks
 from outcomes.artefact import annotate
 from outcomes.assignment import Knob
-from outcomes.table import OutcomeTable
+from outcomes.table import OutcomeTable, query_id
 from protocol.settings import parse_settings
 from routers.knn_router import KnnRouter
 
@@ -60,6 +60,10 @@ async def test_route_asks_no_model(client: httpx.AsyncClient, upstream: Scripted
     assert (told["object"], told["model"], told["strategy"]) == ("chorus.route", "weak", "auto")
     assert told["cost_usd"] > 0
     assert set(told["decision"]["estimates"]) == {"weak", "strong"}
+    (neighbour,) = told["decision"]["reasons"]["neighbours"]
+    assert neighbour["scores"] == {"weak": 0.8, "strong": 0.8}
+    assert neighbour["id"] == query_id("short")
+    assert "short" not in str(told), "no stored text is told"
     long = await _routed(client, "auto", messages=[{"role": "user", "content": "long " * 8}])
     assert long["model"] == "strong"
     assert "decision" not in long

@@ -22,15 +22,25 @@ if TYPE_CHECKING:
 
 __all__ = ["Estimator"]
 
+MOST_AT_ONCE = 64
+"""Queries that a router computes together; a burst of more waits for the next time."""
 REMEMBERED = 4096
 """Texts whose estimates are kept: a row of two numbers a model each."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """Queries of one request, and where their estimate will be."""
+
+    queries: Queries
+    estimate: asyncio.Future[Estimate]
 
 
 @dataclass(slots=True)
 class Estimator:
     """`router`, fed with embeddings by the model `embedder` (None: it reads the texts themselves), which must come
     within `deadline_s` seconds. `threaded`: the router computes for tens of milliseconds, which are not the event
-    loop's.
+    loop's; queries that come meanwhile are computed together, next.
 
     What a text was estimated at is remembered by a digest of it, for as long as this object lives: it has one
     artefact, and `Router.estimate` gives the same for the same text.
@@ -43,6 +53,8 @@ class Estimator:
     remembered: int = REMEMBERED
     _models: tuple[str, ...] = ()
     _rows: OrderedDict[bytes, Rows] = field(default_factory=OrderedDict)
+    _burst: list[_Waiting] = field(default_factory=list)
+    _computing: asyncio.Task[None] | None = None
 
     async def of(self, texts: Sequence[str], run: Run) -> Estimate:
         """The estimates of `texts`, a row each. Raises `TimeoutError`, `ChorusError`."""
@@ -76,9 +88,43 @@ class Estimator:
 
     async def _estimated(self, texts: list[str], run: Run) -> Estimate:
         queries = await self._queries(texts, run)
-        if self.threaded:
-            return await asyncio.to_thread(self.router.estimate, queries)
-        return self.router.estimate(queries)
+        if not self.threaded:
+            return self.router.estimate(queries)
+        waiting = _Waiting(queries, asyncio.get_running_loop().create_future())
+        self._burst.append(waiting)
+        if self._computing is None or self._computing.done():
+            self._computing = asyncio.create_task(self._compute())
+        return await waiting.estimate
+
+    async def _compute(self) -> None:
+        """Estimate for all who wait, and for those who come meanwhile."""
+        while self._burst:
+            now, self._burst = self._burst[:MOST_AT_ONCE], self._burst[MOST_AT_ONCE:]
+            now = [waiting for waiting in now if not waiting.estimate.done()]  # some were too late
+            if not now:
+                continue
+            try:
+                whole = await asyncio.to_thread(
+                    self.router.estimate, _together([each.queries for each in now])
+                )
+            except Exception as error:  # noqa: BLE001 - it is theirs who wait
+                for waiting in now:
+                    if not waiting.estimate.done():
+                        waiting.estimate.set_exception(error)
+                continue
+            start = 0
+            for waiting in now:
+                rows = slice(start, start := start + len(waiting.queries))
+                if not waiting.estimate.done():
+                    waiting.estimate.set_result(
+                        Estimate(whole.models, whole.quality[rows], whole.cost_usd[rows])
+                    )
 
     async def _queries(self, texts: list[str], run: Run) -> Queries:
         return Queries(texts, None if self.embedder is None else await run.embed(self.embedder, texts))
+
+
+def _together(several: Sequence[Queries]) -> Queries:
+    texts = [text for queries in several for text in queries.texts]
+    vectors = [queries.embeddings for queries in several if queries.embeddings is not None]
+    return Queries(texts, np.concatenate(vectors) if vectors else None)

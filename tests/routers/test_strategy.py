@@ -356,3 +356,31 @@ def test_a_section_names_models_of_its_artefact(tmp_path: Path) -> None:
     rule = RuleSettings.model_validate({"threshold": {"strong": "other", "weak": CHEAP, "alpha": 0.6}})
     with pytest.raises(MethodError, match="'other' is not among them"):
         load_routed(_settings(tmp_path, policy=rule), answering=everyone, embedder_id="e@1")
+
+
+async def test_a_burst_is_computed_together() -> None:
+    """What comes while a router computes in its thread is estimated in one go; each gets its own, and an error is
+    everybody's default."""
+    sizes: list[int] = []
+    turned = threading.Event()
+
+    class Slow:
+        def estimate(self, queries: Queries) -> Estimate:
+            assert turned.wait(10)
+            sizes.append(len(queries))
+            if "bad" in queries.texts:
+                raise ZeroDivisionError
+            hard = np.array([[0.0, 1.0] if text.startswith("hard") else [1.0, 0.0] for text in queries.texts])
+            return Estimate((CHEAP, DEAR), hard, np.full((len(queries), 2), 1e-6))
+
+    routed = _routed(Slow(), estimating={"embedder": None, "threaded": True, "deadline_s": 10.0})
+    asking = [
+        asyncio.create_task(_answer(routed, _request(f"{kind} {i}", 1.0), ListRun(None)))
+        for i, kind in enumerate(("easy", "hard") * 8)
+    ]
+    await asyncio.sleep(0)
+    turned.set()
+    assert await asyncio.gather(*asking) == [CHEAP, DEAR] * 8
+    assert sum(sizes) == 16
+    assert len(sizes) <= 2
+    assert await _answer(routed, _request("bad", 1.0), ListRun(None)) == CHEAP

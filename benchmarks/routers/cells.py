@@ -40,7 +40,7 @@ class Cells:
 
     def find(self, method: Method, *, again: bool = False) -> Fitted:
         """The method's cell, from disk or measured now. Raises `Absent` when it fails or takes too long."""
-        path = self.folder / f"{method.id}-{self._key(method)}.npz"
+        path = self._path(method)
         failed = path.with_suffix(".json")
         if path.is_file() and not again:
             return self._read(path)
@@ -69,6 +69,10 @@ class Cells:
         failed.unlink(missing_ok=True)
         return self._read(path)
 
+    def has(self, method: Method) -> bool:
+        """Whether the method was measured before."""
+        return self._path(method).is_file()
+
     def _measure(self, method: Method, path: Path) -> None:
         make: Callable[[], object] = load_method(method)
         try:
@@ -89,6 +93,9 @@ class Cells:
             fit_s, size, estimate_ms = map(float, kept["figures"])
             estimate = Estimate(self.test.models, kept["quality"], kept["cost_usd"])
         return Fitted(estimate, fit_s, int(size), estimate_ms)
+
+    def _path(self, method: Method) -> Path:
+        return self.folder / f"{method.id}-{self._key(method)}.npz"
 
     def _key(self, method: Method) -> str:
         source = Path(__file__).parents[2] / Path(*method.module.split(".")).with_suffix(".py")

@@ -25,7 +25,7 @@ import orjson
 
 from outcomes.artefact import read_manifest
 from outcomes.assignment import utility_choice
-from outcomes.encoder_training import progress_line
+from outcomes.fine_tuning import progress_line
 from outcomes.metrics import best_single, chosen, deferral_curve, oracle
 from outcomes.table import OutcomeTable, read_table, split
 from protocol.methods import find_method, load_method

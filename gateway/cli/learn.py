@@ -160,7 +160,7 @@ def train(
         config/artefacts/knn-router
     """
     from gateway.cli.embeddings import chosen_embedder
-    from outcomes.encoder_training import progress_line
+    from outcomes.fine_tuning import progress_line
     from outcomes.train import train as fit
 
     manifest = fit(

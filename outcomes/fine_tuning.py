@@ -22,7 +22,15 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["Checkpoint", "FineTuning", "like_lengths", "progress_line", "start_folder", "threads", "torch_module"]
+__all__ = [
+    "Checkpoint",
+    "FineTuning",
+    "like_lengths",
+    "progress_line",
+    "start_folder",
+    "threads",
+    "torch_module",
+]
 
 
 @dataclass(kw_only=True, eq=False)

@@ -1,0 +1,165 @@
+"""What fine-tuning buys routers that are language models: trained against their own untrained start.
+
+    CHORUS_DATA=... python -m benchmarks.lm_routers routellm-causal routoo
+
+Each method has one preset: a published table, a pool, and settings that train in about four minutes on two shared
+cores from SmolLM2-135M-Instruct. Queries are split by hash of their text; the test part trains nothing. Intervals are
+95 % percentile bootstraps over test queries, paired where they are of a difference. The loss curve, the digest of the
+base and the version of the trained artefact (a digest of all it learnt) are kept in benchmarks/results/lm-METHOD.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import orjson
+
+from benchmarks.encoder_routers import compared, interval
+from outcomes.artefact import read_manifest
+from outcomes.fine_tuning import progress_line
+from outcomes.metrics import best_single, oracle
+from outcomes.table import OutcomeTable, read_table, split
+from protocol.methods import find_method, load_method
+from protocol.routing import Router
+
+Figures = Callable[[Router, Router, OutcomeTable, OutcomeTable], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """`table`: of CHORUS_DATA, or a path of this repository. `figures`: of (trained, untrained, train, test)."""
+
+    table: str
+    figures: Figures
+    models: tuple[str, ...] = ()
+    category: str = ""
+    train: int = 0
+    test: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("methods", nargs="+", choices=PRESETS)
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent / "results", help="folder to write to"
+    )
+    asked = parser.parse_args(argv)
+    for name in asked.methods:
+        found = measure(name, PRESETS[name])
+        asked.out.mkdir(parents=True, exist_ok=True)
+        path = asked.out / f"lm-{name}.json"
+        path.write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY) + b"\n")
+
+
+def measure(name: str, preset: Preset) -> dict[str, Any]:
+    """Train a method by its preset and judge it."""
+    table = _table(preset)
+    train, test = split(table)
+    train = _sample(train, preset.train, 0)
+    test = _sample(test, preset.test, 1)
+    kind = load_method(find_method(name, "router"))
+    options = dict(preset.options)
+    started = time.perf_counter()
+    trained = kind(report=progress_line, **options).fit(train)
+    seconds = time.perf_counter() - started
+    untrained = kind(**options | {"epochs": 0}).fit(train)
+    started = time.perf_counter()
+    trained.estimate(test.take(slice(0, 20)).queries)
+    per_query = (time.perf_counter() - started) / min(20, len(test))
+    with TemporaryDirectory() as folder:
+        trained.save(Path(folder))
+        manifest = read_manifest(Path(folder))
+        size = (Path(folder) / "tensors.safetensors").stat().st_size
+    lms = [trained.trained_] if hasattr(trained, "trained_") else list(trained.agents_)
+    row = {
+        "command": f"python -m benchmarks.lm_routers {name}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} shared cores, Python {platform.python_version()}",
+        "table": preset.table + (f", {preset.category}" if preset.category else ""),
+        "train_queries": len(train),
+        "test_queries": len(test),
+        "models": list(table.models),
+        "base": manifest.parameters["base"],
+        "artefact_version": manifest.version,
+        "artefact_bytes": size,
+        "recipe": trained.recipe(),
+        "train_seconds": round(seconds, 1),
+        "milliseconds_a_query": round(1e3 * per_query, 1),
+        "best_single": interval(test.score[:, best_single(train.score)]),
+        "oracle": interval(oracle(test.score)),
+        "losses": [_curve(lm.losses) for lm in lms],
+        **preset.figures(trained, untrained, train, test),
+    }
+    print(name, {key: value for key, value in row.items() if key not in ("losses", "recipe")})
+    return row
+
+
+def choices(trained: Router, untrained: Router, train: OutcomeTable, test: OutcomeTable) -> dict[str, Any]:
+    """APGR of two models; of more, the mean score of the choices."""
+    return compared(trained.estimate(test.queries), untrained, test, best_single(train.score))
+
+
+def log_loss(trained: Router, untrained: Router, train: OutcomeTable, test: OutcomeTable) -> dict[str, Any]:
+    """Cross entropy of the estimates, against the query-independent predictor that the start is; and the choices."""
+    after, before = (
+        _cross_entropy(found.estimate(test.queries).quality, test.score) for found in (trained, untrained)
+    )
+    return {
+        "log_loss": interval(after),
+        "log_loss_untrained": interval(before),
+        "log_loss_gain": interval(before - after),
+        **choices(trained, untrained, train, test),
+    }
+
+
+def _cross_entropy(quality: np.ndarray, score: np.ndarray) -> np.ndarray:
+    p = np.clip(quality, 1e-6, 1 - 1e-6)
+    return -(score * np.log(p) + (1 - score) * np.log(1 - p)).mean(axis=1)
+
+
+def _table(preset: Preset) -> OutcomeTable:
+    here = Path(__file__).parent.parent / preset.table
+    table = read_table(here if here.exists() else Path(os.environ["CHORUS_DATA"]) / preset.table)
+    if preset.category:
+        table = table.take([name == preset.category for name in table.categories])
+    table = table.only(preset.models) if preset.models else table
+    return table.take(~np.isnan(table.score).any(axis=1))
+
+
+def _sample(table: OutcomeTable, most: int, seed: int) -> OutcomeTable:
+    if not most or len(table) <= most:
+        return table
+    return table.take(np.sort(np.random.default_rng(seed).permutation(len(table))[:most]))
+
+
+def _curve(losses: np.ndarray) -> list[float]:
+    """At most forty points, each a mean over a stretch of steps."""
+    return [round(float(part.mean()), 4) for part in np.array_split(losses, min(40, len(losses)))]
+
+
+PRESETS = {
+    "routellm-causal": Preset(
+        "routellm",
+        choices,
+        ("gpt-4-1106-preview", "mistralai/Mixtral-8x7B-Instruct-v0.1"),
+        category="gsm8k",
+        test=200,
+        options={"epochs": 2},
+    ),
+    "routoo": Preset("llmrouter", log_loss, train=700, test=300, options={"epochs": 1, "rate": 2e-3}),
+}
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

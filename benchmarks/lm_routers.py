@@ -1,6 +1,6 @@
 """What fine-tuning buys routers that are language models: trained against their own untrained start.
 
-    CHORUS_DATA=... python -m benchmarks.lm_routers routellm-causal routoo
+    CHORUS_DATA=... OPENBLAS_NUM_THREADS=1 python -m benchmarks.lm_routers routellm-causal routoo
 
 Each method has one preset: a published table, a pool, and settings that train in about four minutes on two shared
 cores from SmolLM2-135M-Instruct. Queries are split by hash of their text; the test part trains nothing. Intervals are
@@ -85,7 +85,7 @@ def measure(name: str, preset: Preset) -> dict[str, Any]:
         size = (Path(folder) / "tensors.safetensors").stat().st_size
     lms = [trained.trained_] if hasattr(trained, "trained_") else list(trained.agents_)
     row = {
-        "command": f"python -m benchmarks.lm_routers {name}",
+        "command": f"OPENBLAS_NUM_THREADS=1 python -m benchmarks.lm_routers {name}",
         "machine": f"{platform.machine()}, {os.cpu_count()} shared cores, Python {platform.python_version()}",
         "table": preset.table + (f", {preset.category}" if preset.category else ""),
         "train_queries": len(train),
@@ -154,11 +154,12 @@ PRESETS = {
         "routellm",
         choices,
         ("gpt-4-1106-preview", "mistralai/Mixtral-8x7B-Instruct-v0.1"),
-        category="gsm8k",
-        test=200,
-        options={"epochs": 2},
+        category="mmlu",
+        train=700,
+        test=160,
+        options={"epochs": 1},
     ),
-    "routoo": Preset("llmrouter", log_loss, train=700, test=300, options={"epochs": 1, "rate": 2e-3}),
+    "routoo": Preset("llmrouter", log_loss, train=480, test=200, options={"epochs": 1}),
 }
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ class CausalLm:
         hashed = hashlib.sha256(self.vocabulary + self.template.encode())
         for name in sorted(self.weights):
             hashed.update(name.encode())
-            hashed.update(np.ascontiguousarray(self.weights[name]))
+            hashed.update(np.ascontiguousarray(self.weights[name]).data)
         return f"sha256:{hashed.hexdigest()}"
 
     @property
@@ -203,8 +203,8 @@ class CausalLm:
             if past:
                 k, v = np.concatenate([past[i][0], k], 1), np.concatenate([past[i][1], v], 1)
             kept.append((k, v))
-            q = q.reshape(shape.kv_heads, -1, n, size)
-            score = (q @ k[:, None].transpose(0, 1, 3, 2)) * np.float32(1 / math.sqrt(size))
+            grouped = q.reshape(shape.kv_heads, -1, n, size)
+            score = (grouped @ k[:, None].transpose(0, 1, 3, 2)) * np.float32(1 / math.sqrt(size))
             score = np.where(hidden, score, np.float32(-np.inf))
             weight = np.exp(score - score.max(axis=-1, keepdims=True))
             weight /= weight.sum(axis=-1, keepdims=True)

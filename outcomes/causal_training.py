@@ -1,6 +1,6 @@
 """Fine-tuning a causal language model with low-rank adapters: one trainer, whose target is a loss function.
 
-    W·x  →  W·x + (alpha / rank)·B·A·x,   A random, B zero        (LoRA: Hu et al., 2021)
+    W·x  →  W·x + scale·B·A·x,   A random, B zero        (LoRA: Hu et al., 2021)
 
 Only A and B of the attention's query and value products in the upper `layers` learn, and whatever rows or heads a
 method adds (`extra`); the base stays as it came. AdamW, a warm-up, a linear fall of the rate. torch is imported when
@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -83,7 +84,8 @@ class Batch:
 class CausalTraining(FineTuning):
     """How a language model is fine-tuned: what every language-model router takes.
 
-    `start`: a folder of a Llama model, or a weights id. `rank` and `alpha` of the adapters, in the upper `layers`.
+    `start`: a folder of a Llama model, or a weights id. `rank` of the adapters in the upper `layers`, and their `scale`
+    (what others write as α / rank).
     `rate` of learning. `max_tokens` read of a query; of a longer one, the last. `precision` of the products:
     bfloat16 is far faster where the CPU has it.
     """
@@ -93,7 +95,7 @@ class CausalTraining(FineTuning):
     batch: int = 8
     rate: float = 1e-3
     rank: int = 8
-    alpha: float = 16.0
+    scale: float = 2.0
     layers: int = 12
     max_tokens: int = 128
     precision: Literal["float32", "bfloat16"] = "bfloat16"
@@ -153,29 +155,26 @@ class Learner:
         optimiser = torch.optim.AdamW(list(learnt.values()), lr=settings.rate, weight_decay=0.0)
         return cls(torch, settings, lm, weights, learnt, optimiser)
 
-    def run(self, sequences: Sequence[Sequence[int]], loss: Loss, epochs: int) -> None:
-        """Learn from `sequences` for some epochs, going on from the checkpoint if there is one. Raises
-        `MethodError`."""
+    def run(self, sequences: Sequence[Sequence[int]], loss: Loss, epochs: int, *, stage: str = "") -> None:
+        """Learn from `sequences` for some epochs, going on from the checkpoint if there is one. `stage` names this part
+        of a training that has several. Raises `MethodError`."""
         settings = self.settings
         per_epoch = -(-len(sequences) // settings.batch)
         steps = epochs * per_epoch
-        state = Checkpoint(settings.checkpoint, self.mark(sequences))
+        state = self._checkpoint(stage, self.mark(sequences))
         before = len(self.losses)
         found, done = state.resume(self.learnt, self.optimiser)
         self.losses += found
         for epoch in range(done, epochs):
             for i, rows in enumerate(like_lengths(sequences, settings.batch, (settings.seed, epoch))):
                 step = epoch * per_epoch + i
-                self.step(
-                    [sequences[row] for row in rows], lambda batch, rows=rows: loss(rows, batch), step, steps
-                )
+                self.step([sequences[row] for row in rows], partial(loss, rows), step, steps)
             state.keep(epoch + 1, self.losses[before:], self.learnt, self.optimiser)
 
     def play(self, rounds: int, play: Callable[[int], tuple[list[list[int]], BatchLoss]], mark: str) -> None:
         """Learn from what the model itself says: in each of `rounds`, `play(round)` gives texts and their loss, for one
         step. Goes on from the checkpoint if there is one; `mark`: what rounds are played for. Raises `MethodError`."""
-        folder = self.settings.checkpoint and str(Path(self.settings.checkpoint) / "rounds")
-        state = Checkpoint(folder, self.mark([[*mark.encode()]]))
+        state = self._checkpoint("rounds", self.mark([[*mark.encode()]]))
         before = len(self.losses)
         found, done = state.resume(self.learnt, self.optimiser)
         self.losses += found
@@ -251,12 +250,12 @@ class Learner:
         x = w["embed_tokens.weight"][ids]
         cos, sin = (torch.tensor(value) for value in rotation(start, length, size, shape.theta))
 
-        def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+        def norm(x: Any, name: str) -> Any:
             raised = x.float()
             scale = torch.rsqrt((raised**2).mean(-1, keepdim=True) + shape.eps)
             return (raised * scale * w[f"{name}.weight"].float()).to(x.dtype)
 
-        def turned(x: torch.Tensor) -> torch.Tensor:
+        def turned(x: Any) -> Any:
             half = size // 2
             other = torch.cat([-x[..., half:], x[..., :half]], -1)
             return (x.float() * cos + other.float() * sin).to(x.dtype)
@@ -288,7 +287,7 @@ class Learner:
 
     def trained(self) -> TrainedLm:
         """What was learnt so far."""
-        scale = self.settings.alpha / self.settings.rank
+        scale = self.settings.scale
         found = {name: value.detach().numpy().copy() for name, value in self.learnt.items()}
         adapter = {
             name[len("lora.") : -len(".a")]: (value, found[f"{name[:-2]}.b"] * np.float32(scale))
@@ -306,11 +305,15 @@ class Learner:
             hashed.update(self.learnt[name].detach().numpy().tobytes())
         return hashed.hexdigest()
 
+    def _checkpoint(self, stage: str, mark: str) -> Checkpoint:
+        folder = self.settings.checkpoint
+        return Checkpoint(str(Path(folder) / stage) if folder else "", mark)
+
     def _product(self, x: torch.Tensor, name: str) -> torch.Tensor:
         f = self.torch.nn.functional
         y = f.linear(x, self.weights[f"{name}.weight"])
         if (a := self.learnt.get(f"lora.{name}.a")) is not None:
             b = self.learnt[f"lora.{name}.b"]
-            scale = self.settings.alpha / self.settings.rank
+            scale = self.settings.scale
             y = y + f.linear(f.linear(x, a.to(x.dtype)), b.to(x.dtype)) * scale
         return y

@@ -18,6 +18,7 @@ from tests.encoders import tiny_encoder
 from tests.language_models import tiny_lm
 
 LM_QUICK = {"epochs": 1, "batch": 24, "layers": 1, "rank": 2}
+ROUNDS = {"router-r1": {"rounds": 2, "group": 4}}
 
 CASES = [
     pytest.param(method, check, id=f"{method.id}-{check.__name__}")
@@ -50,7 +51,7 @@ def test_router_contract(method, check, tmp_path: Path, tiny: Path, tiny_home: N
     make = partial(load_method(method), **QUICK.get(method.id, {}))
     if "language-model" in method.needs:
         requires("torch")
-        make = partial(make, start="tiny", **LM_QUICK)
+        make = partial(make, start="tiny", **LM_QUICK, **ROUNDS.get(method.id, {}))
     if "encoder" in method.needs:
         requires("torch")
         make = partial(make, start=str(tiny), epochs=1, batch=24)

@@ -24,13 +24,14 @@ from typing import Any
 import numpy as np
 import orjson
 
-from benchmarks.encoder_routers import compared, interval
+from benchmarks.encoder_routers import bounds, compared, interval
 from outcomes.artefact import read_manifest
 from outcomes.fine_tuning import progress_line
 from outcomes.metrics import best_single, oracle
 from outcomes.table import OutcomeTable, read_table, split
 from protocol.methods import find_method, load_method
 from protocol.routing import Router
+from routers.disrouter import local_reward, refusal_reward
 
 Figures = Callable[[Router, Router, OutcomeTable, OutcomeTable], dict[str, Any]]
 
@@ -124,6 +125,65 @@ def log_loss(trained: Router, untrained: Router, train: OutcomeTable, test: Outc
     }
 
 
+def asking(trained: Router, untrained: Router, train: OutcomeTable, test: OutcomeTable) -> dict[str, Any]:
+    """Mean score of asking by the policy itself (its expectation), and of asking the model it prefers."""
+    by_policy = {}
+    for name, found in (("policy", trained), ("policy_untrained", untrained)):
+        estimate = found.estimate(test.queries)
+        by_policy[name] = (estimate.quality * test.score).sum(axis=1)
+        by_policy[f"{name}_preferred"] = test.score[np.arange(len(test)), estimate.quality.argmax(axis=1)]
+        by_policy[f"{name}_share"] = estimate.quality.mean(axis=0)
+    return {
+        **{
+            name: [round(float(share), 4) for share in values] if name.endswith("share") else interval(values)
+            for name, values in by_policy.items()
+        },
+        "policy_gain": interval(by_policy["policy"] - by_policy["policy_untrained"]),
+        "uniform": interval(test.score.mean(axis=1)),
+        "sampled_rewards": [round(value, 3) for value in trained.rewards_],
+    }
+
+
+def self_knowledge(
+    trained: Router, untrained: Router, train: OutcomeTable, test: OutcomeTable
+) -> dict[str, Any]:
+    """The first agent's expected local reward, against its untrained start and against always refusing; AUC of its
+    acceptance for being right."""
+    first = int(trained.order_[0])
+    p, worth = test.score[:, first], refusal_reward(trained.alpha, trained.gamma)
+    accepted = {
+        name: np.array([router.acceptance(text)[0] for text in test.queries.texts])
+        for name, router in (("trained", trained), ("untrained", untrained))
+    }
+    reward = {name: local_reward(1 - value, p, worth) for name, value in accepted.items()}
+    right = p >= 0.5
+
+    def auc(value: np.ndarray, rows: np.ndarray) -> float:
+        good, bad = value[rows][right[rows]], value[rows][~right[rows]]
+        return float((good[:, None] > bad).mean() + 0.5 * (good[:, None] == bad).mean())
+
+    draws = np.random.default_rng(0).integers(0, len(p), (1000, len(p)))
+    return {
+        "agent": trained.models_[first],
+        "right": interval(p),
+        "local_reward": interval(reward["trained"]),
+        "local_reward_untrained": interval(reward["untrained"]),
+        "local_reward_gain": interval(reward["trained"] - reward["untrained"]),
+        "local_reward_of_always_refusing": worth,
+        "gain_over_always_refusing": interval(reward["trained"] - worth),
+        "accepted": interval(accepted["trained"]),
+        "accepted_untrained": interval(accepted["untrained"]),
+        "auc": bounds(
+            auc(accepted["trained"], np.arange(len(p))),
+            np.array([auc(accepted["trained"], d) for d in draws]),
+        ),
+        "auc_untrained": bounds(
+            auc(accepted["untrained"], np.arange(len(p))),
+            np.array([auc(accepted["untrained"], d) for d in draws]),
+        ),
+    }
+
+
 def _cross_entropy(quality: np.ndarray, score: np.ndarray) -> np.ndarray:
     p = np.clip(quality, 1e-6, 1 - 1e-6)
     return -(score * np.log(p) + (1 - score) * np.log(1 - p)).mean(axis=1)
@@ -159,7 +219,28 @@ PRESETS = {
         test=160,
         options={"epochs": 1},
     ),
-    "routoo": Preset("llmrouter", log_loss, train=480, test=200, options={"epochs": 1}),
+    "router-r1": Preset(
+        "llmrouter",
+        asking,
+        (
+            "gemma-2-9b-it",
+            "llama-3.1-nemotron-51b-instruct",
+            "mistral-7b-instruct-v0.3",
+            "qwen2.5-7b-instruct",
+        ),
+        train=80,
+        test=60,
+        options={"epochs": 1, "rounds": 16, "group": 8, "kl": 0.0, "max_tokens": 64, "policy_rate": 1e-3},
+    ),
+    "disrouter": Preset(
+        "config/queries/everyday.outcomes.parquet",
+        self_knowledge,
+        ("smollm2-135m", "gemma3-270m"),
+        train=260,
+        test=150,
+        options={"alpha": 0.5, "max_tokens": 64},
+    ),
+    "routoo": Preset("llmrouter", log_loss, train=280, test=120, options={"epochs": 1}),
 }
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from outcomes.artefact import Manifest, load_artefact, save_artefact, tensor
+from outcomes.artefact import Manifest, load_artefact, read_manifest, save_artefact, tensor
 from outcomes.causal_lm import CausalLm
 from outcomes.causal_training import TrainedLm
 from protocol.errors import ArtefactMismatch, MethodError
@@ -21,7 +21,10 @@ from protocol.errors import ArtefactMismatch, MethodError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["KeptLm", "load_lm", "save_lm"]
+ABOUT_OTHERS = ("weights.json", "model.safetensors.index.json")
+"""Files of a base folder that describe its own weights file."""
+
+__all__ = ["KeptLm", "export_lm", "load_lm", "save_lm"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,3 +103,33 @@ def load_lm(folder: Path, method: str) -> KeptLm:
         )
     costs = tensor(tensors, "cost_usd", (len(manifest.models),), finite=False)
     return KeptLm(replace(manifest, parameters=parameters), tensors, costs, base)
+
+
+def export_lm(artefact: Path, out: Path, *, agent: int | None = None) -> None:
+    """Write the language model of an artefact, adapter merged, as a Hugging Face folder that the engine host, vLLM or
+    transformers serve. `agent`: which one of several. Raises `MethodError`, for a method whose model is more than a
+    language model too."""
+    import shutil
+
+    from safetensors.numpy import save_file
+
+    kept = load_lm(artefact, read_manifest(artefact).method)
+    prefix = "" if agent is None else f"{agent}."
+    if f"{prefix}losses" not in kept.tensors:
+        raise MethodError(f"{artefact} has no language model{'' if agent is None else f' number {agent}'}.")
+    trained = kept.trained(prefix)
+    if trained.extra:
+        raise MethodError(
+            f"{kept.manifest.method} adds {', '.join(trained.extra)} to its language model; that is no text."
+        )
+    tensors = {}
+    for name, value in trained.lm.weights.items():
+        product = trained.lm.adapter.get(name.removesuffix(".weight"))
+        merged = value if product is None else value + product[1] @ product[0]
+        full = name if name.startswith("lm_head") else f"model.{name}"
+        tensors[full] = np.ascontiguousarray(merged, dtype=np.float32)
+    out.mkdir(parents=True, exist_ok=True)
+    for path in trained.lm.folder.iterdir():
+        if path.is_file() and path.suffix in (".json", ".jinja") and path.name not in ABOUT_OTHERS:
+            shutil.copyfile(path, out / path.name)
+    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})

@@ -168,18 +168,29 @@ class Learner:
         for epoch in range(done, epochs):
             for i, rows in enumerate(like_lengths(sequences, settings.batch, (settings.seed, epoch))):
                 step = epoch * per_epoch + i
-                self.step([sequences[row] for row in rows], partial(loss, rows), step, steps)
+                self.step(
+                    [sequences[row] for row in rows], partial(loss, rows), step, steps, self.settings.rate
+                )
             state.keep(epoch + 1, self.losses[before:], self.learnt, self.optimiser)
 
-    def play(self, rounds: int, play: Callable[[int], tuple[list[list[int]], BatchLoss]], mark: str) -> None:
+    def play(
+        self,
+        rounds: int,
+        play: Callable[[int], tuple[list[list[int]], BatchLoss]],
+        *,
+        mark: str,
+        rate: float,
+    ) -> None:
         """Learn from what the model itself says: in each of `rounds`, `play(round)` gives texts and their loss, for one
-        step. Goes on from the checkpoint if there is one; `mark`: what rounds are played for. Raises `MethodError`."""
+        step of a new optimiser at `rate`. Goes on from the checkpoint if there is one; `mark`: what rounds are played
+        for. Raises `MethodError`."""
+        self.optimiser = self.torch.optim.AdamW(list(self.learnt.values()), lr=rate, weight_decay=0.0)
         state = self._checkpoint("rounds", self.mark([[*mark.encode()]]))
         before = len(self.losses)
         found, done = state.resume(self.learnt, self.optimiser)
         self.losses += found
         for r in range(done, rounds):
-            self.step(*play(r), r, rounds)
+            self.step(*play(r), r, rounds, rate)
             if (r + 1) % KEPT_EVERY == 0 or r + 1 == rounds:
                 state.keep(r + 1, self.losses[before:], self.learnt, self.optimiser)
 
@@ -205,11 +216,13 @@ class Learner:
                 states, past = self.read(tokens, past)
         return said
 
-    def step(self, sequences: Sequence[Sequence[int]], loss: BatchLoss, step: int, steps: int) -> None:
-        """One step of the optimiser: step number `step` of `steps`, which decide the rate."""
+    def step(
+        self, sequences: Sequence[Sequence[int]], loss: BatchLoss, step: int, steps: int, rate: float
+    ) -> None:
+        """One step of the optimiser: step number `step` of `steps`, which scale the `rate`."""
         scale = min((step + 1) / max(1.0, WARMUP * steps), 1 - step / steps)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.settings.rate * scale
+            group["lr"] = rate * scale
         self.torch.manual_seed(self.settings.seed * 1_000_003 + step)
         found = loss(self.batch(sequences))
         self.optimiser.zero_grad()

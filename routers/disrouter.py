@@ -209,7 +209,7 @@ class DisRouter(CausalTraining):
     @staticmethod
     def talk(members: Mapping[str, str], **options: Any) -> DisRouterTalk:
         """The strategy: `members`, cheapest first; the last always answers. Raises `TypeError` for an unknown
-        option."""
+        option, `ValueError` for a bad one."""
         return DisRouterTalk(members=tuple(members), **options)
 
 
@@ -328,6 +328,12 @@ class DisRouterTalk:
     members: tuple[str, ...]
     alpha: float = 0.5
     instruct: bool = True
+
+    def __post_init__(self) -> None:
+        if len(self.members) < 2 or not 0 < self.alpha <= 1:
+            raise ValueError(
+                f"{len(self.members)} members and alpha {self.alpha}: two are needed, alpha in (0, 1]"
+            )
 
     async def answer(self, request: ChatRequest, run: Run) -> AsyncIterator[Event]:
         """Yields one answer, or the last member's events. Raises the last member's error."""

@@ -109,11 +109,12 @@ TURN_TOKENS, REPLY_TOKENS, SAID_TOKENS = 1024, 512, 40
 @dataclass(kw_only=True, eq=False)
 class RouterR1(CausalTraining):
     """The policy of whom to ask. `epochs` of learning the form, then `rounds` of policy gradient with `group` samples
-    of one query each; `cost_weight` a; `kl` keeps the policy near where the rounds began."""
+    of one query each, at `policy_rate`; `cost_weight` a; `kl` keeps the policy near where the rounds began."""
 
     epochs: int = 1
     rounds: int = 60
     group: int = 8
+    policy_rate: float = 3e-4
     cost_weight: float = 0.0
     kl: float = 0.001
 
@@ -166,7 +167,8 @@ class RouterR1(CausalTraining):
             near = _log_probabilities(learner, reference, texts, starts) if self.kl else None
             return texts, lambda batch: policy_loss(batch, starts, advantages(found), near, self.kl)
 
-        learner.play(self.rounds, play, "\n".join([*learn.texts, repr(rewards.tolist())]))
+        mark = "\n".join([*learn.texts, repr(rewards.tolist())])
+        learner.play(self.rounds, play, mark=mark, rate=self.policy_rate)
 
     def _reward(self, said: str, text: str, names: Sequence[str], row: Floats) -> float:
         """Reward of what was said up to a name; NaN where the table does not know that model's answer."""
@@ -217,7 +219,8 @@ class RouterR1(CausalTraining):
 
     @staticmethod
     def talk(members: Mapping[str, str], **options: Any) -> RouterR1Talk:
-        """The strategy: `members` are the pool, name → description. Raises `TypeError` for an unknown option."""
+        """The strategy: `members` are the pool, name → description. Raises `TypeError` for an unknown option,
+        `ValueError` for a bad one."""
         return RouterR1Talk(members=dict(members), **options)
 
 
@@ -332,6 +335,10 @@ class RouterR1Talk:
     turns: int = 4
     temperature: float = 1.0
     trained: bool = False
+
+    def __post_init__(self) -> None:
+        if type(self.turns) is not int or self.turns < 1:
+            raise ValueError(f"turns: {self.turns!r} is not a number of calls")
 
     async def answer(self, request: ChatRequest, run: Run) -> AsyncIterator[Event]:
         """Yields one answer. Raises the router model's `ChorusError` when nothing was learnt before it failed."""

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -350,14 +350,14 @@ class DisRouterTalk:
             if not _all_refused(reply):
                 rows.append({"model": name, "outcome": "answered"})
                 self._note(run, rows, name)
-                yield Answer(_paid(reply, spent))
+                yield Answer(reply.paid_with(spent))
                 return
             rows.append({"model": name, "outcome": "refused"})
             spent.append(reply)
         rows.append({"model": last, "outcome": "last"})
         self._note(run, rows, last)
         async for event in run.relay(last, request):
-            yield Answer(_paid(event.reply, spent)) if isinstance(event, Answer) else event
+            yield Answer(event.reply.paid_with(spent)) if isinstance(event, Answer) else event
 
     def _note(self, run: Run, rows: Sequence[Mapping[str, Any]], chosen: str) -> None:
         run.trace.note(method=METHOD.id, alpha=self.alpha, agents=list(rows), chosen=chosen)
@@ -377,17 +377,3 @@ class DisRouterTalk:
 def _all_refused(reply: Reply) -> bool:
     messages = [choice["message"] for choice in reply.body["choices"]]
     return all(not m.get("tool_calls") and refused(m.get("content") or "") for m in messages)
-
-
-def _paid(reply: Reply, others: Sequence[Reply]) -> Reply:
-    """`reply` with usage, cost and time of the refusals before it."""
-    if not others:
-        return reply
-    usage = sum((other.usage for other in others), reply.usage)
-    return replace(
-        reply,
-        body={**reply.body, "usage": usage.wire()},
-        raw=None,
-        cost_usd=reply.cost_usd + sum(other.cost_usd for other in others),
-        latency_s=reply.latency_s + sum(other.latency_s for other in others),
-    )

@@ -196,3 +196,27 @@ def _same(a: TrainedLm, b: TrainedLm) -> bool:
         for name, pair in a.lm.adapter.items()
         for x, y in zip(pair, b.lm.adapter[name], strict=True)
     )
+
+
+@pytest.mark.models
+def test_smollm2_in_numpy(weights) -> None:
+    """The packaged model read in numpy has transformers' logits, and a question is laid out by its own template."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = weights("smollm2-135m-instruct")
+    lm, reference = (
+        CausalLm.load(str(folder)),
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
+    )
+    before, after = lm.framed("You judge.", "Is {question} right?")
+    ids = lm.tokens(f"{before}2 + 2 = 4{after}")
+    with torch.no_grad():
+        wanted = reference(torch.tensor([ids])).logits[0].numpy()
+    assert np.abs(lm.read(ids)[0] @ lm.head.T - wanted).max() < 1e-2
+    messages = [
+        {"role": "system", "content": "You judge."},
+        {"role": "user", "content": "Is 2 + 2 = 4 right?"},
+    ]
+    told = AutoTokenizer.from_pretrained(folder).apply_chat_template(messages, add_generation_prompt=True)
+    assert ids == list(told["input_ids"] if hasattr(told, "keys") else told)

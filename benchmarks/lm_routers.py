@@ -26,8 +26,9 @@ import orjson
 
 from benchmarks.encoder_routers import bounds, compared, interval
 from outcomes.artefact import read_manifest
+from outcomes.assignment import utility_choice
 from outcomes.fine_tuning import progress_line
-from outcomes.metrics import best_single, oracle
+from outcomes.metrics import best_single, chosen, oracle
 from outcomes.table import OutcomeTable, read_table, split
 from protocol.methods import find_method, load_method
 from protocol.routing import Router
@@ -114,14 +115,18 @@ def choices(trained: Router, untrained: Router, train: OutcomeTable, test: Outco
 
 def log_loss(trained: Router, untrained: Router, train: OutcomeTable, test: OutcomeTable) -> dict[str, Any]:
     """Cross entropy of the estimates, against the query-independent predictor that the start is; and the choices."""
-    after, before = (
-        _cross_entropy(found.estimate(test.queries).quality, test.score) for found in (trained, untrained)
-    )
+    estimates = [found.estimate(test.queries) for found in (trained, untrained)]
+    after, before = (_cross_entropy(estimate.quality, test.score) for estimate in estimates)
+    picked, start = (chosen(test.score, utility_choice(estimate, 0.0)) for estimate in estimates)
     return {
         "log_loss": interval(after),
         "log_loss_untrained": interval(before),
         "log_loss_gain": interval(before - after),
-        **choices(trained, untrained, train, test),
+        "score": interval(picked),
+        "score_untrained": interval(start),
+        "gain": interval(picked - start),
+        "gain_over_best_single": interval(picked - test.score[:, best_single(train.score)]),
+        "gain_over_best_single_with_hindsight": interval(picked - test.score[:, best_single(test.score)]),
     }
 
 
@@ -228,19 +233,19 @@ PRESETS = {
             "mistral-7b-instruct-v0.3",
             "qwen2.5-7b-instruct",
         ),
-        train=80,
-        test=60,
-        options={"epochs": 1, "rounds": 16, "group": 8, "kl": 0.0, "max_tokens": 64, "policy_rate": 1e-3},
+        train=64,
+        test=50,
+        options={"epochs": 1, "rounds": 14, "group": 8, "kl": 0.0, "max_tokens": 64, "policy_rate": 1e-3},
     ),
     "disrouter": Preset(
         "config/queries/everyday.outcomes.parquet",
         self_knowledge,
         ("smollm2-135m", "gemma3-270m"),
-        train=260,
-        test=150,
+        train=220,
+        test=120,
         options={"alpha": 0.5, "max_tokens": 64},
     ),
-    "routoo": Preset("llmrouter", log_loss, train=280, test=120, options={"epochs": 1}),
+    "routoo": Preset("llmrouter", log_loss, train=400, test=160, options={"epochs": 1}),
 }
 
 if __name__ == "__main__":

@@ -148,9 +148,22 @@ class CausalLm:
         found.no_padding()
         return found
 
-    def tokens(self, text: str, limit: int | None = None) -> list[int]:
-        """Token ids of `text`, no special ones added; of a longer text the last `limit`."""
-        ids = list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+    @cached_property
+    def _foreign(self) -> Any:
+        """The tokenizer for which marks of a turn's end and the like are letters as any."""
+        from tokenizers import Tokenizer
+
+        found = Tokenizer.from_str(self.tokenizer.to_str())
+        found.encode_special_tokens = True
+        return found
+
+    def tokens(self, text: str) -> list[int]:
+        """Token ids of words of ours, control tokens included."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def question(self, text: str, limit: int | None = None) -> list[int]:
+        """Token ids of what others wrote: no words in it act as control tokens. Of a longer text the last `limit`."""
+        ids = list(self._foreign.encode(text, add_special_tokens=False).ids)
         return ids if limit is None else ids[max(0, len(ids) - limit) :]
 
     def text(self, ids: Sequence[int]) -> str:

@@ -228,11 +228,11 @@ class Prompt:
         return cls(tuple(lm.tokens(before)), tuple(lm.tokens(after)), (*lm.tokens(REFUSAL), *end))
 
     def ids(self, lm: CausalLm, text: str, most: int) -> list[int]:
-        return [*self.before, *lm.tokens(text, most), *self.after]
+        return [*self.before, *lm.question(text, most), *self.after]
 
     def answer(self, lm: CausalLm, text: str) -> tuple[int, ...]:
         """The first tokens of an answer; with its end where it is short enough to be whole."""
-        ids = lm.tokens(text)
+        ids = lm.question(text)
         return (*ids[:ANSWER_TOKENS], *(lm.shape.ends[:1] if len(ids) <= ANSWER_TOKENS else ()))
 
 

@@ -113,7 +113,7 @@ class RouteLlmCausal(CausalTraining):
         lm = CausalLm.load(self.start)
         before, after = framed(lm)
         ids = [
-            [*before, *lm.tokens(text, self.max_tokens), *after] for text in (learn.texts[i] for i in kept)
+            [*before, *lm.question(text, self.max_tokens), *after] for text in (learn.texts[i] for i in kept)
         ]
         target = label_shares(ratings[kept])
         rng = np.random.default_rng(self.seed)
@@ -147,7 +147,7 @@ class RouteLlmCausal(CausalTraining):
         """Generate greedily until a label: its logits, shape (n_weak, 5), and which one it is; None without one."""
         lm, labels = self.trained_.lm, self.trained_.extra["labels"]
         # The instruction before the question is the same for all: it is read once.
-        states, past = lm.read([*lm.tokens(text, self.max_tokens), *self._after], self._prefix)
+        states, past = lm.read([*lm.question(text, self.max_tokens), *self._after], self._prefix)
         for _ in range(STEPS):
             said = states[-1] @ lm.head.T
             marks = (states[-1] @ labels.T).astype(np.float64)

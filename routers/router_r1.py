@@ -241,14 +241,14 @@ class Prompt:
         return cls(tuple(lm.tokens(before)), tuple(lm.tokens(after)))
 
     def ids(self, lm: CausalLm, text: str, most: int) -> list[int]:
-        return [*self.before, *lm.tokens(text, most), *self.after]
+        return [*self.before, *lm.question(text, most), *self.after]
 
     def said(self, lm: CausalLm, name: str, text: str, most: int) -> list[int]:
         """A whole call as the form is taught."""
         return [
             *lm.tokens(THOUGHT),
             *lm.tokens(f"{name}:"),
-            *lm.tokens(text, most),
+            *lm.question(text, most),
             *lm.tokens("</search>"),
         ]
 

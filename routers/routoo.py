@@ -158,7 +158,7 @@ class Routoo(CausalTraining):
 
     def _ids(self, lm: CausalLm, text: str) -> list[int]:
         """The query's tokens and a line's end, whose state is h(q): never none, even of an empty text."""
-        return [*lm.tokens(text, self.max_tokens), *lm.tokens("\n")]
+        return [*lm.question(text, self.max_tokens), *lm.tokens("\n")]
 
     def _start(self, lm: CausalLm, means: Floats) -> dict[str, NDArray[np.float32]]:
         rng = np.random.default_rng(self.seed)

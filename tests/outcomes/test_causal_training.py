@@ -177,6 +177,15 @@ def test_other_models_and_adapters_are_refused(folder: Path, tmp_path: Path) -> 
         CausalLm.load(str(short))
 
 
+def test_what_others_write_is_never_a_control_token(folder: Path) -> None:
+    """The mark that ends a turn does so in our words only; of a long question the last tokens are read."""
+    lm = CausalLm.load(str(folder))
+    [end] = lm.shape.ends
+    assert lm.tokens("river<end>")[-1] == end
+    assert end not in lm.question("river<end>")
+    assert lm.question("river stone", 1) == lm.tokens("stone")
+
+
 def test_half_precision_is_read(folder: Path, tmp_path: Path) -> None:
     """Weights kept as bfloat16 or float16 are those numbers in float32."""
     import torch

@@ -233,9 +233,17 @@ PRESETS = {
             "mistral-7b-instruct-v0.3",
             "qwen2.5-7b-instruct",
         ),
-        train=64,
-        test=50,
-        options={"epochs": 1, "rounds": 14, "group": 8, "kl": 0.0, "max_tokens": 64, "policy_rate": 1e-3},
+        train=96,
+        test=40,
+        options={
+            "epochs": 2,
+            "rate": 2e-3,
+            "rounds": 12,
+            "group": 8,
+            "kl": 0.0,
+            "max_tokens": 40,
+            "policy_rate": 1e-3,
+        },
     ),
     "disrouter": Preset(
         "config/queries/everyday.outcomes.parquet",
@@ -245,7 +253,7 @@ PRESETS = {
         test=120,
         options={"alpha": 0.5, "max_tokens": 64},
     ),
-    "routoo": Preset("llmrouter", log_loss, train=400, test=160, options={"epochs": 1}),
+    "routoo": Preset("llmrouter", log_loss, train=280, test=120, options={"epochs": 1}),
 }
 
 if __name__ == "__main__":

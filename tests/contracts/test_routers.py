@@ -41,7 +41,7 @@ def tiny_home(tmp_path_factory, monkeypatch) -> None:
     """A home whose weights are a tiny language model, named `tiny`."""
     home = tmp_path_factory.getbasetemp() / "tiny-home"
     if not home.exists():
-        tiny_lm(home / "weights" / "tiny")
+        tiny_lm(home / "weights" / "tiny", dimensions=16, layers=1, heads=2, kv_heads=1)
     monkeypatch.setenv("CHORUS_HOME", str(home))
 
 

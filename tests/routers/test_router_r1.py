@@ -111,7 +111,7 @@ def start(tmp_path_factory) -> str:
     return str(tiny_lm(tmp_path_factory.mktemp("tiny"), words=LETTERS, dimensions=64))
 
 
-SETTINGS = QUICK | {"epochs": 50, "rate": 2e-2, "rank": 16}
+SETTINGS = QUICK | {"epochs": 36, "rate": 2e-2, "rank": 16}
 
 
 @pytest.fixture(scope="module")

@@ -64,9 +64,9 @@ __all__ = [
     "StrategySettings",
     "Talk",
     "ThresholdRule",
-    "check_names",
     "TierSettings",
     "TokenPrices",
+    "check_names",
     "load_settings",
     "parse_settings",
 ]

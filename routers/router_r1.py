@@ -88,8 +88,8 @@ METHOD = Method(
             "tests/routers/test_router_r1.py::test_policy_gradient_learns_whom_to_ask",
         ),
     ),
-    unverified="the paper's EM averages are recalled and were not reproduced; the list of placeholders is ours; on the "
-    "packaged SmolLM2-135M see docs/training.md for what was measured",
+    unverified="the paper's EM averages are recalled and were not reproduced; the list of placeholders is ours; "
+    "nor was a training of the packaged SmolLM2-135M measured",
 )
 
 RULES = (

@@ -25,7 +25,7 @@ import orjson
 
 from outcomes.artefact import read_manifest
 from outcomes.assignment import utility_choice
-from outcomes.encoder_training import progress_line
+from outcomes.fine_tuning import progress_line
 from outcomes.metrics import best_single, chosen, deferral_curve, oracle
 from outcomes.table import OutcomeTable, read_table, split
 from protocol.methods import find_method, load_method
@@ -54,8 +54,8 @@ def main(argv: list[str] | None = None) -> None:
         "train_queries": len(train),
         "test_queries": len(test),
         "models": list(table.models),
-        "best_single": _interval(test.score[:, best_single(train.score)]),
-        "oracle": _interval(oracle(test.score)),
+        "best_single": interval(test.score[:, best_single(train.score)]),
+        "oracle": interval(oracle(test.score)),
         "methods": {},
     }
     print(f"{len(train)} training, {len(test)} test queries; best single {found['best_single']}")
@@ -84,13 +84,15 @@ def _measure(name: str, train: OutcomeTable, test: OutcomeTable, options: dict[s
         "artefact_version": version,
         "recipe": trained.recipe(),
         "losses": [round(float(part.mean()), 4) for part in np.array_split(losses, min(40, len(losses)))],
-        **_compared(estimate, untrained, test, best_single(train.score)),
+        **compared(estimate, untrained, test, best_single(train.score)),
     }
     print(name, {key: value for key, value in row.items() if key not in ("losses", "recipe")})
     return row
 
 
-def _compared(estimate: Estimate, untrained: Router, test: OutcomeTable, best: int) -> dict[str, Any]:
+def compared(estimate: Estimate, untrained: Router, test: OutcomeTable, best: int) -> dict[str, Any]:
+    """What the choices of a trained router are worth on `test`, beside those of its untrained start. `best`: the column
+    of the strong model, or of the best single one."""
     before = untrained.estimate(test.queries)
     score = test.score
     if len(test.models) == 2:
@@ -104,25 +106,25 @@ def _compared(estimate: Estimate, untrained: Router, test: OutcomeTable, best: i
 
         both = np.array([[apgr(estimate, draw), apgr(before, draw)] for draw in rows])
         return {
-            "apgr": _bounds(apgr(estimate, whole), both[:, 0]),
-            "apgr_untrained": _bounds(apgr(before, whole), both[:, 1]),
-            "gain": _bounds(apgr(estimate, whole) - apgr(before, whole), both[:, 0] - both[:, 1]),
+            "apgr": bounds(apgr(estimate, whole), both[:, 0]),
+            "apgr_untrained": bounds(apgr(before, whole), both[:, 1]),
+            "gain": bounds(apgr(estimate, whole) - apgr(before, whole), both[:, 0] - both[:, 1]),
         }
     after, start = (chosen(score, utility_choice(found, 0.0)) for found in (estimate, before))
     return {
-        "score": _interval(after),
-        "score_untrained": _interval(start),
-        "gain": _interval(after - start),
-        "gain_over_best_single": _interval(after - score[:, best]),
+        "score": interval(after),
+        "score_untrained": interval(start),
+        "gain": interval(after - start),
+        "gain_over_best_single": interval(after - score[:, best]),
     }
 
 
-def _interval(values: np.ndarray) -> list[float]:
+def interval(values: np.ndarray) -> list[float]:
     draws = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
-    return _bounds(float(values.mean()), values[draws].mean(axis=1))
+    return bounds(float(values.mean()), values[draws].mean(axis=1))
 
 
-def _bounds(value: float, draws: np.ndarray) -> list[float]:
+def bounds(value: float, draws: np.ndarray) -> list[float]:
     """[value, low, high]."""
     return [round(float(number), 4) for number in (value, *np.quantile(draws, (0.025, 0.975)))]
 

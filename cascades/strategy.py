@@ -179,14 +179,4 @@ def _paid_in_full(event: Event, replies: Mapping[int, Reply]) -> Event:
 
 def _summed(reply: Reply, replies: Mapping[int, Reply], own: int | None) -> Reply:
     """`reply`, the one of stage `own`, with usage, cost and time of all other `replies` added."""
-    others = [other for stage, other in replies.items() if stage != own]
-    if not others:
-        return reply
-    usage = sum((other.usage for other in others), reply.usage)
-    return replace(
-        reply,
-        body={**reply.body, "usage": usage.wire()},
-        raw=None,
-        cost_usd=reply.cost_usd + sum(other.cost_usd for other in others),
-        latency_s=reply.latency_s + sum(other.latency_s for other in others),
-    )
+    return reply.paid_with([other for stage, other in replies.items() if stage != own])

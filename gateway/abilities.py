@@ -37,6 +37,8 @@ def _asked(strategy: StrategySettings) -> tuple[str, ...]:
         return strategy.cascade.stages
     if strategy.aggregate:
         return strategy.aggregate.members
+    if strategy.talk:
+        return tuple(strategy.talk.members)
     return tuple(strategy.fuse.members) if strategy.fuse else ()
 
 

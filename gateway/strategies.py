@@ -14,7 +14,7 @@ from gateway.fingerprint import digest
 from gateway.local_weights import weights_folder
 from protocol.errors import MethodError, SettingsError
 from protocol.run import Strategy
-from protocol.settings import Aggregate, Cascade, Routing, Settings, StrategySettings
+from protocol.settings import Aggregate, Cascade, Routing, Settings, StrategySettings, Talk
 
 __all__ = ["Made", "make_strategies"]
 
@@ -49,6 +49,8 @@ def make_strategies(settings: Settings, before: Mapping[str, Made] | None = None
                 strategies[name] = Made(_cascade(section.cascade), made_of)
             elif section.aggregate:
                 strategies[name] = Made(_aggregate(name, section.aggregate), made_of)
+            elif section.talk:
+                strategies[name] = Made(_talk(section.talk), made_of)
     return strategies
 
 
@@ -85,6 +87,21 @@ def _aggregate(name: str, section: Aggregate) -> Strategy:
     from ensembles.answers.strategy import AnswerEnsemble
 
     return AnswerEnsemble.from_settings(name, section)
+
+
+def _talk(section: Talk) -> Strategy:
+    from protocol.methods import find_method, load_method
+
+    method = find_method(section.method, "router")
+    talk = getattr(load_method(method), "talk", None)
+    if talk is None:
+        raise MethodError(f"{method.id} does not talk; router-r1 and disrouter do.")
+    router = {} if section.router is None else {"router": section.router}
+    try:
+        strategy: Strategy = talk(section.members, **section.options, **router)
+    except (TypeError, ValueError) as error:
+        raise MethodError(f"{method.id} does not take this: {error}.") from None
+    return strategy
 
 
 def _embedder_id(name: str, settings: Settings) -> str:

@@ -11,7 +11,6 @@ tensors, as bytes, so that one digest covers all that decides an output.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -22,6 +21,7 @@ import numpy as np
 import orjson
 
 from outcomes.artefact import tensor
+from outcomes.fine_tuning import start_folder
 from protocol.errors import MethodError
 
 if TYPE_CHECKING:
@@ -228,13 +228,7 @@ class TrainedEncoder:
 
 def starting_encoder(start: str, *, max_tokens: int, truncate: str = "right") -> Encoder:
     """The encoder at `start`: a folder, or a weights id under `$CHORUS_HOME/weights`. Raises `MethodError`."""
-    home = Path(os.environ.get("CHORUS_HOME") or Path.home() / ".cache" / "chorus")
-    folder = Path(start) if Path(start).is_dir() else home / "weights" / start
-    if not folder.is_dir():
-        raise MethodError(
-            f"There is no encoder {start!r}: neither a folder nor weights at {folder}; `chorus models pull` "
-            "fetches known ones."
-        )
+    folder = start_folder(start, "encoder")
     return Encoder.load(folder, max_tokens=max_tokens, truncate=truncate)
 
 

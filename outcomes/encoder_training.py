@@ -10,17 +10,15 @@ interrupted and goes on ends in the same weights as one that was not.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import orjson
 
 from outcomes.encoder import Encoder, TrainedEncoder, starting_encoder
-from protocol.errors import MethodError
+from outcomes.fine_tuning import Checkpoint, FineTuning, like_lengths, threads, torch_module
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
     Loss = Callable[[NDArray[np.intp], "torch.Tensor", "torch.Tensor"], "torch.Tensor"]
     """(training rows of the batch, outputs (n, n_outputs), pooled vectors (n, dimensions)) → the batch's mean loss."""
 
-__all__ = ["EncoderTraining", "progress_line"]
+__all__ = ["EncoderTraining"]
 
 WARMUP = 0.06
 DROPOUT = 0.1
@@ -37,7 +35,7 @@ HEAD = ("head.weight", "head.bias")
 
 
 @dataclass(kw_only=True, eq=False)
-class EncoderTraining:
+class EncoderTraining(FineTuning):
     """How an encoder is trained: what every encoder router takes.
 
     `start`: a folder of a BERT model, or a weights id. `layers`: how many of its upper layers learn (0: the head
@@ -50,22 +48,12 @@ class EncoderTraining:
 
     start: str = "all-minilm-l6-v2"
     epochs: int = 3
-    batch: int = 16
     rate: float = 1e-4
     head_rate: float = 2e-3
     decay: float = 0.01
     max_tokens: int = 128
     layers: int = 6
     precision: Literal["float32", "bfloat16"] = "float32"
-    threads: int = 1
-    seed: int = 0
-    checkpoint: str = ""
-    report: Callable[[int, int, float], None] | None = None
-
-    def recipe(self) -> dict[str, Any]:
-        """The settings as parameters of an artefact: all that shaped the weights, no path of this machine."""
-        names = [field.name for field in fields(self) if field.name not in ("checkpoint", "report")]
-        return {name: getattr(self, name) for name in names} | {"start": Path(self.start).name}
 
     def starting_encoder(self, truncate: str = "right") -> Encoder:
         """The encoder training starts from. Raises `MethodError`."""
@@ -73,12 +61,12 @@ class EncoderTraining:
 
     def pooled(self, encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float32]:
         """`encoder.pooled`, by torch in batches: for the many texts of a training set. Raises `MethodError`."""
-        torch = _torch()
+        torch = torch_module()
         values = {name: torch.tensor(value) for name, value in encoder.weights.items()}
         ids = encoder.tokens(texts)
         found = np.empty((len(ids), encoder.dimensions), dtype=np.float32)
         order = np.argsort([len(row) for row in ids], kind="stable")
-        with torch.no_grad(), _threads(torch, self.threads):
+        with torch.no_grad(), threads(torch, self.threads):
             for start in range(0, len(order), 32):
                 rows = order[start : start + 32]
                 found[rows] = _pooled(values, encoder, [ids[row] for row in rows], 0.0).numpy()
@@ -89,10 +77,10 @@ class EncoderTraining:
     ) -> TrainedEncoder:
         """`encoder` and a new head with `outputs`, trained on `texts` for `loss`. `unit`: outputs are cosines of the
         pooled vector with learnt directions. Raises `MethodError`."""
-        torch = _torch()
+        torch = torch_module()
         names = _trainable(encoder, self.layers)
         values = {name: torch.tensor(value) for name, value in encoder.weights.items()}
-        with torch.random.fork_rng(devices=[]), _threads(torch, self.threads):
+        with torch.random.fork_rng(devices=[]), threads(torch, self.threads):
             torch.manual_seed(self.seed)
             size = encoder.dimensions
             values["head.weight"] = torch.randn(size, outputs) * (1.0 if unit else 0.02)
@@ -128,10 +116,10 @@ class EncoderTraining:
         ids = encoder.tokens(texts)
         per_epoch = -(-len(ids) // self.batch)
         steps = self.epochs * per_epoch
-        state = _Checkpoint(self.checkpoint, self._mark(texts, learnt))
+        state = Checkpoint(self.checkpoint, self._mark(texts, learnt))
         losses, done = state.resume(learnt, optimiser)
         for epoch in range(done, self.epochs):
-            for i, rows in enumerate(_batches(ids, self.batch, (self.seed, epoch))):
+            for i, rows in enumerate(like_lengths(ids, self.batch, (self.seed, epoch))):
                 step = epoch * per_epoch + i
                 scale = min((step + 1) / max(1.0, WARMUP * steps), 1 - step / steps)
                 for group, rate in zip(optimiser.param_groups, (self.rate, self.head_rate), strict=True):
@@ -159,102 +147,11 @@ class EncoderTraining:
         return hashed.hexdigest()
 
 
-def progress_line(step: int, steps: int, loss: float) -> None:
-    """A `report` for terminals: one line that keeps being written over."""
-    import sys
-
-    end = "\n" if step == steps else "\r"
-    sys.stderr.write(f"step {step}/{steps}  loss {loss:.4f}{end}")
-
-
-class _Checkpoint:
-    """The state of a training between epochs, in a folder; without a folder, nothing."""
-
-    def __init__(self, folder: str, mark: str) -> None:
-        self.path = Path(folder) / "checkpoint.safetensors" if folder else None
-        self.mark = mark
-
-    def keep(
-        self, epochs: int, losses: list[float], learnt: Mapping[str, torch.Tensor], optimiser: Any
-    ) -> None:
-        if self.path is None:
-            return
-        from safetensors.numpy import save_file
-
-        state = optimiser.state
-        tensors = {f"value.{name}": value.detach().numpy() for name, value in learnt.items()}
-        for moment in ("exp_avg", "exp_avg_sq", "step"):
-            tensors |= {f"{moment}.{name}": state[value][moment].numpy() for name, value in learnt.items()}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_suffix(".tmp")
-        about = {"mark": self.mark, "epochs": str(epochs), "losses": orjson.dumps(losses).decode()}
-        save_file(tensors, draft, metadata=about)
-        draft.replace(self.path)
-
-    def resume(self, learnt: Mapping[str, torch.Tensor], optimiser: Any) -> tuple[list[float], int]:
-        """Losses so far and epochs done; puts values and moments back. Raises `MethodError` for another training's
-        checkpoint."""
-        if self.path is None or not self.path.is_file():
-            return [], 0
-        from safetensors import safe_open
-
-        torch = _torch()
-        with safe_open(self.path, framework="np") as file:
-            about = file.metadata() or {}
-            if about.get("mark") != self.mark:
-                raise MethodError(f"{self.path} is of another training; name another checkpoint folder.")
-            with torch.no_grad():
-                for name, value in learnt.items():
-                    value.copy_(torch.from_numpy(file.get_tensor(f"value.{name}")))
-                    optimiser.state[value] = {
-                        moment: torch.from_numpy(file.get_tensor(f"{moment}.{name}"))
-                        for moment in ("exp_avg", "exp_avg_sq", "step")
-                    }
-        return list(orjson.loads(about["losses"])), int(about["epochs"])
-
-
-def _torch() -> Any:
-    try:
-        import torch
-    except ImportError:
-        raise MethodError(
-            "Training an encoder needs torch: pip install 'chorus-gateway[engines]' (see docs/install.md)."
-        ) from None
-    return torch
-
-
-@contextmanager
-def _threads(torch: Any, wanted: int) -> Iterator[None]:
-    """Torch's number of threads, for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(wanted)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _trainable(encoder: Encoder, layers: int) -> list[str]:
     """Names of the weights of the upper `layers` layers."""
     depth = sum(name.endswith("intermediate.dense.bias") for name in encoder.weights)
     open_ = tuple(f"encoder.layer.{i}." for i in range(max(0, depth - layers), depth))
     return [name for name in encoder.weights if name.startswith(open_)] if open_ else []
-
-
-def _batches(ids: Sequence[Sequence[int]], batch: int, seed: tuple[int, int]) -> Iterator[NDArray[np.intp]]:
-    """Rows of every batch of an epoch, in random order. Texts of like length share a batch, so that little is padded:
-    shuffled rows are sorted by length within stretches of sixteen batches."""
-    rng = np.random.default_rng(seed)
-    rows = rng.permutation(len(ids))
-    lengths = np.array([len(row) for row in ids])
-    stretch = 16 * batch
-    found = []
-    for start in range(0, len(rows), stretch):
-        part = rows[start : start + stretch]
-        part = part[np.argsort(lengths[part], kind="stable")]
-        found += [part[i : i + batch] for i in range(0, len(part), batch)]
-    for i in rng.permutation(len(found)):
-        yield found[i]
 
 
 def _outputs(values: Mapping[str, torch.Tensor], pooled: torch.Tensor, unit: bool) -> torch.Tensor:

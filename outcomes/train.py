@@ -11,8 +11,8 @@ from typing import Any
 from outcomes.artefact import Manifest, annotate
 from outcomes.assignment import calibrate_knob
 from outcomes.embedder import EmbedderLike
-from outcomes.encoder_training import EncoderTraining
 from outcomes.evaluate import TEST_SHARE, evaluate_router
+from outcomes.fine_tuning import FineTuning
 from outcomes.table import OutcomeTable, read_table, split
 from protocol.errors import MethodError
 from protocol.methods import find_method, load_method
@@ -41,7 +41,7 @@ def train(
     The table is split three ways by query text: the router learns from one part, the knob is calibrated on
     `calibration_share` of the rest, and the metrics card is measured on `test_share` of all, which neither
     has seen. `models` restricts the pool; `descriptions` say in words what models (and ways to ask them) are like, for
-    methods that read them; `report` hears (step, steps, loss) of an encoder's training.
+    methods that read them; `report` hears (step, steps, loss) of a fine-tuning.
     Raises `MethodError`, `SettingsError`.
     """
     record = find_method(method, "router")
@@ -59,7 +59,7 @@ def train(
             f"{len(table)} queries are too few to split into training, calibration and test parts."
         )
     kind = load_method(record)
-    told: dict[str, Any] = {"report": report} if issubclass(kind, EncoderTraining) else {}
+    told: dict[str, Any] = {"report": report} if issubclass(kind, FineTuning) else {}
     if descriptions:
         told["described"] = _described(descriptions, embedder, kind, record.id)
     try:

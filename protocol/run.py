@@ -7,7 +7,7 @@ outcome table; in a test, a list. Deadlines, budgets, retries, accounting and ca
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from protocol.chat import ChatRequest
@@ -56,6 +56,19 @@ class Reply:
     @property
     def usage(self) -> Usage:
         return Usage.parse(self.body.get("usage"))
+
+    def paid_with(self, others: Sequence[Reply]) -> Reply:
+        """The same reply with usage, cost and time of `others`, which were asked before it, added."""
+        if not others:
+            return self
+        usage = sum((other.usage for other in others), self.usage)
+        return replace(
+            self,
+            body={**self.body, "usage": usage.wire()},
+            raw=None,
+            cost_usd=self.cost_usd + sum(other.cost_usd for other in others),
+            latency_s=self.latency_s + sum(other.latency_s for other in others),
+        )
 
     @property
     def token_logprobs(self) -> list[float]:

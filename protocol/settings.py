@@ -62,6 +62,7 @@ __all__ = [
     "ServerSettings",
     "Settings",
     "StrategySettings",
+    "Talk",
     "ThresholdRule",
     "TierSettings",
     "TokenPrices",
@@ -496,17 +497,31 @@ class Aggregate(_Frozen):
     options: dict[str, Any] = Field(default_factory=dict, description="the method's own parameters")
 
 
+class Talk(_Frozen):
+    """Models that decide by what they say: one that asks others (router-r1), or each in turn answering or passing the
+    question on (disrouter)."""
+
+    method: str = "router-r1"
+    members: dict[Name, str] = Field(
+        min_length=1,
+        description="model → what it is good at (told to the router of router-r1); in the order of asking",
+    )
+    router: Name | None = Field(None, description="router-r1: the model that thinks, asks and answers")
+    options: dict[str, Any] = Field(default_factory=dict, description="the method's own parameters")
+
+
 class StrategySettings(_Frozen):
-    """A virtual model: exactly one of `route`, `cascade`, `fuse`, `aggregate`."""
+    """A virtual model: exactly one of `route`, `cascade`, `fuse`, `aggregate`, `talk`."""
 
     route: Routing | None = None
     cascade: Cascade | None = None
     fuse: Fusion | None = None
     aggregate: Aggregate | None = None
+    talk: Talk | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> StrategySettings:
-        _exactly_one_of(self, ("route", "cascade", "fuse", "aggregate"))
+        _exactly_one_of(self, ("route", "cascade", "fuse", "aggregate", "talk"))
         return self
 
 
@@ -805,6 +820,10 @@ def _check_members(name: str, strategy: StrategySettings, settings: Settings, an
         _require(f"strategies.{name}.cascade.stages", strategy.cascade.stages, answering)
     if strategy.aggregate:
         _require(f"strategies.{name}.aggregate.members", strategy.aggregate.members, answering)
+    if strategy.talk:
+        _require(f"strategies.{name}.talk.members", strategy.talk.members, answering)
+        if strategy.talk.router is not None:
+            _require(f"strategies.{name}.talk.router", [strategy.talk.router], answering)
     if strategy.fuse:
         engines = {model for model, value in settings.models.items() if value.engine}
         members = list(strategy.fuse.members)
@@ -825,6 +844,8 @@ def _check_no_circle(strategies: Mapping[str, StrategySettings]) -> None:
             asked = strategy.cascade.stages
         elif strategy.aggregate:
             asked = strategy.aggregate.members
+        elif strategy.talk:
+            asked = (*strategy.talk.members, *([strategy.talk.router] if strategy.talk.router else []))
         elif strategy.route:
             asked = (strategy.route.default,)
         for name in asked:

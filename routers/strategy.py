@@ -11,7 +11,7 @@ from typing import Any
 
 from outcomes.artefact import Manifest, load_router
 from outcomes.assignment import Knob, utilities, utility_choice
-from outcomes.encoder_training import EncoderTraining
+from outcomes.fine_tuning import FineTuning
 from protocol.chat import ChatRequest, human_ask, human_asks
 from protocol.errors import BadRequest, ChorusError, MethodError
 from protocol.methods import find_method
@@ -53,7 +53,7 @@ def load_routed(settings: Routing, *, answering: Collection[str], embedder_id: s
             router,
             settings.embedder if "embedding" in method.needs else None,
             deadline_s=settings.embed_deadline_ms / 1000,
-            threaded=isinstance(router, EncoderTraining),
+            threaded=isinstance(router, FineTuning),
         ),
         Knob.parse(manifest.knob),
         default=settings.default,

@@ -79,6 +79,7 @@ _SECTIONS = (
     ("strategies.NAME.cascade", "Cascade"),
     ("strategies.NAME.fuse", "Fusion"),
     ("strategies.NAME.aggregate", "Aggregate"),
+    ("strategies.NAME.talk", "Talk"),
     ("server", "ServerSettings"),
     ("server.tls", "TlsSettings"),
     ("server.cors", "CorsSettings"),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from outcomes.collect import Collected, Prompt
     from outcomes.embedder import EmbedderLike
 
-__all__ = ["DEFAULT", "calibrate", "collect", "evaluate", "train"]
+__all__ = ["DEFAULT", "calibrate", "collect", "evaluate", "export", "train"]
 
 DEFAULT = "stacking"
 """The router that leads on average over the published tables; docs/training.md says by how much."""
@@ -160,7 +160,7 @@ def train(
         config/artefacts/knn-router
     """
     from gateway.cli.embeddings import chosen_embedder
-    from outcomes.encoder_training import progress_line
+    from outcomes.fine_tuning import progress_line
     from outcomes.train import train as fit
 
     manifest = fit(
@@ -175,6 +175,24 @@ def train(
     )
     typer.echo(f"{manifest.method} {manifest.version} for {', '.join(manifest.models)} written to {out}")
     show(manifest.metrics)
+
+
+def export(
+    artefact: Annotated[Path, typer.Argument(help="Artefact of a router that is a language model.")],
+    out: Annotated[Path, typer.Option(help="Hugging Face folder to write.")],
+    agent: Annotated[
+        int | None, typer.Option(min=0, help="Which one of several (disrouter), cheapest first.")
+    ] = None,
+) -> None:
+    """Write the language model of a router-r1 or disrouter artefact as a folder that an engine model can name.
+
+    Example:
+        chorus export my-r1 --out ~/models/r1
+    """
+    from outcomes.causal_artefact import export_lm
+
+    export_lm(_existing(artefact), out, agent=agent)
+    typer.echo(f"written to {out}; serve it with `engine: {{weights: {out}}}`")
 
 
 def calibrate(
@@ -330,8 +348,8 @@ def _compared(
     from outcomes.table import read_table, split
     from protocol.methods import find_method, load_method, methods
 
-    # Fine-tuning an encoder takes minutes each: those are compared when they are named.
-    quick = [method for method in methods("router") if "encoder" not in method.needs]
+    # Fine-tuning takes minutes each: those are compared when they are named.
+    quick = [method for method in methods("router") if not method.needs & {"encoder", "language-model"}]
     records = [find_method(name, "router") for name in names] or quick
     tables = [complete(read_table(_existing(path))) for path in (train, test) if path is not None]
     if len(tables) > 1:

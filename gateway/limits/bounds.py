@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
-from protocol.settings import ModelSettings, Settings
+from protocol.settings import ModelSettings, Settings, Talk
 
 __all__ = ["NANO", "Bound", "Bounds", "nano"]
 
@@ -30,6 +30,8 @@ WORDS = ("text", "refusal", "input_text", "output_text", "tool_use", "tool_resul
 """Parts of a message that are words, all of them in the body."""
 FUSED_FACTOR = 8
 """A fusion's main model may write this many bytes with one token, and another member as many tokens for them."""
+TOLD_BYTES = 1_024
+"""What a talk adds to a request of its own words."""
 LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 """Where the surfaces say how long an answer may be."""
 
@@ -99,8 +101,26 @@ class Bounds:
         if strategy.aggregate:
             members = strategy.aggregate.members
             return strategy.aggregate.samples * sum(self._usd(member, asked, deeper) for member in members)
+        if strategy.talk:
+            return self._talk_usd(strategy.talk, asked, deeper)
         members = tuple(strategy.fuse.members) if strategy.fuse else ()
         return sum(self._model_usd(self._models[member], asked, FUSED_FACTOR) for member in members)
+
+    def _talk_usd(self, talk: Talk, asked: _Asked, depth: int) -> float:
+        """Every member once; with a router, what its turns may read and write, and a call a turn."""
+        if talk.router is None:
+            told = replace(asked, size=asked.size + TOLD_BYTES)
+            return sum(self._usd(member, told, depth) for member in talk.members)
+        from routers.router_r1 import REPLY_TOKENS, TURN_TOKENS
+
+        turns: int = talk.options.get("turns", 4)
+        prompt = TOLD_BYTES + sum(len(name) + len(about.encode()) + 8 for name, about in talk.members.items())
+        read = asked.size + prompt + turns * (TURN_TOKENS + REPLY_TOKENS + 64)
+        writing = replace(asked, size=read, most=TURN_TOKENS, answers=1)
+        replying = replace(asked, size=TURN_TOKENS + TOLD_BYTES, references=0, most=REPLY_TOKENS, answers=1)
+        dearest = max(self._usd(member, replying, depth) for member in talk.members)
+        spoken = (turns + 1) * self._usd(talk.router, writing, depth) + turns * dearest
+        return max(spoken, self._usd(next(iter(talk.members)), asked, depth))
 
     def _model_usd(self, model: ModelSettings, asked: _Asked, factor: int = 1) -> float:
         if model.price is None:

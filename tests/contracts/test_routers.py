@@ -15,6 +15,10 @@ from routers.knn_router import KnnRouter
 from tests.conftest import requires
 from tests.contracts import router_checks
 from tests.encoders import tiny_encoder
+from tests.language_models import tiny_lm
+
+LM_QUICK = {"epochs": 1, "batch": 24, "layers": 1, "rank": 2}
+ROUNDS = {"router-r1": {"rounds": 2, "group": 4}}
 
 CASES = [
     pytest.param(method, check, id=f"{method.id}-{check.__name__}")
@@ -32,10 +36,22 @@ def tiny(tmp_path_factory) -> Path:
     return tiny_encoder(tmp_path_factory.mktemp("tiny-encoder"))
 
 
+@pytest.fixture
+def tiny_home(tmp_path_factory, monkeypatch) -> None:
+    """A home whose weights are a tiny language model, named `tiny`."""
+    home = tmp_path_factory.getbasetemp() / "tiny-home"
+    if not home.exists():
+        tiny_lm(home / "weights" / "tiny", dimensions=16, layers=1, heads=2, kv_heads=1)
+    monkeypatch.setenv("CHORUS_HOME", str(home))
+
+
 @pytest.mark.parametrize(("method", "check"), CASES)
-def test_router_contract(method, check, tmp_path: Path, tiny: Path) -> None:
-    """A registered router keeps the law; one that fine-tunes an encoder starts from a tiny one."""
+def test_router_contract(method, check, tmp_path: Path, tiny: Path, tiny_home: None) -> None:
+    """A registered router keeps the law; one that fine-tunes an encoder or a language model starts from a tiny one."""
     make = partial(load_method(method), **QUICK.get(method.id, {}))
+    if "language-model" in method.needs:
+        requires("torch")
+        make = partial(make, start="tiny", **LM_QUICK, **ROUNDS.get(method.id, {}))
     if "encoder" in method.needs:
         requires("torch")
         make = partial(make, start=str(tiny), epochs=1, batch=24)

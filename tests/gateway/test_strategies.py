@@ -29,6 +29,32 @@ def test_aggregate() -> None:
     assert list(make_strategies(settings)) == ["vote"]
 
 
+def test_talks() -> None:
+    """Models that decide by what they say need no artefact either; a wrong option stops the start."""
+    config = (
+        MODELS
+        + """
+  r1: {talk: {method: router-r1, router: b, members: {a: knows much}, options: {turns: 2}}}
+  self: {talk: {method: disrouter, members: {a: "", b: ""}}}
+"""
+    )
+    strategies = make_strategies(parse_settings(config))
+    assert {name: type(found.strategy).__name__ for name, found in strategies.items()} == {
+        "r1": "RouterR1Talk",
+        "self": "DisRouterTalk",
+    }
+    for wrong, told in (
+        ("{method: router-r1, members: {a: x}}", "router"),
+        ("{method: router-r1, router: b, members: {a: x}, options: {turns: many}}", "turns"),
+        ("{method: disrouter, members: {a: x}}", "two are needed"),
+        ("{method: knn-router, members: {a: x}}", "does not talk"),
+    ):
+        with pytest.raises(SettingsError, match=told):
+            make_strategies(parse_settings(MODELS + f"  t: {{talk: {wrong}}}"))
+    with pytest.raises(SettingsError, match=r"talk\.members"):
+        parse_settings(MODELS + "  t: {talk: {method: disrouter, members: {a: x, zzz: x}}}")
+
+
 @pytest.mark.parametrize(
     "section",
     [

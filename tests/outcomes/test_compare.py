@@ -20,7 +20,11 @@ from routers.knn_router import KnnRouter
 from tests.encoders import QUICK, tiny_encoder
 from tests.routers.recorded import random_table, topical_table, worded_table
 
-ALL = {method.id: load_method(method) for method in methods("router") if "encoder" not in method.needs}
+ALL = {
+    method.id: load_method(method)
+    for method in methods("router")
+    if not method.needs & {"encoder", "language-model"}
+}
 ENCODERS = {method.id: load_method(method) for method in methods("router") if "encoder" in method.needs}
 
 

@@ -18,6 +18,7 @@ from outcomes.table import OutcomeTable, split
 from outcomes.train import train
 from protocol.errors import ArtefactMismatch, MethodError, SettingsError
 from tests.encoders import tiny_encoder
+from tests.language_models import tiny_lm
 from tests.routers.recorded import worded_table
 
 TOPICS = ("river", "number", "word", "colour")
@@ -187,3 +188,23 @@ def test_an_encoder_is_trained_by_the_same_call(tmp_path: Path) -> None:
     assert manifest.embedder == ""
     assert str(tmp_path) not in (tmp_path / "out" / "manifest.json").read_text()
     assert router.estimate(worded_table(4).queries).quality.shape == (4, 3)
+
+
+@pytest.mark.requires("torch")
+def test_a_language_model_is_trained_by_the_same_call(tmp_path: Path, monkeypatch) -> None:
+    """Its steps are told too; the artefact is what was learnt, far smaller than the base it names and needs."""
+    monkeypatch.setenv("CHORUS_HOME", str(tmp_path / "home"))
+    base, told = tiny_lm(tmp_path / "home" / "weights" / "tiny", dimensions=64), []
+    options = {"start": "tiny", "epochs": 1, "layers": 1, "rank": 2}
+    train(
+        "routoo", worded_table(80), tmp_path / "out", options=options, report=lambda *step: told.append(step)
+    )
+    assert [step for step, _, _ in told] == list(range(1, told[0][1] + 1))
+    manifest, router = load_router(tmp_path / "out", models=("m0", "m1", "m2"))
+    assert manifest.parameters["base"]["name"] == "tiny"
+    assert router.estimate(worded_table(4).queries).quality.shape == (4, 3)
+    sizes = [
+        (folder / name).stat().st_size
+        for folder, name in ((tmp_path / "out", "tensors.safetensors"), (base, "model.safetensors"))
+    ]
+    assert sizes[0] < sizes[1] / 4

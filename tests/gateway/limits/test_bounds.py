@@ -71,6 +71,8 @@ def test_strategies_add_up() -> None:
         vote={"aggregate": {"members": ["one", "two"], "samples": 3}},
         auto={"route": {"artefact": "x", "embedder": "embedder", "default": "one"}},
         reading={"route": {"artefact": "x", "default": "one"}},
+        hand={"talk": {"method": "disrouter", "members": {"one": "", "two": ""}}},
+        r1={"talk": {"router": "one", "members": {"one": "x"}, "options": {"turns": 2}}},
         duet={"fuse": {"members": {"engine": 1, "other": 1}}},
     )
     one, two = cost(size(), 50), cost(size(), 200)
@@ -78,6 +80,11 @@ def test_strategies_add_up() -> None:
     assert told.of("vote", body()).nanodollars == 3 * (one + two)
     assert told.of("auto", body()).nanodollars == pytest.approx(two + cost(size(), 0), abs=1)
     assert told.of("reading", body()).nanodollars == one, "no pool is known here, and nothing is embedded"
+    handed = cost(size() + 1024, 50) + cost(200, 200)
+    assert told.of("hand", body()).nanodollars == pytest.approx(handed, abs=1)
+    # Three generations of 1024 tokens and two replies of 512, and what each may read: more than fits a few kilobytes.
+    least = 3 * cost(size(), 1024) + 2 * cost(0, 512)
+    assert least < told.of("r1", body()).nanodollars < least + cost(30_000, 0)
     assert told.of("duet", body()).nanodollars == 2 * cost(size(), 100)
 
 

@@ -4,14 +4,16 @@
 
 φ are features with names instead of an opaque embedding: kind of task, pattern of reasoning, complexity and syntax of
 the prompt (`outcomes.prompt_features`, by rules), standardised on the training queries. `importance` tells what each
-is worth. c is a cost over the mean cost of the dearest model.
+is worth. c is a cost over the mean cost of the dearest model. With `solver` a small language model tries the prompt
+first and its signals are features too (`outcomes.proxy_solver`): a forward pass a query, in numpy.
 
-Needs: the text of the query and an artefact; labels to train on.
+Needs: the text of the query and an artefact; labels to train on; with `solver` that model's weights, also to serve.
 Returns: quality ŝ cut to [0, 1] (a utility where λ > 0) and each model's mean cost in US dollars, shape (n_queries,
 n_models).
 
 Differs from the paper:
-- Categorical features come from rules, not from a language model's reading of the prompt.
+- Categorical features come from rules, not from a language model's reading of the prompt. The proxy solver is off by
+  default; its signals are one greedy attempt's, there is no agreement among several.
 - Widths, λ, τ and w are not known from the paper. Ours: w, epochs, rate and decay are the best of 20 settings on an
   inner split of llmrouter's *training* queries.
 
@@ -21,17 +23,21 @@ Laws: the gradient is the loss's; at ŝ = u it is 0; λ = 0 learns quality; a fe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from outcomes.artefact import Manifest, arguments, load_artefact, save_artefact, tensor
+from outcomes.causal_lm import CausalLm
 from outcomes.learning_set import constant_costs, known_means, learning_set, require_fitted
 from outcomes.network_router import NetworkTraining
 from outcomes.networks import Network, softmax
 from outcomes.prompt_features import NAMES, prompt_features
+from outcomes.proxy_solver import SIGNALS, ProxySolver
+from protocol.errors import ArtefactMismatch, MethodError
 from protocol.methods import Evidence, Method
 from protocol.routing import Estimate, Outcomes, Queries
 
@@ -74,11 +80,13 @@ METHOD = Method(
 
 @dataclass(kw_only=True, eq=False)
 class LlmRank(NetworkTraining):
-    """Ranks models by a prompt's named features. `price` λ; `temperature` τ; `listwise` w."""
+    """Ranks models by a prompt's named features. `price` λ; `temperature` τ; `listwise` w; `solver`: a folder or
+    weights id of a small language model that tries prompts first, '' for none."""
 
     price: float = 0.0
     temperature: float = 0.2
     listwise: float = 1.0
+    solver: str = ""
     epochs: int = 40
     rate: float = 5e-3
 
@@ -118,19 +126,33 @@ class LlmRank(NetworkTraining):
             return float(np.nanmean(score[rows, self._scores(features).argmax(axis=1)]))
 
         whole, lost = earned(raw), {}
-        for j, name in enumerate(NAMES):
+        for j, name in enumerate(self.names):
             shuffled = raw.copy()
             shuffled[:, j] = rng.permutation(raw[:, j])
             lost[name] = whole - earned(shuffled)
         return dict(sorted(lost.items(), key=lambda item: -item[1]))
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What each feature is."""
+        return (*NAMES, *SIGNALS) if self.solver else NAMES
+
     def features(self, texts: Sequence[str]) -> Floats:
-        """φ before scaling, shape (n_texts, n_features)."""
-        return prompt_features(texts)
+        """Features φ before scaling, shape (n_texts, n_features). Raises `MethodError` without the solver's weights."""
+        if not self.solver:
+            return prompt_features(texts)
+        return np.concatenate([prompt_features(texts), self._proxy(texts)], axis=1)
+
+    @cached_property
+    def _proxy(self) -> ProxySolver:
+        return ProxySolver(CausalLm.load(self.solver))
 
     def save(self, folder: Path) -> None:
         """Write the artefact."""
-        manifest = Manifest(method=METHOD.id, models=self.models_, parameters=self.recipe())
+        told: dict[str, Any] = {"solver": Path(self.solver).name}
+        if self.solver:
+            told["solver_digest"] = self._proxy.lm.digest
+        manifest = Manifest(method=METHOD.id, models=self.models_, parameters=self.recipe() | told)
         own: dict[str, NDArray[Any]] = {"scaling": self.scaling_, "cost_usd": self.costs_}
         save_artefact(folder, manifest, {**self.network_.tensors(), **own})
 
@@ -138,8 +160,14 @@ class LlmRank(NetworkTraining):
     def load(cls, folder: Path) -> Self:
         """Read an artefact. Raises `MethodError`, `ArtefactMismatch`."""
         manifest, tensors = load_artefact(folder, method=METHOD.id)
-        router, m = cls(**arguments(cls, manifest)), len(manifest.models)
+        parameters, m = dict(manifest.parameters), len(manifest.models)
+        digest = parameters.pop("solver_digest", None)
+        router = cls(**arguments(cls, replace(manifest, parameters=parameters)))
+        if router.solver and (Path(router.solver).name != router.solver or router._proxy.lm.digest != digest):
+            raise ArtefactMismatch(f"{folder} was trained with another {router.solver}. Train anew.")
         network = Network.of(tensors, m)
+        if network.inputs != len(router.names):
+            raise MethodError(f"{folder} reads {network.inputs} features, there are {len(router.names)}.")
         scaling = tensor(tensors, "scaling", (2, network.inputs))
         router._keep(manifest.models, network, scaling, tensor(tensors, "cost_usd", (m,), finite=False))
         return router

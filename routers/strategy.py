@@ -53,7 +53,7 @@ def load_routed(settings: Routing, *, answering: Collection[str], embedder_id: s
             router,
             settings.embedder if "embedding" in method.needs else None,
             deadline_s=settings.embed_deadline_ms / 1000,
-            threaded=isinstance(router, FineTuning),
+            threaded=isinstance(router, FineTuning) or bool(getattr(router, "solver", "")),
         ),
         Knob.parse(manifest.knob),
         default=settings.default,

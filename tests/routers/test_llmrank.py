@@ -11,10 +11,13 @@ from outcomes.artefact import load_router
 from outcomes.metrics import chosen
 from outcomes.networks import softmax
 from outcomes.prompt_features import NAMES
+from outcomes.proxy_solver import SIGNALS
 from outcomes.table import OutcomeTable
+from protocol.errors import ArtefactMismatch
 from protocol.routing import Queries
 from routers.llmrank import LlmRank, slope, utilities
 from routers.policy import Utility
+from tests.language_models import tiny_lm
 from tests.routers.recorded import random_table, realised
 
 
@@ -88,6 +91,25 @@ def test_price_makes_a_utility() -> None:
     assert np.array_equal(
         utilities(random_table(9).score, np.full((9, 3), np.nan), 1.0), random_table(9).score
     )
+
+
+def test_a_proxy_solver_adds_its_signals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its signals stand behind the rules' features and have an importance; who serves the artefact needs the same
+    weights of that name."""
+    monkeypatch.setenv("CHORUS_HOME", str(tmp_path))
+    tiny_lm(tmp_path / "weights" / "tiny")
+    table = marked_table(60)
+    router = LlmRank(solver=str(tmp_path / "weights" / "tiny"), epochs=2).fit(table)
+    assert router.features(table.queries.texts).shape == (60, len(NAMES) + len(SIGNALS))
+    assert set(SIGNALS) < set(router.importance(table))
+    router.save(tmp_path / "router")
+    loaded = load_router(tmp_path / "router")[1]
+    assert np.allclose(
+        loaded.estimate(table.queries).quality, router.estimate(table.queries).quality, rtol=1e-5
+    )
+    tiny_lm(tmp_path / "weights" / "tiny", seed=1)
+    with pytest.raises(ArtefactMismatch, match="another tiny"):
+        load_router(tmp_path / "router")
 
 
 @pytest.mark.requires("data")

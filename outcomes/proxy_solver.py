@@ -48,7 +48,7 @@ class ProxySolver:
         before, after = (self.lm.tokens(part) for part in self.lm.framed(SYSTEM, "{question}"))
         # What stands before every question is read once.
         start = self.lm.read(before)[1] if before else None
-        rows = [self._attempt([*self.lm.tokens(text, self.limit), *after], start) for text in texts]
+        rows = [self._attempt([*self.lm.question(text, self.limit), *after], start) for text in texts]
         return np.array(rows).reshape(len(rows), len(SIGNALS))
 
     def _attempt(

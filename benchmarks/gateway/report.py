@@ -32,7 +32,7 @@ class Report:
     rows: list[Row] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
     endurance: Endurance | None = None
-    estimates: dict[int, float] = field(default_factory=dict)
+    estimates: dict[str, float] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -76,9 +76,13 @@ class Report:
             yield f"RSS over {held.streams:,} streams after these: {_course(held.streams_mb)} MB"
             yield f"{held.idle_streams:,} idle streams: {held.idle_mb:.1f} MB more"
         for stored, us in self.estimates.items():
-            yield f"kNN estimate with the embedding known, {stored:,} stored queries × 10 models: {us:,.0f} µs"
+            yield (
+                f"kNN estimate with the embedding known, {int(stored):,} stored queries × 10 models: "
+                f"{us:,.0f} µs of processor time"
+            )
         for row in self.rows:
-            yield from (f"FAILED {row.target}, {row.workload}: {fault[:200]}" for fault in row.faults)
+            faults = dict.fromkeys(fault[:200] for fault in row.faults)
+            yield from (f"FAILED {row.target}, {row.workload}: {fault}" for fault in faults)
         if self.endurance is not None:
             yield from (f"FAILED endurance: {fault[:200]}" for fault in self.endurance.faults)
         for name, reason in self.absent.items():

@@ -99,15 +99,13 @@ class StreamTap:
         """Have all of `block` go on, where every event in it is one line with a JSON object in which there is neither
         an error nor usage but, at its end, a null one. (What is quoted in JSON cannot look like this: its quotes are
         escaped.)"""
-        nulls = block.count(_LAST_FIELD)
-        if b'"error"' in block or block.count(b'"usage"') != nulls or not _PLAIN.fullmatch(block):
+        bare = block.replace(_LAST_FIELD, b"}\n\n")
+        if b'"error"' in bare or b'"usage"' in bare or not _PLAIN.fullmatch(bare):
             return False
-        if block.find(b"\n\n") == len(block) - 2:
-            self._saw(len(block))
-        else:
-            for event in block.split(b"\n\n")[:-1]:
-                self._saw(len(event) + 2)
-        passed.append(block.replace(_LAST_FIELD, b"}\n\n") if nulls and not self._usage_asked else block)
+        sizes = [*map(len, block.split(b"\n\n"))]
+        sizes.pop()
+        self._saw([size + 2 for size in sizes])
+        passed.append(block if self._usage_asked else bare)
         return True
 
     def _one(self, event: bytes, passed: list[bytes]) -> None:
@@ -121,15 +119,17 @@ class StreamTap:
             if not (payload and self.begun):
                 self.passed += 1
 
-    def _saw(self, size: int) -> None:
-        """An event with words has gone on."""
-        self.passed += 1
-        self.words += 1
-        self._bytes += size
+    def _saw(self, sizes: Sequence[int]) -> None:
+        """Events with words have gone on, of these sizes."""
+        self.passed += len(sizes)
+        self.words += len(sizes)
+        self._bytes += sum(sizes)
         # The last event, which only says why the answer ends, is smaller than any frame.
         if 0 < self._last < self._frame:
             self._frame = self._last
-        self._last = size
+        if len(sizes) > 1:
+            self._frame = min(self._frame, *sizes[:-1])
+        self._last = sizes[-1]
 
     def end(self) -> None:
         """The upstream has closed. Raises `UpstreamBroken` unless its answer was whole."""
@@ -153,7 +153,7 @@ class StreamTap:
                     return None
             self.begun = self.begun or _answers(body)
         if self.begun:
-            self._saw(len(event))
+            self._saw((len(event),))
         return _without_null_usage(event) if silent and not self._usage_asked else event
 
     def _parsed(self, payload: bytes) -> Mapping[str, Any]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -32,7 +34,7 @@ class Report:
     rows: list[Row] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
     endurance: Endurance | None = None
-    estimates: dict[int, float] = field(default_factory=dict)
+    estimates: dict[str, float] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -76,9 +78,13 @@ class Report:
             yield f"RSS over {held.streams:,} streams after these: {_course(held.streams_mb)} MB"
             yield f"{held.idle_streams:,} idle streams: {held.idle_mb:.1f} MB more"
         for stored, us in self.estimates.items():
-            yield f"kNN estimate with the embedding known, {stored:,} stored queries × 10 models: {us:,.0f} µs"
+            yield (
+                f"kNN estimate with the embedding known, {int(stored):,} stored queries × 10 models: "
+                f"{us:,.0f} µs of processor time"
+            )
         for row in self.rows:
-            yield from (f"FAILED {row.target}, {row.workload}: {fault[:200]}" for fault in row.faults)
+            faults = dict.fromkeys(fault[:200] for fault in row.faults)
+            yield from (f"FAILED {row.target}, {row.workload}: {fault}" for fault in faults)
         if self.endurance is not None:
             yield from (f"FAILED endurance: {fault[:200]}" for fault in self.endurance.faults)
         for name, reason in self.absent.items():
@@ -109,10 +115,19 @@ def write(report: Report, path: Path, chart: Path | None) -> None:
         "knn_estimate_us": report.estimates,
         "absent": report.absent,
     }
-    path.write_text(json.dumps(told, indent=1) + "\n")
+    path.write_text(json.dumps(_numbers(told), indent=1, allow_nan=False) + "\n")
     path.with_suffix(".md").write_text(_page(report))
     if chart is not None:
         chart.write_text(_chart(report))
+
+
+def _numbers(value: Any) -> Any:
+    """`value` with null where there is no number."""
+    if isinstance(value, dict):
+        return {key: _numbers(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_numbers(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _page(report: Report) -> str:
@@ -160,26 +175,26 @@ WIDTH, LABEL, BAR, GAP = 760, 130, 16, 6
 
 
 def _chart(report: Report) -> str:
-    """Bars of processor time per request, on a scale of each workload's own (LiteLLM's is cut)."""
+    """Bars of processor time per request. Each workload has a scale of its own, of which Chorus's bar is a third;
+    longer bars are cut, and say so."""
     parts: list[str] = []
     y = 24
     for workload in WORKLOADS:
-        rows = [
-            row
-            for row in report.rows
-            if row.workload == workload.name and row.cpu_us and row.target in COMPARED
-        ]
-        if not rows:
+        found = (report.row(target, workload.name) for target in COMPARED)
+        rows = [row for row in found if row is not None and row.passed and row.cpu_us]
+        ours = report.row("chorus", workload.name)
+        if ours is None or not rows:
             continue
         parts.append(f'<text x="0" y="{y}" class="h">CPU µs per request: {escape(workload.name)}</text>')
         y += 10
-        scale = (WIDTH - LABEL - 90) / sorted(row.cpu_us for row in rows)[-2 if len(rows) > 3 else -1]
         for row in sorted(rows, key=lambda row: row.cpu_us):
-            width = min(WIDTH - LABEL - 80, row.cpu_us * scale)
-            kind = "us" if row.target.startswith("chorus") else "them"
+            length = row.cpu_us / ours.cpu_us / 3
+            width = min(1.0, length) * (WIDTH - LABEL - 110)
+            kind = "us" if row is ours else "them"
+            told = f"{row.cpu_us:,.0f}" + (" (bar cut)" if length > 1 else "")
             parts.append(f'<text x="{LABEL - 8}" y="{y + 12}" text-anchor="end">{escape(row.target)}</text>')
             parts.append(f'<rect x="{LABEL}" y="{y}" width="{width:.1f}" height="{BAR}" class="{kind}"/>')
-            parts.append(f'<text x="{LABEL + width + 6:.1f}" y="{y + 12}">{row.cpu_us:,.0f}</text>')
+            parts.append(f'<text x="{LABEL + width + 6:.1f}" y="{y + 12}">{told}</text>')
             y += BAR + GAP
         y += 24
     style = (

@@ -2,33 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from backends.pricing import estimated_tokens
-from protocol.features import TEXT_ONLY_CANNOT, first_lacking
+from protocol.features import FEATURES, TEXT_ONLY_CANNOT, Feature
 from protocol.settings import ModelSettings, Settings, StrategySettings
 
 __all__ = ["Lacks", "make_lacks"]
 
-Lacks = Callable[[str, Mapping[str, Any]], str | None]
-"""(name, body of a chat request) → the first thing the request needs that the name lacks; None: nothing is known."""
+Lacks = Callable[[Sequence[str], Mapping[str, Any]], list[str | None]]
+"""(names, body of a chat request) → of each name the first thing it lacks that the request needs; None: nothing is
+known."""
+
+Limits = tuple[tuple[Feature, ...], int | None]
+"""The features that somebody who has to be asked does not have, and the smallest context of them all, in tokens."""
 
 
 def make_lacks(settings: Settings) -> Lacks:
     """What the settings tell of their models, and of strategies by those whom they ask. Of a route nothing is lacking:
     it looks for itself."""
+    limits = {name: _limits(name, settings) for name in (*settings.models, *settings.strategies)}
 
-    def lacks(name: str, body: Mapping[str, Any]) -> str | None:
-        strategy = settings.strategies.get(name)
-        if strategy is not None:
-            found = (lacks(asked, body) for asked in _asked(strategy))
-        else:
-            model = settings.models.get(name)
-            found = (_model_lacks(each, body) for each in ([model] if model else []))
-        return next((lacking for lacking in found if lacking is not None), None)
+    def lacks(names: Sequence[str], body: Mapping[str, Any]) -> list[str | None]:
+        of_each = [limits.get(name, ((), None)) for name in names]
+        missed = {feature for features, _ in of_each for feature in features}
+        asked = {feature for feature in missed if FEATURES[feature](body) is not None}
+        needed = _tokens(body) if any(context is not None for _, context in of_each) else 0
+        return [_first(each, asked, needed) for each in of_each]
 
     return lacks
+
+
+def _limits(name: str, settings: Settings) -> Limits:
+    strategy = settings.strategies.get(name)
+    if strategy is None:
+        return _of_model(settings.models[name])
+    parts = [_limits(part, settings) for part in _asked(strategy)]
+    contexts = [context for _, context in parts if context is not None]
+    features = dict.fromkeys(feature for features, _ in parts for feature in features)
+    return tuple(features), min(contexts, default=None)
+
+
+def _of_model(model: ModelSettings) -> Limits:
+    if model.engine:
+        return tuple(TEXT_ONLY_CANNOT), model.engine.max_model_len
+    return tuple(sorted(model.lacks)), model.context_length
 
 
 def _asked(strategy: StrategySettings) -> tuple[str, ...]:
@@ -42,12 +61,16 @@ def _asked(strategy: StrategySettings) -> tuple[str, ...]:
     return tuple(strategy.fuse.members) if strategy.fuse else ()
 
 
-def _model_lacks(model: ModelSettings, body: Mapping[str, Any]) -> str | None:
-    found = first_lacking(body, TEXT_ONLY_CANNOT if model.engine else sorted(model.lacks))
-    if found is not None:
-        return found[0]
-    context = model.engine.max_model_len if model.engine else model.context_length
-    if context is None or "messages" not in body:
-        return None
-    answer = body.get("max_completion_tokens") or body.get("max_tokens") or 0
-    return "enough context" if estimated_tokens(body) + answer > context else None
+def _tokens(body: Mapping[str, Any]) -> int:
+    """About what a request needs of a context: its prompt, and the answer it allows."""
+    if "messages" not in body:
+        return 0
+    return estimated_tokens(body) + int(body.get("max_completion_tokens") or body.get("max_tokens") or 0)
+
+
+def _first(limits: Limits, asked: set[Feature], needed: int) -> str | None:
+    features, context = limits
+    for feature in features:
+        if feature in asked:
+            return feature
+    return "enough context" if context is not None and needed > context else None

@@ -52,7 +52,7 @@ class Catalogue:
         *,
         fusions: frozenset[str] = frozenset(),
         embedding: frozenset[str] = frozenset(),
-        lacks: Lacks = lambda name, body: None,
+        lacks: Lacks = lambda names, body: [None] * len(names),
         thresholds: Mapping[str, str] | None = None,
         made: Mapping[str, Made] | None = None,
     ) -> None:

@@ -170,8 +170,8 @@ class LiveRun:
         """The event with which the last relayed stream reported its usage; None when it reported none."""
         return self._tree.tail
 
-    def lacks(self, name: str, request: ChatRequest) -> str | None:
-        return self._tree.catalogue.lacks(name, request.body)
+    def lacks(self, names: Sequence[str], request: ChatRequest) -> list[str | None]:
+        return self._tree.catalogue.lacks(names, request.body)
 
     async def decide(self, strategy: Strategy, request: ChatRequest) -> str | None:
         """Who would answer, as far as that is decided before any model is asked: routers are followed down to a model,

@@ -228,8 +228,8 @@ class Run(Protocol):
         """US dollars the call tree may still spend; infinity without a budget."""
         ...
 
-    def lacks(self, name: str, request: ChatRequest) -> str | None:
-        """The first thing that `request` needs and `name` is known not to have: a feature, or context; else None."""
+    def lacks(self, names: Sequence[str], request: ChatRequest) -> list[str | None]:
+        """Of each name the first thing that `request` needs and it is known not to have: a feature, or context."""
         ...
 
     async def call(self, name: str, request: ChatRequest) -> Reply:

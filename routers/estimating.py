@@ -7,7 +7,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
@@ -20,12 +20,37 @@ if TYPE_CHECKING:
 
     Rows = tuple[NDArray[np.float64], NDArray[np.float64]]
 
-__all__ = ["Estimator"]
+__all__ = ["Estimator", "Remembered"]
 
 MOST_AT_ONCE = 64
 """Queries that a router computes together; a burst of more waits for the next time."""
 REMEMBERED = 4096
-"""Texts whose estimates are kept: a row of two numbers a model each."""
+"""Texts whose estimates are kept, a row of two numbers a model each; and choices made by them."""
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+class Remembered(Generic[Key, Value]):
+    """The `most` values that were put or asked for last."""
+
+    def __init__(self, most: int = REMEMBERED) -> None:
+        self._most = most
+        self._values: OrderedDict[Key, Value] = OrderedDict()
+
+    def get(self, key: Key) -> Value | None:
+        """What was put there, if it is remembered."""
+        if key in self._values:
+            self._values.move_to_end(key)
+            return self._values[key]
+        return None
+
+    def put(self, key: Key, value: Value) -> None:
+        """Remember it in the place of the one that was asked for least recently."""
+        self._values[key] = value
+        self._values.move_to_end(key)
+        if len(self._values) > self._most:
+            self._values.popitem(last=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,29 +75,30 @@ class Estimator:
     embedder: str | None
     deadline_s: float = 0.5
     threaded: bool = False
-    remembered: int = REMEMBERED
     _models: tuple[str, ...] = ()
-    _rows: OrderedDict[bytes, Rows] = field(default_factory=OrderedDict)
+    _rows: Remembered[bytes, Rows] = field(default_factory=lambda: Remembered())
     _burst: list[_Waiting] = field(default_factory=list)
     _computing: asyncio.Task[None] | None = None
 
-    async def of(self, texts: Sequence[str], run: Run) -> Estimate:
-        """The estimates of `texts`, a row each. Raises `TimeoutError`, `ChorusError`."""
-        digests = [
+    def digests(self, texts: Sequence[str]) -> tuple[bytes, ...]:
+        """What `texts` are remembered by."""
+        return tuple(
             hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).digest() for text in texts
-        ]
+        )
+
+    async def of(self, texts: Sequence[str], digests: Sequence[bytes], run: Run) -> Estimate:
+        """The estimates of `texts`, which have these digests, a row each. Raises `TimeoutError`, `ChorusError`."""
         found = {digest: rows for digest in digests if (rows := self._rows.get(digest)) is not None}
         unknown = {digest: text for digest, text in zip(digests, texts, strict=True) if digest not in found}
         if unknown:
             async with asyncio.timeout(min(self.deadline_s, run.remaining_s)):
                 estimate = await self._estimated(list(unknown.values()), run)
             self._models = estimate.models
-            found.update(zip(unknown, zip(estimate.quality, estimate.cost_usd, strict=True), strict=True))
-        for digest in digests:
-            self._rows[digest] = found[digest]
-            self._rows.move_to_end(digest)
-        while len(self._rows) > self.remembered:
-            self._rows.popitem(last=False)
+            for digest, rows in zip(
+                unknown, zip(estimate.quality, estimate.cost_usd, strict=True), strict=True
+            ):
+                found[digest] = rows
+                self._rows.put(digest, rows)
         quality, cost = zip(*(found[digest] for digest in digests), strict=True)
         return Estimate(self._models, np.stack(quality), np.stack(cost))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from protocol.methods import find_method
 from protocol.routing import Estimate, Policy
 from protocol.run import Event, Run
 from protocol.settings import Routing, RuleSettings
-from routers.estimating import Estimator
+from routers.estimating import Estimator, Remembered
 from routers.policy import CheapestAbove, Margin, Threshold
 
 __all__ = ["Routed", "load_routed"]
@@ -68,12 +68,14 @@ def load_routed(settings: Routing, *, answering: Collection[str], embedder_id: s
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Choice:
-    """Who answers and why. `propensity`: how likely this choice was, where estimates decided."""
+    """Who answers and why. `propensity`: how likely this choice was, where estimates decided; `estimates` of every
+    candidate, as the trace tells them, and the highest of their costs."""
 
     model: str
     reason: str
-    estimate: Estimate | None = None
     propensity: float | None = None
+    estimates: Mapping[str, Mapping[str, float | None]] | None = None
+    dearest_usd: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +112,8 @@ class Routed:
     explore: float = 0.0
     label: str = ""
     rng: random.Random = field(default_factory=random.Random)
+    _choices: Remembered[Any, _Choice] = field(default_factory=Remembered)
+    """What was chosen among whom, for which asks, by which rule: with the same estimates it is chosen again."""
 
     async def answer(self, request: ChatRequest, run: Run) -> AsyncIterator[Event]:
         chosen = await self.decide(request, run)
@@ -128,20 +132,36 @@ class Routed:
             facts["propensity"] = choice.propensity
             if request.options.explain and (reasons := await self.estimator.reasons(human_ask(request), run)):
                 facts["reasons"] = reasons
-        run.trace.note(**facts, **_estimates(choice.estimate))
+        if choice.estimates is not None:
+            facts["estimates"] = choice.estimates
+        run.trace.note(**facts)
         return choice.model
 
     async def _choose(self, request: ChatRequest, run: Run, rule: _Rule) -> _Choice:
-        able, lacking = self._able(request, run)
+        default_lacks, *lacking = run.lacks((self.default, *self.models), request)
+        able = (
+            self.models
+            if not any(lacking)
+            else tuple(name for name, lack in zip(self.models, lacking, strict=True) if lack is None)
+        )
+        lack = next(filter(None, lacking), "")
         if not able:
-            return _Choice(model=self.default, reason=f"default: no candidate has {lacking}")
-        fallback = self.default if run.lacks(self.default, request) is None else able[0]
+            return _Choice(model=self.default, reason=f"default: no candidate has {lack}")
+        fallback = self.default if default_lacks is None else able[0]
         turns = TURNS if self.switch_margin and rule.policy is None else 1
         asks = human_asks(request, most=turns)
         if not asks:
             return _Choice(model=fallback, reason="default: the request has no text")
+        digests = self.estimator.digests(asks)
+        memory = (digests, able, rule)
+        if (
+            not self.explore
+            and (known := self._choices.get(memory))
+            and known.dearest_usd <= run.remaining_usd
+        ):
+            return known
         try:
-            estimate = await self.estimator.of(asks, run)
+            estimate = await self.estimator.of(asks, digests, run)
         except TimeoutError:
             late = f"default: no embedding or estimate within {self.estimator.deadline_s:g} s"
             return _Choice(model=fallback, reason=late)
@@ -151,8 +171,11 @@ class Routed:
             log.exception("%s could not estimate", self.label)
             return _Choice(model=fallback, reason="default: internal_error")
         candidates, within = _affordable(_among(estimate, able), run.remaining_usd)
-        told = f"of those with {lacking}, {within}" if lacking else within
-        return self._drawn(candidates, *self._ruled(candidates, rule), told)
+        told = f"of those with {lack}, {within}" if lack else within
+        choice = self._drawn(candidates, *self._ruled(candidates, rule), told)
+        if not self.explore and not within:
+            self._choices.put(memory, choice)
+        return choice
 
     def _ruled(self, candidates: Estimate, rule: _Rule) -> tuple[int, str]:
         """The column of the model that the rule picks for the last ask, and why."""
@@ -181,8 +204,9 @@ class Routed:
         return _Choice(
             model=candidates.models[chosen],
             reason=where + told,
-            estimate=_last(candidates),
             propensity=likely,
+            estimates=_told_estimates(candidates),
+            dearest_usd=_dearest(candidates),
         )
 
     def _rule(self, request: ChatRequest) -> _Rule:
@@ -208,12 +232,6 @@ class Routed:
             return _Rule(policy=CheapestAbove(above), told=f"the cheapest above {above:g}")
         lam = self.knob.lam(self.quality if options.quality is None else options.quality)
         return _Rule(policy=None, told=_told(lam), lam=lam)
-
-    def _able(self, request: ChatRequest, run: Run) -> tuple[list[str], str]:
-        """The models that lack nothing, and what the others lack (of the first of them)."""
-        lacks = {name: run.lacks(name, request) for name in self.models}
-        able = [name for name, lacking in lacks.items() if lacking is None]
-        return able, next((lacking for lacking in lacks.values() if lacking is not None), "")
 
 
 def _pair(settings: Routing) -> tuple[str, ...]:
@@ -261,16 +279,15 @@ def _told(lam: float) -> str:
     )
 
 
-def _estimates(estimate: Estimate | None) -> dict[str, Any]:
-    """The estimates, a row a model, as JSON values (unknown ones null)."""
-    if estimate is None:
-        return {}
-    rows = zip(estimate.models, estimate.quality[0].tolist(), estimate.cost_usd[0].tolist(), strict=True)
-    return {
-        "estimates": {
-            name: {"quality": _known(quality), "cost_usd": _known(cost)} for name, quality, cost in rows
-        }
-    }
+def _told_estimates(estimate: Estimate) -> dict[str, dict[str, float | None]]:
+    """The last ask's estimates, a row a model, as JSON values (unknown ones null)."""
+    rows = zip(estimate.models, estimate.quality[-1].tolist(), estimate.cost_usd[-1].tolist(), strict=True)
+    return {name: {"quality": _known(quality), "cost_usd": _known(cost)} for name, quality, cost in rows}
+
+
+def _dearest(estimate: Estimate) -> float:
+    """What the dearest candidate would cost for the last ask, in US dollars."""
+    return max((cost for cost in estimate.cost_usd[-1].tolist() if not math.isnan(cost)), default=0.0)
 
 
 def _known(value: float) -> float | None:

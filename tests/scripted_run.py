@@ -73,8 +73,8 @@ class ScriptedRun:
     relays_closed: int = 0
     break_after: int | None = None
 
-    def lacks(self, name: str, request: ChatRequest) -> str | None:
-        return None
+    def lacks(self, names: Sequence[str], request: ChatRequest) -> list[str | None]:
+        return [None] * len(names)
 
     async def call(self, name: str, request: ChatRequest) -> Reply:
         turn = sum(asked == name for asked, _ in self.asked)

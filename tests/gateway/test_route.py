@@ -121,8 +121,7 @@ strategies:
         )
     )
     image = {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}
-    found = {name: lacks(name, image) for name in ("engine", "able", "blind", "vote", "duet", "nobody")}
-    assert found == {
-        "engine": "images", "able": None, "blind": "images", "vote": "images", "duet": "images", "nobody": None,
-    }  # fmt: skip
-    assert lacks("engine", {"messages": [{"role": "user", "content": "word " * 3000}]}) == "enough context"
+    found = lacks(["engine", "able", "blind", "vote", "duet", "nobody"], image)
+    assert found == ["images", None, "images", "images", "images", None]
+    long = {"messages": [{"role": "user", "content": "word " * 3000}]}
+    assert lacks(["engine", "able", "duet"], long) == ["enough context", None, "enough context"]

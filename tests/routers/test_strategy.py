@@ -24,7 +24,7 @@ from protocol.run import Answer, Event, Reply, Trace
 from protocol.settings import Routing, RuleSettings
 from protocol.usage import Usage
 from protocol.wire import completion
-from routers.estimating import Estimator
+from routers.estimating import Estimator, Remembered
 from routers.knn_router import KnnRouter
 from routers.llmrank import LlmRank
 from routers.strategy import Routed, load_routed
@@ -60,8 +60,8 @@ class ListRun:
             await asyncio.Event().wait()
         return np.stack([self.by_text.get(text, self.embedding) for text in texts])
 
-    def lacks(self, name: str, request: ChatRequest) -> str | None:
-        return self.lacking.get(name)
+    def lacks(self, names: Sequence[str], request: ChatRequest) -> list[str | None]:
+        return [self.lacking.get(name) for name in names]
 
     async def relay(self, name: str, request: ChatRequest) -> AsyncIterator[Event]:
         self.relayed.append((name, request))
@@ -238,11 +238,32 @@ async def test_a_slow_router_does_not_hold_the_loop() -> None:
 async def test_a_text_is_estimated_once() -> None:
     """The same ask again costs neither an embedding nor an estimate, and is decided alike; what is remembered is
     bounded, the least recently used going first."""
-    routed = _routed(estimating={"remembered": 2})
+    routed = _routed(_choices=Remembered(1))
+    routed.estimator._rows = Remembered(1)
     run = ListRun(HARD)
-    for text in ("one", "two", "one", "three", "one", "two"):
+    for text in ("one", "one", "two", "one"):
         assert await _answer(routed, _request(text), run) == DEAR
-    assert run.embedded == ["one", "two", "three", "two"]
+    assert run.embedded == ["one", "two", "one"]
+    memory: Remembered[str, int] = Remembered(2)
+    for key in ("a", "b", "a", "c"):
+        memory.put(key, memory.get(key) or ord(key))
+    assert [memory.get(key) for key in "abc"] == [97, None, 99]
+
+
+async def test_a_remembered_choice_is_the_one_that_would_be_made() -> None:
+    """What was chosen is chosen again only by the same rule, among the same candidates, and where it can be paid."""
+    routed = _routed()
+    for _ in range(2):
+        for quality, budget, lacking, expected in (
+            (None, math.inf, {}, DEAR),
+            (0.0, math.inf, {}, CHEAP),
+            (None, 5e-6, {}, CHEAP),
+            (None, math.inf, {DEAR: "tools"}, CHEAP),
+            (None, 1e-5, {}, DEAR),
+        ):
+            run = ListRun(HARD, budget=budget, lacking=lacking)
+            assert await _answer(routed, _request("same", quality), run) == expected
+            assert set(run.trace.decision["estimates"]) <= {CHEAP, DEAR}
 
 
 async def test_a_router_that_breaks_falls_to_the_default(caplog: pytest.LogCaptureFixture) -> None:

@@ -11,7 +11,7 @@ retire    the old helper ends when no generation of before asks it any more
 from __future__ import annotations
 
 import asyncio
-import sys
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +27,8 @@ from protocol.errors import SettingsError
 from protocol.settings import Settings
 
 __all__ = ["Helper", "InForce", "Processes", "Reloader"]
+
+log = logging.getLogger("chorus.gateway")
 
 LOOK_S = 1.0
 """How often the files are looked at. A change is taken up when they have stayed as they are for as long."""
@@ -143,7 +145,7 @@ class Reloader:
             wanted = await asyncio.to_thread(self._source.read)
             if wanted.digest == self.in_force.digest:
                 if asked:
-                    _say("the config has not changed")
+                    log.info("the config has not changed")
                 return True
             settings, kept = effective(self._boot, wanted.settings)
             path = self._kept(wanted)
@@ -156,7 +158,7 @@ class Reloader:
             await self._abandon(anew, path)
             self._refused_at = time.time()
             await self._count("refused")
-            _say(f"the new config is refused, and the old one stays in force: {error.message}")
+            log.warning("the new config is refused, and the old one stays in force: %s", error.message)
             return True
         except _NobodyThere:
             await self._abandon(anew, path)
@@ -170,9 +172,9 @@ class Reloader:
         if before.path not in (self.boot_path, path):
             before.path.unlink(missing_ok=True)
         await self._count("applied")
-        _say(f"a new config is in force ({wanted.digest[:12]})")
+        log.info("a new config is in force (%s)", wanted.digest[:12])
         if kept:
-            _say(f"needs a restart: {', '.join(kept)}")
+            log.warning("needs a restart: %s", ", ".join(kept))
         for child in filter(None, old):
             task = asyncio.create_task(self._retire(child))
             self._retiring.add(task)
@@ -249,7 +251,3 @@ class Reloader:
         path = self._run_dir.config(config.digest)
         path.write_text(config.text, encoding="utf-8")
         return path
-
-
-def _say(what: str) -> None:
-    sys.stderr.write(f"chorus: {what}\n")

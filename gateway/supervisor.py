@@ -71,11 +71,7 @@ def serve(
     The keyword arguments override `settings.server`. Raises `SettingsError`, with the remedy, for what only
     the operator can mend: a taken port, weights that cannot be had, a config that a child refuses.
     """
-    if (files := raise_limit()) < ENOUGH:
-        sys.stderr.write(
-            f"chorus: only {files} files may be open, two a request in flight: raise the hard limit "
-            "(LimitNOFILE= in the systemd unit, --ulimit nofile= of the container)\n"
-        )
+    files = raise_limit()
     server = settings.server
     server = server.model_copy(
         update={
@@ -90,10 +86,6 @@ def serve(
         bind(server.admin_host, server.admin_port, "--admin-port") as admin,
         RunDir.fresh() as (run_dir, metrics),
     ):
-        for name in unpriced(settings):
-            sys.stderr.write(
-                f"chorus: models.{name} has no price and none is known: {UNPRICED.format(name=name)}\n"
-            )
         try:
             ensure(wanted(settings), progress=Terminal())
         except WeightsError as error:
@@ -103,12 +95,25 @@ def serve(
         server = server.model_copy(update={"host": host, "port": port})
         source = ConfigSource(config)
         pipe = start_logging(settings, "supervisor")
+        _warn(settings, files)
         try:
             return asyncio.run(
                 _Supervisor(settings, server, source, run_dir, metrics, pipe).run(public, admin)
             )
         finally:
             pipe.close()
+
+
+def _warn(settings: Settings, files: int) -> None:
+    """Tell what works, and an operator would rather know. `files`: how many may be open."""
+    if files < ENOUGH:
+        log.warning(
+            "only %d files may be open, two a request in flight: raise the hard limit "
+            "(LimitNOFILE= in the systemd unit, --ulimit nofile= of the container)",
+            files,
+        )
+    for name in unpriced(settings):
+        log.warning("models.%s has no price and none is known: %s", name, UNPRICED.format(name=name))
 
 
 class _Supervisor:

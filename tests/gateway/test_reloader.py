@@ -156,17 +156,14 @@ async def test_who_comes_late_catches_up(
 
 
 async def test_asked_without_a_change(
-    workers: Workers, stack: AsyncExitStack, begin: Begin, capsys: Any
+    workers: Workers, stack: AsyncExitStack, begin: Begin, until: Any, caplog: Any
 ) -> None:
     """SIGHUP without a change does nothing, and says so."""
     await workers.add(stack)
     made = await begin()
+    caplog.set_level("INFO")
     made.ask()
-    told = ""
-    async with asyncio.timeout(5):
-        while "has not changed" not in told:
-            await asyncio.sleep(0.02)
-            told += capsys.readouterr().err
+    await until(lambda: "has not changed" in caplog.text)
     assert not workers.orders
 
 

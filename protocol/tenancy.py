@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
 from protocol.frozen import Frozen as _Frozen
 
@@ -114,10 +114,22 @@ class LedgerSettings(_Frozen):
     """One row for each request and each call of its tree. No prompt or answer text."""
 
     enabled: bool = True
+    url: SecretStr | None = Field(
+        None,
+        description="os.environ/NAME; postgresql://…, as libpq reads it: one ledger for all gateways that name it "
+        "(needs the extra `postgres`). Not set: SQLite in state.folder",
+    )
     retention_days: int = Field(400, ge=1, description="older rows are removed")
     queue: int = Field(
         10_000, ge=1, description="requests that wait to be written; beyond, rows are dropped and counted"
     )
+
+    @field_validator("url")
+    @classmethod
+    def _is_postgres(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not url.get_secret_value().startswith(("postgresql://", "postgres://")):
+            raise ValueError("a ledger's url begins with postgresql://")
+        return url
 
 
 class SemanticSettings(_Frozen):

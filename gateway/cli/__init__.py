@@ -12,7 +12,13 @@ from collections.abc import Sequence
 
 __all__ = ["main"]
 
-EXTRAS = {"torch": "engines", "vllm": "engines", "transformers": "engines", "pyarrow": "learn"}
+EXTRAS = {
+    "torch": "engines",
+    "vllm": "engines",
+    "transformers": "engines",
+    "pyarrow": "learn",
+    "psycopg": "postgres",
+}
 """Libraries that some commands need → the extra that brings them."""
 
 

@@ -7,6 +7,7 @@ import io
 import re
 import sys
 import time
+from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -47,21 +48,20 @@ def usage(
     format: Annotated[Format, typer.Option(help="parquet needs --out.")] = Format.table,
     out: Annotated[Path | None, typer.Option(help="Write here instead of printing.")] = None,
 ) -> None:
-    """Add up the ledger of this machine: requests, calls, tokens, US dollars. Days are UTC.
+    """Add up the ledger: requests, calls, tokens, US dollars. Days are UTC.
 
     Examples:
         chorus usage --by team,model --since 7d
 
         chorus usage --by day,key --format csv --out spend.csv
     """
+    from gateway.ledger.place import make_ledger
     from gateway.ledger.usage import usage as added_up
-    from gateway.tenancy import LEDGER
     from protocol.settings import load_settings
-    from protocol.tenancy import state_folder
 
-    path = state_folder(load_settings(config).state) / LEDGER
     groups = tuple(words(by))
-    lines = added_up(path, groups, since=time.time() - _seconds(since))
+    with closing(make_ledger(load_settings(config))) as ledger:
+        lines = added_up(ledger, groups, since=time.time() - _seconds(since))
     if format is Format.parquet:
         _parquet(groups, lines, out)
     elif format is Format.csv:

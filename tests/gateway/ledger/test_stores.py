@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
@@ -24,11 +22,11 @@ from protocol.errors import SettingsError, StateUnavailable
 from protocol.run import Call, Trace
 from protocol.settings import parse_settings
 from protocol.usage import Usage
+from tests.gateway.ledger.conftest import Open
 from tests.postgres_server import PostgresServer
 
 DAY_S = 86_400.0
 AT = 1_700_000_000.0
-Open = Callable[[], LedgerStore]
 
 
 def entry(id: str, *, key: Key = ANYONE, at: float = AT, user: Any = "u", tokens: int = 7) -> Entry:
@@ -46,23 +44,6 @@ def write(store: LedgerStore, *entries: Entry, **fields: Any) -> LedgerWriter:
     writer.start()
     writer.close()
     return writer
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.requires("postgres"))])
-def open_ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
-    """Opens the test's own ledger, again and again."""
-    made: list[LedgerStore] = []
-    url = ""
-    if request.param == "postgres":
-        url = request.getfixturevalue("postgres").database(f"t{uuid4().hex}")
-
-    def begin() -> LedgerStore:
-        made.append(PostgresLedger(url) if url else SqliteLedger(tmp_path / "ledger.db"))
-        return made[-1]
-
-    yield begin
-    for store in made:
-        store.close()
 
 
 def test_written_and_added_up(open_ledger: Open) -> None:

@@ -105,7 +105,8 @@ class RedisSettings(_Frozen):
 
     url: SecretStr = Field(
         description="os.environ/NAME; redis://, rediss://, unix://, redis+cluster://HOST:PORT or "
-        "redis+sentinel://HOST:PORT,HOST:PORT/SERVICE"
+        "redis+sentinel://HOST:PORT,HOST:PORT/SERVICE; with rediss for TLS, "
+        "and ?ssl_ca_certs=FILE&ssl_certfile=FILE&ssl_keyfile=FILE"
     )
     prefix: str = Field("chorus", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="begins every key's name")
 

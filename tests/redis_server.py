@@ -160,8 +160,9 @@ class RedisNodes(Topology):
     async def start(self) -> None:
         ports = [free_port() for _ in range(6)]
         self.ports, buses = ports[:3], ports[3:]
-        for port, bus in zip(self.ports, buses, strict=True):
-            await self._serve(port, "--save", "", "--cluster-enabled", "yes", "--cluster-port", str(bus))
+        clustered = ("--save", "", "--cluster-enabled", "yes", "--cluster-port")
+        pairs = zip(self.ports, buses, strict=True)
+        await asyncio.gather(*(self._serve(port, *clustered, str(bus)) for port, bus in pairs))
         bounds = [SLOTS * number // 3 for number in range(4)]
         for number, port in enumerate(self.ports):
             await self.ask(port, "CLUSTER", "ADDSLOTSRANGE", str(bounds[number]), str(bounds[number + 1] - 1))
@@ -194,8 +195,7 @@ class RedisWatched(Topology):
             f"sentinel monitor main 127.0.0.1 {self.primary} 2\n"
             "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\n"
         )
-        for port in self.sentinels:
-            await self._serve(port, sentinel=watch)
+        await asyncio.gather(*(self._serve(port, sentinel=watch) for port in self.sentinels))
         async with asyncio.timeout(30):
             while True:
                 told = (await self.ask(self.sentinels[0], "INFO", "SENTINEL"))["master0"]

@@ -159,11 +159,11 @@ RESOLVE  = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
            --override locks/overrides.txt --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) pyproject.toml
 
 lock: $(STAMPS)/dev
-	@$(RESOLVE) --extra engines --extra hosted --extra learn --extra otel --extra dev --output-file locks/dev.txt
+	@$(RESOLVE) --extra engines --extra hosted --extra learn --extra otel --extra postgres --extra dev --output-file locks/dev.txt
 	@sed -i -f locks/simplify.sed locks/dev.txt
-	@$(RESOLVE) --extra engines --extra learn --extra otel --constraint locks/dev.txt --output-file locks/serve.txt
-	@$(RESOLVE) --extra otel --constraint locks/dev.txt --output-file locks/gateway.txt
-	@$(RESOLVE) --extra hosted --extra otel --constraint locks/dev.txt --output-file locks/hosted.txt
+	@$(RESOLVE) --extra engines --extra learn --extra otel --extra postgres --constraint locks/dev.txt --output-file locks/serve.txt
+	@$(RESOLVE) --extra otel --extra postgres --constraint locks/dev.txt --output-file locks/gateway.txt
+	@$(RESOLVE) --extra hosted --extra otel --extra postgres --constraint locks/dev.txt --output-file locks/hosted.txt
 	@sed -i -f locks/simplify.sed locks/serve.txt locks/gateway.txt locks/hosted.txt
 	@grep -c '^[a-z].*==' locks/*.txt
 

@@ -76,8 +76,11 @@ class ScriptedUpstream:
         """Model names whose caller left before the answer was complete."""
 
     @asynccontextmanager
-    async def serving(self, *, port: int = 0, uds: Path | None = None) -> AsyncIterator[str]:
-        """Serve on loopback, or on a Unix socket; yields the base URL a backend is given."""
+    async def serving(
+        self, *, port: int = 0, uds: Path | None = None, drain_s: float = 0.1
+    ) -> AsyncIterator[str]:
+        """Serve on loopback, or on a Unix socket; yields the base URL a backend is given. In the end what is being
+        answered may go on for `drain_s` seconds."""
         application = web.Application(client_max_size=1 << 30)
         application.add_routes(
             [
@@ -88,7 +91,9 @@ class ScriptedUpstream:
             ]
         )
         # Without `handler_cancellation` aiohttp would let a handler run on after its caller has left.
-        runner = web.AppRunner(application, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
+        runner = web.AppRunner(
+            application, handler_cancellation=True, access_log=None, shutdown_timeout=drain_s
+        )
         await runner.setup()
         try:
             site = web.UnixSite(runner, str(uds)) if uds else web.TCPSite(runner, "127.0.0.1", port)

@@ -6,6 +6,8 @@ import asyncio
 import hmac
 import time
 from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
@@ -13,11 +15,13 @@ from aiohttp import web
 from gateway.keys.key import Key
 from gateway.keys.office import Office, Order
 from gateway.keys.secret import kept_secret
-from gateway.ledger.usage import GROUPS, usage
+from gateway.ledger.place import make_ledger, savings_against
+from gateway.ledger.savings import Savings
+from gateway.ledger.usage import GROUPS, Line, usage
 from gateway.state.store import StoreAway
-from gateway.tenancy import LEDGER, make_pepper, make_shared
+from gateway.tenancy import make_pepper, make_shared
 from protocol.chat import parse_object
-from protocol.errors import BadRequest, StateUnavailable, Unauthenticated
+from protocol.errors import BadRequest, SettingsError, StateUnavailable, Unauthenticated
 from protocol.settings import Settings
 from protocol.tenancy import state_folder
 
@@ -35,7 +39,6 @@ class AdminApi:
         self._settings = settings
         self._shared = make_shared(settings)
         folder = state_folder(settings.state)
-        self._ledger = folder / LEDGER
         given = settings.keys.admin
         key = given.get_secret_value() if given else kept_secret(folder / "admin.key", ADMIN_PREFIX)
         self._key = key.encode()
@@ -107,7 +110,7 @@ class AdminApi:
         if not by or not set(by) <= set(GROUPS):
             raise BadRequest(f"'by' must be some of {', '.join(GROUPS)}.", param="by")
         since = time.time() - _number(request, "days", 30, 36_500) * DAY_S
-        lines = await asyncio.to_thread(usage, self._ledger, by, since)
+        lines, saved = await asyncio.to_thread(self._added_up, by, since, request.query.get("against"))
         rows = [
             {
                 **dict(zip(by, line.group, strict=True)),
@@ -119,7 +122,18 @@ class AdminApi:
             }
             for line in lines
         ]
-        return web.json_response({"object": "list", "data": rows})
+        told = {"savings": {**asdict(saved), "usd": saved.usd}} if saved else {}
+        return web.json_response({"object": "list", "data": rows, **told})
+
+    def _added_up(
+        self, by: tuple[str, ...], since: float, against: str | None
+    ) -> tuple[list[Line], Savings | None]:
+        with closing(make_ledger(self._settings)) as ledger:
+            try:
+                saved = savings_against(self._settings, ledger, against, since) if against else None
+            except SettingsError as error:
+                raise BadRequest(error.message, param="against") from None
+            return usage(ledger, by, since), saved
 
     def _admit(self, request: web.Request) -> str:
         """Who acts, for the audit log. Raises `Unauthenticated`."""

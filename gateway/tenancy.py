@@ -22,6 +22,7 @@ from gateway.keys.directory import Directory
 from gateway.keys.key import Key
 from gateway.keys.secret import Pepper, kept_secret
 from gateway.ledger.entry import Entry, cost_nano
+from gateway.ledger.place import make_ledger
 from gateway.ledger.writer import LedgerWriter
 from gateway.limits.bounds import NANO, Bound, Bounds
 from gateway.limits.door import Door, Stay
@@ -41,8 +42,6 @@ from protocol.tenancy import state_folder
 __all__ = ["Shared", "Tenancy", "Visit", "make_pepper", "make_shared"]
 
 log = logging.getLogger("chorus.gateway")
-
-LEDGER = "ledger.db"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +98,7 @@ class Tenancy:
         self._ledger: LedgerWriter | None = None
         if settings.ledger.enabled:
             self._ledger = LedgerWriter(
-                state_folder(settings.state) / LEDGER,
+                make_ledger(settings),
                 queue=settings.ledger.queue,
                 retention_days=settings.ledger.retention_days,
                 dropped=dropped,

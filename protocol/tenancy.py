@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
 from protocol.frozen import Frozen as _Frozen
 
@@ -105,7 +105,8 @@ class RedisSettings(_Frozen):
 
     url: SecretStr = Field(
         description="os.environ/NAME; redis://, rediss://, unix://, redis+cluster://HOST:PORT or "
-        "redis+sentinel://HOST:PORT,HOST:PORT/SERVICE"
+        "redis+sentinel://HOST:PORT,HOST:PORT/SERVICE; with rediss for TLS, "
+        "and ?ssl_ca_certs=FILE&ssl_certfile=FILE&ssl_keyfile=FILE"
     )
     prefix: str = Field("chorus", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="begins every key's name")
 
@@ -114,10 +115,22 @@ class LedgerSettings(_Frozen):
     """One row for each request and each call of its tree. No prompt or answer text."""
 
     enabled: bool = True
+    url: SecretStr | None = Field(
+        None,
+        description="os.environ/NAME; postgresql://…, as libpq reads it: one ledger for all gateways that name it "
+        "(needs the extra `postgres`). Not set: SQLite in state.folder",
+    )
     retention_days: int = Field(400, ge=1, description="older rows are removed")
     queue: int = Field(
         10_000, ge=1, description="requests that wait to be written; beyond, rows are dropped and counted"
     )
+
+    @field_validator("url")
+    @classmethod
+    def _is_postgres(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not url.get_secret_value().startswith(("postgresql://", "postgres://")):
+            raise ValueError("a ledger's url begins with postgresql://")
+        return url
 
 
 class SemanticSettings(_Frozen):

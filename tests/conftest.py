@@ -21,6 +21,7 @@ import pytest
 
 from engines.weights import CATALOGUE, Home, status
 from tests import peers
+from tests.postgres_server import PostgresServer, binaries, postgres_server
 
 # thing -> (is it here, how to get it). A test that needs something new adds a line.
 THINGS: dict[str, tuple[Callable[[], bool], str]] = {
@@ -37,7 +38,10 @@ THINGS: dict[str, tuple[Callable[[], bool], str]] = {
         "make .venv (or: pip install 'chorus-gateway[hosted]')",
     ),
     "redis-server": (lambda: shutil.which("redis-server") is not None, "apt-get install redis-server"),
-    "postgres": (lambda: shutil.which("pg_ctlcluster") is not None, "apt-get install postgresql"),
+    "postgres": (
+        lambda: binaries() is not None and importlib.util.find_spec("psycopg") is not None,
+        "apt-get install postgresql; pip install 'chorus-gateway[postgres]'",
+    ),
     "promtool": (lambda: shutil.which("promtool") is not None, "apt-get install prometheus"),
     "prometheus": (lambda: shutil.which("prometheus") is not None, "apt-get install prometheus"),
     "docker-compose": (lambda: shutil.which("docker-compose") is not None, "apt-get install docker-compose"),
@@ -87,6 +91,14 @@ def weights() -> Callable[[str], Path]:
     """Where the weights with an id lie: ``weights("gemma3-270m")``. For tests marked ``models``."""
     home = Home.from_environ()
     return lambda id: home.weights / CATALOGUE[id].id
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server for the whole run; each test makes a database of its own in it."""
+    requires("postgres")
+    with postgres_server() as server:
+        yield server
 
 
 @pytest.fixture(autouse=True, scope="session")

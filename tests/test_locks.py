@@ -13,10 +13,10 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, tuple[str, ...]] = {
-    "gateway": ("otel",),
-    "hosted": ("hosted", "otel"),
-    "serve": ("engines", "learn", "otel"),
-    "dev": ("engines", "hosted", "learn", "otel", "dev"),
+    "gateway": ("otel", "postgres"),
+    "hosted": ("hosted", "otel", "postgres"),
+    "serve": ("engines", "learn", "otel", "postgres"),
+    "dev": ("engines", "hosted", "learn", "otel", "postgres", "dev"),
 }
 
 

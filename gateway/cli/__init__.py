@@ -19,6 +19,7 @@ EXTRAS = {
     "pyarrow": "learn",
     "scipy": "learn",
     "sklearn": "learn",
+    "psycopg": "postgres",
 }
 """Libraries that some commands need → the extra that brings them."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from gateway.cli import catalogue, chat, doctor, inspect, keys, learn, outcomes, serve, usage, weights
+from gateway.cli import catalogue, chat, doctor, inspect, keys, learn, ledger, outcomes, serve, usage, weights
 
 __all__ = ["application"]
 
@@ -20,6 +20,7 @@ application.command()(serve.engines)
 application.add_typer(weights.group, name="models")
 application.add_typer(keys.group, name="keys")
 application.command()(usage.usage)
+application.add_typer(ledger.group, name="ledger")
 application.command()(learn.collect)
 application.command()(learn.train)
 application.command()(learn.export)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from gateway.cli.parameters import words
+from gateway.cli.parameters import CONFIG, ConfigOption, words
 
 if TYPE_CHECKING:
     from gateway.keys.key import Key
@@ -26,10 +26,6 @@ group = typer.Typer(
     no_args_is_help=True,
 )
 
-ConfigOption = Annotated[
-    Path, typer.Option("--config", envvar="CHORUS_CONFIG", help="The gateway's YAML config file.")
-]
-CONFIG = Path("config/local.yaml")
 Name = Annotated[str, typer.Argument(help="The key's id or alias.")]
 HOUR_S = 3600.0
 

@@ -11,9 +11,13 @@ import yaml
 
 from protocol.errors import SettingsError
 
-__all__ = ["Config", "Key", "Options", "Outcomes", "Url", "options", "words"]
+__all__ = ["CONFIG", "Config", "ConfigOption", "Key", "Options", "Outcomes", "Url", "options", "words"]
 
 Config = Annotated[Path, typer.Argument(help="The YAML config file.", envvar="CHORUS_CONFIG")]
+ConfigOption = Annotated[
+    Path, typer.Option("--config", envvar="CHORUS_CONFIG", help="The gateway's YAML config file.")
+]
+CONFIG = Path("config/local.yaml")
 Outcomes = Annotated[
     Path, typer.Option(help="Outcome table: parquet of `chorus collect`, or a folder of .jsonl.gz.")
 ]

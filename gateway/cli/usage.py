@@ -7,13 +7,14 @@ import io
 import re
 import sys
 import time
+from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.cli.parameters import words
+from gateway.cli.parameters import CONFIG, ConfigOption, words
 from protocol.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -34,9 +35,7 @@ class Format(StrEnum):
 
 
 def usage(
-    config: Annotated[
-        Path, typer.Option("--config", envvar="CHORUS_CONFIG", help="The gateway's YAML config file.")
-    ] = Path("config/local.yaml"),
+    config: ConfigOption = CONFIG,
     by: Annotated[
         str,
         typer.Option(
@@ -46,22 +45,28 @@ def usage(
     since: Annotated[str, typer.Option(help="How far back: 24h, 7d, 4w.")] = "30d",
     format: Annotated[Format, typer.Option(help="parquet needs --out.")] = Format.table,
     out: Annotated[Path | None, typer.Option(help="Write here instead of printing.")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="A model: also estimate what was saved by not always asking it.")
+    ] = None,
 ) -> None:
-    """Add up the ledger of this machine: requests, calls, tokens, US dollars. Days are UTC.
+    """Add up the ledger: requests, calls, tokens, US dollars. Days are UTC.
 
     Examples:
         chorus usage --by team,model --since 7d
 
         chorus usage --by day,key --format csv --out spend.csv
-    """
-    from gateway.ledger.usage import usage as added_up
-    from gateway.tenancy import LEDGER
-    from protocol.settings import load_settings
-    from protocol.tenancy import state_folder
 
-    path = state_folder(load_settings(config).state) / LEDGER
-    groups = tuple(words(by))
-    lines = added_up(path, groups, since=time.time() - _seconds(since))
+        chorus usage --by strategy --against gpt-4o
+    """
+    from gateway.ledger.place import make_ledger, savings_against
+    from gateway.ledger.usage import usage as added_up
+    from protocol.settings import load_settings
+
+    groups, begin = tuple(words(by)), time.time() - _seconds(since)
+    settings = load_settings(config)
+    with closing(make_ledger(settings)) as ledger:
+        lines = added_up(ledger, groups, since=begin)
+        saved = savings_against(settings, ledger, against, begin) if against else None
     if format is Format.parquet:
         _parquet(groups, lines, out)
     elif format is Format.csv:
@@ -72,6 +77,8 @@ def usage(
             sys.stdout.write(text)
     else:
         _table(groups, lines)
+    if saved is not None:
+        typer.echo(saved.told(), err=format is not Format.table)  # a file of figures stays one
 
 
 def _seconds(since: str) -> float:

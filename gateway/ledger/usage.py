@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
-from gateway.ledger.schema import MIGRATIONS
+from gateway.ledger.store import LedgerStore
 from gateway.limits.bounds import NANO
-from gateway.state.sqlite_file import connect
 from protocol.errors import SettingsError
 
 __all__ = ["GROUPS", "Line", "usage"]
 
-_DAY = "strftime('%Y-%m-%d', {table}.at, 'unixepoch')"
 GROUPS: Mapping[str, str] = {
     "key": "coalesce(requests.alias, requests.key)",
     "team": "coalesce(requests.team, '-')",
     "owner": "coalesce(requests.owner, '-')",
-    "user": "coalesce(requests.user, '-')",
+    "user": """coalesce(requests."user", '-')""",
     "model": "calls.model",
     "strategy": "requests.strategy",
     "requested": "requests.requested",
     "outcome": "requests.outcome",
-    "day": _DAY.format(table="requests"),
+    "day": "{day}",
 }
 """What can be grouped by, as SQL of our own."""
 
@@ -43,30 +38,29 @@ class Line:
     cost_usd: float
 
 
-def usage(path: Path, by: tuple[str, ...], since: float = 0.0, until: float = float("inf")) -> list[Line]:
-    """The ledger at `path`, added up by the names of `GROUPS` in `by`, dearest group first (by day: in order). Times
-    in seconds since the epoch. Raises `SettingsError`."""
+def usage(
+    store: LedgerStore, by: tuple[str, ...], since: float = 0.0, until: float = float("inf")
+) -> list[Line]:
+    """The ledger in `store`, added up by the names of `GROUPS` in `by`, dearest group first (by day: in order). Times
+    in seconds since the epoch. Raises `SettingsError`, `StateUnavailable`."""
     for name in by:
         if name not in GROUPS:
             raise SettingsError(f"--by {name!r}: one of {', '.join(GROUPS)}.")
-    if not path.exists():
+    if not store.exists():
         return []
-    groups = [GROUPS[name] for name in by]
+    groups = ", ".join(GROUPS[name] for name in by)
     order = "1" if by[:1] == ("day",) else "cost DESC"
-    statement = (
-        f"SELECT {', '.join(groups)}, count(DISTINCT requests.id), count(calls.number), "  # noqa: S608 - SQL of our own
+    rows = store.read(
+        f"SELECT {groups}, count(DISTINCT requests.id), count(calls.number), "  # noqa: S608 - SQL of our own
         "coalesce(sum(calls.prompt_tokens), 0), coalesce(sum(calls.completion_tokens), 0), "
         "coalesce(sum(calls.cost_nano), 0) AS cost "
         f"FROM requests {'JOIN' if 'model' in by else 'LEFT JOIN'} calls ON calls.request = requests.id "
-        f"WHERE requests.at >= ? AND requests.at < ? GROUP BY {', '.join(groups)} ORDER BY {order}"
+        f"WHERE requests.at >= ? AND requests.at < ? GROUP BY {groups} ORDER BY {order}",
+        [since, until],
     )
-    with closing(connect(path, MIGRATIONS)) as connection:
-        try:
-            rows = connection.execute(statement, [since, until]).fetchall()
-        except sqlite3.Error as error:
-            raise SettingsError(f"{path} cannot be read: {error}.") from error
     width = len(by)
-    return [_line(tuple(map(str, row[:width])), *row[width:]) for row in rows]
+    # PostgreSQL adds whole numbers up to decimals.
+    return [_line(tuple(map(str, row[:width])), *map(int, row[width:])) for row in rows]
 
 
 def _line(group: tuple[str, ...], requests: int, calls: int, read: int, written: int, cost_nano: int) -> Line:

@@ -1,12 +1,18 @@
 """Redis with every operation bounded, behind a breaker: a slow or dead Redis costs a request 50 ms at most, and
-soon nothing."""
+soon nothing.
+
+To find a server takes longer than to ask it: its name, TLS, who is the primary, which node has which slots. So after a
+failure that is done beside the requests, within a bound of its own, and leaves a connection that they then use. Else a
+fleet whose nodes are 30 ms away would start to connect for ever, and never finish.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from gateway.state.breaker import Breaker
 from gateway.state.store import StoreAway
@@ -15,30 +21,35 @@ __all__ = ["OPERATION_S", "RedisClient"]
 
 T = TypeVar("T")
 OPERATION_S = 0.05
+FIND_S = 3.0
+"""How long it may take to find the server again."""
+CONNECT_S = 1.0
 CONNECTIONS = 64
 
 
 class RedisClient:
     """Redis at `url`: `redis://`, `rediss://` (TLS), `unix://`, `redis+cluster://HOST:PORT` or
-    `redis+sentinel://HOST:PORT,HOST:PORT/SERVICE` (either with `rediss+…` for TLS). Connected on first use."""
+    `redis+sentinel://HOST:PORT,HOST:PORT/SERVICE` (either with `rediss+…` for TLS). Files for TLS stand in its query:
+    `?ssl_ca_certs=…&ssl_certfile=…&ssl_keyfile=…`. Connected on first use."""
 
     def __init__(self, url: str, *, timeout_s: float = OPERATION_S) -> None:
         self._url, self._timeout_s = url, timeout_s
         self.breaker = Breaker()
         self._client: Any = None
+        self._finding: asyncio.Task[None] | None = None
 
     async def run(self, work: Callable[[Any], Awaitable[T]]) -> T:
         """`work(client)`, within the bound. Raises `StoreAway`."""
-        import redis.exceptions
-
         loop = asyncio.get_running_loop()
         if not self.breaker.allows(loop.time()):
             raise StoreAway("Redis does not answer.", sure=True)
         try:
             async with asyncio.timeout(self._timeout_s):
                 told = await work(self._open())
-        except (redis.exceptions.RedisError, OSError, TimeoutError) as error:
+        except _away() as error:
             self.breaker.failed(loop.time())
+            if self._finding is None or self._finding.done():
+                self._finding = asyncio.create_task(self._find())
             # The type alone: a message may hold the address.
             raise StoreAway(f"Redis: {type(error).__name__}.", sure=self.breaker.open) from error
         self.breaker.succeeded()
@@ -46,6 +57,9 @@ class RedisClient:
 
     async def close(self) -> None:
         """Close every connection."""
+        if self._finding is not None:
+            self._finding.cancel()
+            await asyncio.gather(self._finding, return_exceptions=True)
         if self._client is not None:
             await self._client.aclose()
 
@@ -55,26 +69,44 @@ class RedisClient:
             self._client = _connect(self._url, self._timeout_s)
         return self._client
 
+    async def _find(self) -> None:
+        """Have the client find its server, or all of them. Whether they answer, the next request sees."""
+        with suppress(*_away()):
+            async with asyncio.timeout(FIND_S):
+                if urlsplit(self._url).scheme.endswith("+cluster"):
+                    await self._open().initialize()
+                    await self._open().ping(target_nodes="primaries")
+                else:
+                    await self._open().ping()
+
+
+def _away() -> tuple[type[Exception], ...]:
+    """What is raised when Redis does not answer, or not in time. That of a cluster is no `RedisError`."""
+    from redis.exceptions import RedisClusterException, RedisError
+
+    return RedisError, RedisClusterException, OSError, TimeoutError
+
 
 def _connect(url: str, timeout_s: float) -> Any:
     from redis.asyncio import BlockingConnectionPool, Redis
     from redis.asyncio.cluster import RedisCluster
     from redis.asyncio.sentinel import Sentinel
 
-    scheme, _, kind = urlsplit(url).scheme.partition("+")
+    told = urlsplit(url)
+    scheme, _, kind = told.scheme.partition("+")
     plain = f"{scheme}://{url.partition('://')[2]}"
-    options: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+    options: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": CONNECT_S}
     if kind == "cluster":
         return RedisCluster.from_url(plain, **options)
     if kind == "sentinel":
-        hosts, _, service = plain.partition("://")[2].rpartition("/")
-        login, _, hosts = hosts.rpartition("@")
+        login, _, hosts = told.netloc.rpartition("@")
         addresses = [(host.rpartition(":")[0], int(host.rpartition(":")[2])) for host in hosts.split(",")]
+        options |= parse_qsl(told.query)
         if login:
             options["password"] = login.rpartition(":")[2]
         if scheme == "rediss":
             options["ssl"] = True
         sentinel: Any = Sentinel(addresses, sentinel_kwargs=dict(options))  # type: ignore[no-untyped-call]
-        return sentinel.master_for(service, **options)
+        return sentinel.master_for(told.path.strip("/"), **options)
     pool = BlockingConnectionPool.from_url(plain, max_connections=CONNECTIONS, timeout=timeout_s, **options)
     return Redis.from_pool(pool)

@@ -24,6 +24,7 @@ COMMANDS = [
     "outcomes",
     "keys",
     "usage",
+    "ledger",
     "collect",
     "train",
     "calibrate",
@@ -48,6 +49,7 @@ def test_all_commands_are_there() -> None:
         *COMMANDS,
         *(f"models {name}" for name in ("list", "pull", "rm", "price", "prices")),
         *(f"keys {name}" for name in ("create", "list", "revoke", "rotate")),
+        *(f"ledger {name}" for name in ("backup", "restore", "check")),
     ],
 )
 def test_help_is_worth_reading(chorus, command: str) -> None:
@@ -55,7 +57,7 @@ def test_help_is_worth_reading(chorus, command: str) -> None:
     status, out, _ = chorus(*command.split(), "--help")
     assert status == 0
     assert len(out) > 300
-    if command not in ("models", "models list", "models rm", "keys", "outcomes"):
+    if command not in ("models", "models list", "models rm", "keys", "ledger", "outcomes"):
         assert "Example" in out
 
 

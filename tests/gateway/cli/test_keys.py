@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from gateway.cli.application import application
 from gateway.keys.key import Key
 from gateway.ledger.entry import Entry
+from gateway.ledger.sqlite_ledger import SqliteLedger
 from gateway.ledger.writer import LedgerWriter
 from protocol.errors import SettingsError
 from protocol.run import Call, Trace
@@ -70,7 +71,7 @@ def test_a_bad_budget(chorus: Callable[..., Any]) -> None:
 
 def test_usage(chorus: Callable[..., Any], tmp_path: Path) -> None:
     """As a table, as CSV (in which no cell is a formula), and as parquet."""
-    writer = LedgerWriter(tmp_path / "state" / "ledger.db")
+    writer = LedgerWriter(SqliteLedger(tmp_path / "state" / "ledger.db"))
     key = Key("key_1", alias="=cmd", team="t")
     trace = Trace(calls=[Call("one", Usage(7, 8), 23e-6, 0.1)])
     writer.add(Entry("i", "r", time.time(), key, None, None, "/x", "one", "direct", "ok", 0.1, trace))

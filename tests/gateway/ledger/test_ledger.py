@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 
 from gateway.keys.key import ANYONE, Key
 from gateway.ledger.entry import Entry, facts
-from gateway.ledger.usage import usage
+from gateway.ledger.sqlite_ledger import SqliteLedger
+from gateway.ledger.usage import Line
+from gateway.ledger.usage import usage as added_up
 from gateway.ledger.writer import LedgerWriter
 from protocol.errors import SettingsError
 from protocol.run import Call, Trace
@@ -44,12 +47,17 @@ def entry(number: int, *, key: Key = ANYONE, at: float | None = None, **fields: 
 
 
 def write(path: Path, *entries: Entry, **fields: Any) -> LedgerWriter:
-    writer = LedgerWriter(path, **fields)
+    writer = LedgerWriter(SqliteLedger(path), **fields)
     for one in entries:
         writer.add(one)
     writer.start()
     writer.close()
     return writer
+
+
+def usage(path: Path, *arguments: Any, **fields: Any) -> list[Line]:
+    with closing(SqliteLedger(path)) as ledger:
+        return added_up(ledger, *arguments, **fields)
 
 
 def test_rows(tmp_path: Path) -> None:

@@ -1,0 +1,32 @@
+"""The ledger that the settings name, and what they know about prices."""
+
+from __future__ import annotations
+
+from gateway.ledger.postgres_ledger import PostgresLedger
+from gateway.ledger.savings import Savings, savings
+from gateway.ledger.sqlite_ledger import SqliteLedger
+from gateway.ledger.store import LEDGER_FILE, LedgerStore
+from protocol.errors import SettingsError
+from protocol.settings import Settings
+from protocol.tenancy import state_folder
+
+__all__ = ["make_ledger", "savings_against"]
+
+
+def make_ledger(settings: Settings) -> LedgerStore:
+    """PostgreSQL where `ledger.url` names one, else the SQLite file of this machine. Nothing is opened yet."""
+    if settings.ledger.url is not None:
+        return PostgresLedger(settings.ledger.url.get_secret_value())
+    return SqliteLedger(state_folder(settings.state) / LEDGER_FILE)
+
+
+def savings_against(settings: Settings, store: LedgerStore, model: str, since: float) -> Savings:
+    """What was saved since then (seconds since the epoch) by not always asking `model`, at the price it has now. Raises
+    `SettingsError` for a model that is not known or has no price, `StateUnavailable`."""
+    known = settings.models.get(model)
+    if known is None or known.embedder:
+        raise SettingsError(f"against {model!r}: the config has no such model that answers.")
+    if known.price is None:
+        raise SettingsError(f"against {model!r}: models.{model}.price is not set.")
+    merging = [name for name, strategy in settings.strategies.items() if strategy.fuse or strategy.aggregate]
+    return savings(store, model, known.price.price, since, merging=merging)

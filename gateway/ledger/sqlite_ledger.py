@@ -1,0 +1,148 @@
+"""The ledger in a SQLite file: what one machine needs, without any server."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gateway.ledger.schema import MIGRATIONS
+from gateway.ledger.store import TABLES, RowsRefused
+from gateway.state.sqlite_file import connect
+from protocol.errors import SettingsError, StateUnavailable
+
+__all__ = ["SqliteLedger"]
+
+T = TypeVar("T")
+AT_ONCE = 50
+"""Rows that one statement adds."""
+DAY = "strftime('%Y-%m-%d', requests.at, 'unixepoch')"
+
+
+class SqliteLedger:
+    """A `LedgerStore` in the file at `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._connection: sqlite3.Connection | None = None
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    def exists(self) -> bool:
+        return self.path.exists()
+
+    def write(self, requests: Sequence[tuple[Any, ...]], calls: Sequence[tuple[Any, ...]]) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            _insert(connection, "requests", requests)
+            _insert(connection, "calls", calls)
+
+        self._transact(work)
+
+    def retire(self, before: float, most: int) -> int:
+        def work(connection: sqlite3.Connection) -> int:
+            return max(
+                connection.execute(
+                    f"DELETE FROM {table} WHERE ({', '.join(key)}) IN "  # noqa: S608 - names of our own
+                    f"(SELECT {', '.join(key)} FROM {table} WHERE at < ? ORDER BY at LIMIT ?)",
+                    [before, most],
+                ).rowcount
+                for table, key in TABLES.items()
+            )
+
+        return self._transact(work)
+
+    def read(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        try:
+            return self._open().execute(statement.replace("{day}", DAY), parameters).fetchall()
+        except sqlite3.Error as error:
+            raise StateUnavailable(f"The ledger {self.path} cannot be read: {error}.") from error
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def backup(self, out: Path) -> None:
+        """A copy at `out`, whole and consistent, while others write. Raises `SettingsError`, `StateUnavailable`."""
+        if not self.exists():
+            raise SettingsError(f"There is no ledger at {self.path} yet.")
+        if out.exists():
+            raise SettingsError(f"{out} exists; a backup overwrites nothing.")
+        try:
+            out.touch(mode=0o600)
+            with closing(sqlite3.connect(out)) as copy:
+                self._open().backup(copy)
+                copy.execute("PRAGMA journal_mode=DELETE")  # one file, nothing beside it
+        except (OSError, sqlite3.Error) as error:
+            out.unlink(missing_ok=True)
+            raise StateUnavailable(f"{self.path} could not be copied to {out}: {error}.") from error
+
+    def restore(self, copy: Path) -> None:
+        """Put the copy's rows in place of all rows here, in one step that others see whole. Raises `SettingsError`,
+        `StateUnavailable`."""
+        if not copy.is_file():
+            raise SettingsError(f"There is no backup at {copy}.")
+        try:
+            with closing(sqlite3.connect(f"{copy.resolve().as_uri()}?mode=ro", uri=True)) as source:
+                (whole,) = source.execute("PRAGMA integrity_check").fetchone()
+                (version,) = source.execute("PRAGMA user_version").fetchone()
+                tables = {name for (name,) in source.execute("SELECT name FROM sqlite_master")}
+                if whole != "ok" or not set(TABLES) <= tables:
+                    raise SettingsError(f"{copy} is no whole ledger: {whole}.")
+                if version > len(MIGRATIONS):
+                    raise SettingsError(f"{copy} was written by a newer Chorus.")
+                source.backup(self._open())
+        except sqlite3.Error as error:
+            raise StateUnavailable(f"{copy} could not be restored to {self.path}: {error}.") from error
+        self.close()  # opened again, an older ledger is brought up to date
+        self._open()
+
+    def damage(self) -> str | None:
+        """What SQLite finds wrong with the file."""
+        ((told, *_), *_) = self.read("PRAGMA integrity_check")
+        return None if told == "ok" else str(told)
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = connect(self.path, MIGRATIONS)
+        return self._connection
+
+    def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        connection = self._open()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            told = work(connection)
+            connection.execute("COMMIT")
+        except BaseException as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            # What SQLite cannot hold: a whole number beyond 64 bits, half a character.
+            if isinstance(error, (OverflowError, UnicodeEncodeError, sqlite3.IntegrityError)):
+                raise RowsRefused(str(error)) from error
+            if isinstance(error, sqlite3.Error):
+                raise StateUnavailable(f"{self.path}: {error}") from error
+            raise
+        return told
+
+
+def _insert(connection: sqlite3.Connection, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Add `rows`, many with each statement: between statements the event loop's thread takes its turn, and so often a
+    turn costs more than the row."""
+    for start in range(0, len(rows), AT_ONCE):
+        some = rows[start : start + AT_ONCE]
+        if len(some) == AT_ONCE:
+            connection.execute(_statement(table, len(some[0]), AT_ONCE), [*chain.from_iterable(some)])
+        else:
+            connection.executemany(_statement(table, len(some[0]), 1), some)
+
+
+@cache
+def _statement(table: str, columns: int, rows: int) -> str:
+    row = f"({','.join('?' * columns)})"
+    return f"INSERT OR IGNORE INTO {table} VALUES {','.join([row] * rows)}"  # noqa: S608 - names of our own

@@ -1,0 +1,50 @@
+"""Where a ledger is kept: what its writer and its readers need of a database, whichever it is.
+
+Statements are written once, with `?` for parameters and `{day}` for the UTC day of a request; each store speaks its
+own dialect from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+__all__ = ["LEDGER_FILE", "TABLES", "LedgerStore", "RowsRefused"]
+
+LEDGER_FILE = "ledger.db"
+TABLES = {"requests": ("id",), "calls": ("request", "number")}
+"""The ledger's tables and their primary keys."""
+
+Row = tuple[Any, ...]
+
+
+class RowsRefused(Exception):
+    """The database works, but does not take these rows: writing them again would not help."""
+
+
+class LedgerStore(Protocol):
+    """One connection, opened on first use, for one thread. Every method but `close` raises `StateUnavailable` while
+    the database is away, and `SettingsError` where its tables cannot be used."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages; no secret in it."""
+        ...
+
+    def exists(self) -> bool:
+        """Whether there is anything to read. Makes nothing."""
+        ...
+
+    def write(self, requests: Sequence[Row], calls: Sequence[Row]) -> None:
+        """Add rows, all or none; those that are there already stay. Raises `RowsRefused`."""
+        ...
+
+    def retire(self, before: float, most: int) -> int:
+        """Remove at most `most` rows of each table from before that time; gives how many went of the fuller."""
+        ...
+
+    def read(self, statement: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """The rows of a statement of our own."""
+        ...
+
+    def close(self) -> None: ...

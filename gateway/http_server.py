@@ -5,8 +5,8 @@ is an ASGI server for the pages, and gives the hot routes their `Wire`.
 
 Theory of operation. A connection has one request that is being answered and, when its client sends ahead, a queue of
 those that came meanwhile; with a queue, or with more body than a reader takes, the socket is not read. A request's
-task starts when its head is complete. One timer per connection, never reset, looks every few seconds what the
-connection waits for:
+task starts when its head is complete, and its client takes the answers it has. One timer per connection, never reset,
+looks every few seconds what the connection waits for:
 
     a request      for longer than `KEEP_ALIVE_S`                closed
     a whole head   for longer than `HEAD_S` since its first byte   408, closed
@@ -43,6 +43,7 @@ UNREAD_BYTES = 64 * 1024
 """Of a body that nobody reads, before the socket is left alone."""
 
 _LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _BODILESS = frozenset({204, 304})
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -61,9 +62,7 @@ class HttpServer(asyncio.Protocol):
             config.load()
         self._app, self.state = config.loaded_app, server_state
         self.loop = _loop or asyncio.get_running_loop()
-        self.parser = HttpRequestParser(self)
-        # What a client sends after the request with which it said it would close is not looked at, but no error either.
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.parser = self._new_parser()
         self.full = False
         self.waiting: asyncio.Future[None] | None = None
         self._request: Request | None = None
@@ -73,7 +72,7 @@ class HttpServer(asyncio.Protocol):
         self._url = b""
         self._head_since: float | None = None
         self._head_bytes = 0
-        self._paused = False
+        self._paused = self._upgrading = False
         self.closing = False
         """Whether the connection ends with the request that is being answered."""
         self._always: Headers = []
@@ -100,7 +99,7 @@ class HttpServer(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._timer.cancel()
         self.state.connections.discard(self)
-        self.resume_writing()
+        self._wake()
         for request in (self._request, *self._queue):
             if request is not None:
                 request.lost()
@@ -109,9 +108,7 @@ class HttpServer(asyncio.Protocol):
         if self._incoming is None:
             self._head_bytes += len(data)
         try:
-            self.parser.feed_data(data)
-        except HttpParserUpgrade:
-            pass  # there is nothing here to upgrade to; the request is answered as if it had not asked
+            self._parse(data)
         except HttpParserError:
             if len(self._head) <= MAX_HEADERS:
                 self._refuse(BadRequest("This is no HTTP/1.1 request.", code="invalid_http"))
@@ -121,6 +118,33 @@ class HttpServer(asyncio.Protocol):
                 HeadersTooLarge(f"A head has at most {MAX_HEAD_BYTES} bytes and {MAX_HEADERS} headers here.")
             )
 
+    def _parse(self, data: bytes) -> None:
+        """Raises `HttpParserError`."""
+        rest = memoryview(data)
+        while rest:
+            try:
+                self.parser.feed_data(rest)
+                return
+            except HttpParserUpgrade as upgrade:
+                rest = rest[upgrade.args[0] :]
+                self._read_on()
+
+    def _read_on(self) -> None:
+        """There is nothing here to upgrade to, so a request that asks for it is answered as if it had not. The parser
+        took what follows its head, the body too, for words of another protocol; a new one is told how long the body
+        is."""
+        framing = [line for line in self._head if line[0] in _FRAMING]
+        self.parser = self._new_parser()
+        self.parser.feed_data(
+            b"POST / HTTP/1.1\r\n%b\r\n" % b"".join([b"%b: %b\r\n" % line for line in framing])
+        )
+
+    def _new_parser(self) -> HttpRequestParser:
+        parser = HttpRequestParser(self)
+        # What a client sends after the request with which it said it would close is not looked at, but no error either.
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return parser
+
     def eof_received(self) -> None:
         """Half a connection is none: `connection_lost` follows."""
 
@@ -128,6 +152,11 @@ class HttpServer(asyncio.Protocol):
         self.full = True
 
     def resume_writing(self) -> None:
+        self._wake()
+        if self._request is None:
+            self._next()
+
+    def _wake(self) -> None:
         self.full = False
         waiting, self.waiting = self.waiting, None
         if waiting is not None and not waiting.done():
@@ -165,8 +194,14 @@ class HttpServer(asyncio.Protocol):
         if close or self.closing:
             self.transport.close()
             return
-        if self._queue:
+        self._next()
+
+    def _next(self) -> None:
+        """Begin what waits, unless the client does not take what it was answered."""
+        if self._queue and not self.full:
             self._begin(self._queue.popleft())
+        if self._head_since is not None:
+            self._head_since = self.loop.time()  # nobody read the rest of it
         self.resume_reading()
 
     def _begin(self, request: Request) -> None:
@@ -177,17 +212,23 @@ class HttpServer(asyncio.Protocol):
     def _check(self) -> None:
         now = self.loop.time()
         self._timer = self.loop.call_later(CHECK_S, self._check)
-        if self._head_since is not None:
+        if self._request is not None:
+            return
+        if self._head_since is not None and not self._queue:
             if now - self._head_since > HEAD_S:
                 self._refuse(RequestTimeout(f"The request's head did not arrive within {HEAD_S:g} s."))
-        elif self._request is None and now - self._idle_since > KEEP_ALIVE_S:
+        elif now - self._idle_since > KEEP_ALIVE_S:
             if self.transport.is_closing():  # and its client does not read the end of its answer
                 self.transport.abort()
             self.transport.close()
 
     def _refuse(self, error: ChorusError) -> None:
         """Answer what is no request, unless somebody still waits for an answer to an earlier one."""
-        if self._request is None and not self.transport.is_closing():
+        request = self._request
+        if request is not None and request is self._incoming and not request.started:
+            request.lost()  # its body is none
+            request = None
+        if request is None and not self.transport.is_closing():
             body = orjson.dumps(error.body())
             head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(
                 body
@@ -198,6 +239,8 @@ class HttpServer(asyncio.Protocol):
     # ---------------------------------------------------------------------------------------------- the parser
 
     def on_message_begin(self) -> None:
+        if self._upgrading:
+            return
         self._url, self._head = b"", []
         self._head_since = self.loop.time()
 
@@ -211,6 +254,9 @@ class HttpServer(asyncio.Protocol):
                 raise ValueError("too many headers")
 
     def on_headers_complete(self) -> None:
+        if self._upgrading:
+            self._upgrading = False
+            return
         parser, head = self.parser, self._head
         url = parse_url(self._url)
         raw_path = url.path or b"/"
@@ -229,17 +275,20 @@ class HttpServer(asyncio.Protocol):
             wire.speaks_1_0()
         self._head_since, self._head_bytes = None, 0
         self._incoming = wire
-        if self._request is None:
+        if self._request is None and not self.full:
             self._begin(wire)
         else:
             self._queue.append(wire)
             self.pause_reading()
+        self._upgrading = parser.should_upgrade()
 
     def on_body(self, body: bytes) -> None:
         if self._incoming is not None:
             self._incoming.body_came(body)
 
     def on_message_complete(self) -> None:
+        if self._upgrading:
+            return
         incoming, self._incoming = self._incoming, None
         if incoming is not None:
             incoming.body_ended()
@@ -250,7 +299,7 @@ class Request:
 
     __slots__ = (
         "_bare", "_body", "_chunked", "_close", "_complete", "_connection", "_head", "_left", "_lost", "_missing",
-        "_more", "_size", "_started", "_waiter", "scope",
+        "_more", "_size", "_urged", "_waiter", "scope", "started",
     )  # fmt: skip
 
     scope: Scope
@@ -260,7 +309,8 @@ class Request:
         self._body: list[bytes] | None = []  # None: it was taken, or nobody wants it
         self._size = self._missing = 0
         self._more = True
-        self._started = self._complete = self._lost = self._chunked = self._bare = False
+        self.started = self._complete = self._lost = self._chunked = self._bare = False
+        self._urged = False  # to send its body
         self._head = b""  # until it goes out with what follows it
         self._left: Callable[[], None] | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -272,7 +322,7 @@ class Request:
         except Exception:
             log.exception("a bug of ours")
         finally:
-            if not (self._started or self._lost):
+            if not (self.started or self._lost):
                 self.start(500, b"", 0, close=True)
                 self.end()
             elif not self._complete:
@@ -319,7 +369,8 @@ class Request:
     async def receive(self) -> Message:
         """ASGI's way to read the request."""
         connection = self._connection
-        if self._body == [] and self._more and (b"expect", b"100-continue") in self.scope["headers"]:
+        if self._body == [] and self._hesitates() and not (self.started or self._lost):
+            self._urged = True
             connection.transport.write(_CONTINUE)
         while not (self._complete or self._lost):
             if self._body is not None and (self._body or not self._more):
@@ -330,6 +381,17 @@ class Request:
             self._waiter = connection.loop.create_future()
             await self._waiter
         return {"type": "http.disconnect"}
+
+    def _hesitates(self) -> bool:
+        """Whether the client waits for leave to send its body, or may have given up waiting."""
+        return (
+            self._more
+            and not self._urged
+            and any(
+                name == b"expect" and value.lower() == b"100-continue"
+                for name, value in self.scope["headers"]
+            )
+        )
 
     def watch(self, left: Callable[[], None]) -> None:
         if self._lost:
@@ -351,15 +413,19 @@ class Request:
         if self._head and not self._lost:
             head, self._head = self._head, b""
             connection.transport.write(head)
-        while connection.full and not self._lost:
+        # Of a complete answer nothing more comes, and the next request does not begin before it is taken.
+        while connection.full and not (self._lost or self._complete):
             connection.waiting = connection.loop.create_future()
             await connection.waiting
 
     def start(self, status: int, head: bytes, length: int | None = None, *, close: bool = False) -> None:
-        self._close = self._close or close or self._connection.closing
+        # A client that is answered before it has sent its body may send it, or another request: nobody could tell.
+        self._close = self._close or close or self._connection.closing or self._hesitates()
         self._bare = status in _BODILESS or self.scope["method"] == "HEAD"
         framing = b""
-        if length is not None:
+        if status == 204:
+            pass  # has no length, not even none
+        elif length is not None:
             self._missing = length
             framing = b"content-length: %d\r\n" % length
         elif not self._bare and self.scope["http_version"] == "1.1":
@@ -368,7 +434,7 @@ class Request:
         if self._close:
             framing += b"connection: close\r\n"
         line = _LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-        self._started = True
+        self.started = True
         self._head = b"%b%b%b%b\r\n" % (line, self._connection.always(), head, framing)
 
     def write(self, data: bytes) -> None:

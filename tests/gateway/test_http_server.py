@@ -237,3 +237,129 @@ async def test_expect() -> None:
         )
     assert told.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200")
     assert told.endswith(b" ab")
+
+
+async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers before any body has come."""
+    await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"no"})
+
+
+async def test_an_unread_hesitating_body_ends_the_connection() -> None:
+    """Who is refused before it was told to go on may send its body or not: what follows is no request of anybody's."""
+    hesitating = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\nExpect: 100-Continue\r\n\r\n"
+    async with served(refuse) as port:
+        told = await said(port, hesitating, GET)
+    assert told.count(b"HTTP/1.1 ") == 1
+    assert b"connection: close" in told
+
+
+async def test_leave_to_go_on_is_given_once() -> None:
+    """However many pieces the body comes in, and never inside an answer."""
+
+    async def listens_on(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"one", "more_body": True})
+        await receive()
+        await send({"type": "http.response.body", "body": b"two"})
+
+    head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\nexpect: 100-continue\r\n\r\n"
+    async with served(echo) as port:
+        told = await said(port, head, b"a", b"b", b"c", last=b" abc")
+    assert told.count(b"100 Continue") == 1
+    async with served(listens_on) as port:
+        told = await said(port, head, b"abc", last=b"0\r\n\r\n")
+    assert b"100 Continue" not in told
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\r\n",
+        b"content-length: 3\r\n\r\nabc",
+        b"transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\ntrailer: x\r\n\r\n",
+    ],
+)
+async def test_an_upgrade_is_not_taken_up(body: bytes) -> None:
+    """The request is answered as if it had not asked, and what was sent with it is answered too."""
+    upgrade = b"POST /1 HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n" + body
+    last = b"GET /2 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    async with served(echo) as port:
+        told = await said(port, upgrade * 2 + last)
+    assert [told.count(b"POST /1"), told.count(b"GET /2")] == [2, 1]
+
+
+async def test_the_body_of_an_upgrade_is_no_request() -> None:
+    """A body that comes after its head is read as the body, though the parser takes it for another protocol's."""
+    upgrade = b"POST /1 HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n"
+    async with served(echo) as port:
+        told = await said(
+            port, upgrade + b"content-length: %d\r\n\r\n" % len(GET), GET, last=b"POST /1  " + GET
+        )
+    assert told.count(b"HTTP/1.1 200") == 1
+
+
+async def test_a_body_that_is_none_is_refused() -> None:
+    """A body whose end nobody could tell is a bad request, and nothing behind it is read."""
+    head = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    async with served(echo) as port:
+        told = await said(port, head + b"3\nabc\n0\r\n\r\n" + GET)
+    assert told.startswith(b"HTTP/1.1 400")
+    assert told.count(b"HTTP/1.1 4") == 1
+    assert b"HTTP/1.1 200" not in told
+
+
+async def test_no_content_has_no_length() -> None:
+    """RFC 9110, 8.6: an answer with status 204 tells no length."""
+
+    async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 204, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    async with served(nothing) as port:
+        told = await said(port, GET, last=b"\r\n\r\n")
+    assert told.startswith(b"HTTP/1.1 204")
+    assert b"content-length" not in told
+
+
+async def test_the_next_request_waits_until_the_answer_is_taken(until: Any) -> None:
+    """A client that sends ahead and does not read fills nothing; once it reads, everything is answered."""
+    begun = ended = 0
+    large = b"x" * (4 << 20)
+
+    async def much(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal begun, ended
+        begun += 1
+        wire = wire_of(scope, receive, send)
+        wire.start(200, b"", len(large))
+        wire.end(large)
+        await wire.drain()
+        ended += 1
+
+    async with served(much) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        writer.write(GET * 6)
+        await until(lambda: ended > 0)
+        await asyncio.sleep(0.1)
+        assert begun < 6
+        told = b""
+        async with asyncio.timeout(20):
+            while told.count(b"x") < 6 * len(large):
+                told += await reader.read(1 << 20)
+        writer.close()
+        await until(lambda: ended == 6)
+
+
+async def test_half_a_request_does_not_cut_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the answer takes; only then the rest is waited for."""
+    monkeypatch.setattr(http_server, "HEAD_S", 0.05)
+    monkeypatch.setattr(http_server, "CHECK_S", 0.02)
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.3)
+        await echo(scope, receive, send)
+
+    async with served(slow) as port:
+        told = await said(port, GET + GET[:20])
+    assert told.startswith(b"HTTP/1.1 200")
+    assert b"HTTP/1.1 408" in told

@@ -1,9 +1,16 @@
 """Which stored queries are nearest: exact while there are few, an inverted file over clusters when there are many.
 
-Cells are those of spherical k-means (a few steps from evenly spread rows). A search compares the query with the
-centres, then exactly with the queries of the nearest cells: as many cells as hold a share of all queries and
-`PER_PLACE` for each one that is wanted, which finds 98 % and more of the true neighbours among the published tables'
-embeddings (`python -m benchmarks.routers.latency`). Nothing is stored in artefacts: cells are made when one is loaded.
+Three steps; the first two only say what the third compares (`python -m benchmarks.routers.latency` measures what they
+lose):
+
+1. Cells of spherical k-means over a sample of the rows. What a cell promises is the mean cosine of its rows with the
+   query, which is exactly the query's product with the mean row, plus `SPREADS` times how far they scatter about it.
+   The best cells that hold `SHARE` of the rows are looked at, and then every other one that promises a neighbour as
+   near as the k-th found there: few cells for most queries, many for the one that lies between topics.
+2. Their rows, in the `AXES` directions in which the stored queries differ most: a third of the numbers.
+3. The `KEPT` + `KEPT_EACH`·k nearest by that, by their true cosines.
+
+Nothing is stored in artefacts: cells are made when one is loaded.
 """
 
 from __future__ import annotations
@@ -13,6 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     Vectors = NDArray[np.float32]
@@ -21,10 +30,17 @@ __all__ = ["EXACT", "NeighbourIndex"]
 
 EXACT = 8192
 """Stored queries up to which all are compared: below this the product costs less than half a millisecond."""
-STEPS = 6
-SHARE, PER_PLACE = 0.13, 32
-MOST = 0.3
-"""Share of the stored queries that are compared for a few neighbours, and at most: beyond it, all are."""
+STEPS = 4
+SAMPLED = 12_500
+"""Rows that the cells are made from, at most."""
+SHARE = 0.06
+SPREADS = 3.0
+FREE = 100
+"""Directions that rows of a cell scatter in, roughly: a cosine's spread is the scatter over the root of this."""
+MARGIN = 0.04
+"""Cosine by which a cell may promise less than the k-th neighbour found, and still be looked at."""
+AXES = 128
+KEPT, KEPT_EACH = 180, 6
 
 
 class NeighbourIndex:
@@ -33,42 +49,71 @@ class NeighbourIndex:
     def __init__(self, vectors: Vectors, *, exact: int = EXACT) -> None:
         self.vectors = vectors
         self.exact = len(vectors) <= exact
-        if not self.exact:
-            self._centres = _centres(vectors, int(np.sqrt(len(vectors))))
-            cell = _nearest(vectors, self._centres)
-            self._order = np.argsort(cell, kind="stable")
-            self._rows = np.ascontiguousarray(vectors[self._order])
-            self._starts = np.searchsorted(cell[self._order], np.arange(len(self._centres) + 1))
+        if self.exact:
+            return
+        _, axes = np.linalg.eigh(vectors.T @ vectors)
+        centres = _centres(vectors, axes[:, -1], int(2 * np.sqrt(len(vectors))))
+        cell = _nearest(vectors, centres)
+        self._order = np.argsort(cell, kind="stable")
+        starts = np.unique(cell[self._order], return_index=True)[1]
+        self._places = np.arange(len(vectors))
+        # Rows of a cell lie together: what is compared for one query is then near in memory.
+        self._rows = rows = vectors[self._order]
+        self._starts = [*starts.tolist(), len(rows)]
+        self._sizes = np.diff(self._starts)
+        self._means = np.add.reduceat(rows, starts, axis=0) / self._sizes[:, None].astype(np.float32)
+        scatter = np.sqrt(np.maximum(1 - (self._means**2).sum(axis=1), 0))
+        self._promise = (SPREADS / np.sqrt(FREE) * scatter).astype(np.float32)
+        self._axes = np.ascontiguousarray(axes[:, -AXES:].T)
+        self._short = np.ascontiguousarray(rows @ self._axes.T)
 
     def near(self, vector: Vectors, k: int) -> tuple[NDArray[np.intp], Vectors]:
         """The stored rows worth comparing with one query, shape (dimensions,), for its `k` nearest, and their
         cosines. Exact: all of them, in order."""
-        n = len(self.vectors)
-        wanted = SHARE * n + PER_PLACE * k
-        if self.exact or wanted > MOST * n:
+        n, kept = len(self.vectors), KEPT + KEPT_EACH * k
+        if self.exact or 4 * kept > n:
             return np.arange(n), np.asarray(self.vectors @ vector, dtype=np.float32)
-        cells = np.argsort(-(self._centres @ vector), kind="stable")
-        sizes = np.diff(self._starts)[cells]
-        cells = cells[: int(np.searchsorted(sizes.cumsum(), wanted)) + 1]
-        spans = [slice(self._starts[cell], self._starts[cell + 1]) for cell in cells.tolist()]
-        # One product a cell, on rows that lie together: gathering them first would cost more than comparing.
-        cosine = np.concatenate([self._rows[span] @ vector for span in spans])
-        return np.concatenate([self._order[span] for span in spans]), cosine
+        promised = self._means @ vector + self._promise
+        cells = np.argsort(-promised, kind="stable")
+        first = int(np.searchsorted(self._sizes[cells].cumsum(), max(SHARE * n, 2 * k))) + 1
+        short, spans, close = self._axes @ vector, list[slice](), np.empty(n, dtype=np.float32)
+        seen = self._compare(cells[:first].tolist(), short, close, 0, spans)
+        least = np.partition(close[:seen], seen - k)[seen - k]
+        # Promises fall along `cells`: whoever promises enough comes first.
+        enough = int(np.count_nonzero(promised >= least - MARGIN))
+        seen = self._compare(cells[first:enough].tolist(), short, close, seen, spans)
+        places = np.concatenate([self._places[span] for span in spans])
+        if seen > kept:
+            places = places[np.argpartition(close[:seen], seen - kept)[seen - kept :]]
+        return self._order[places], self._rows[places] @ vector
+
+    def _compare(
+        self, cells: Iterable[int], short: Vectors, close: Vectors, seen: int, spans: list[slice]
+    ) -> int:
+        """Write the rows of `cells` compared along the axes to `close` from `seen` on; returns where it ends."""
+        for cell in cells:
+            start, end = self._starts[cell], self._starts[cell + 1]
+            # One product a cell, on rows that lie together: gathering them first would cost more than comparing.
+            np.dot(self._short[start:end], short, out=close[seen : seen + end - start])
+            seen += end - start
+            spans.append(slice(start, end))
+        return seen
 
 
-def _centres(vectors: Vectors, count: int) -> Vectors:
-    """Unit-length cluster centres, from starts that are evenly spread along the rows' first principal axis, so that the
-    order of the rows does not decide."""
-    _, axes = np.linalg.eigh(vectors.T @ vectors)
-    ordered = np.argsort(vectors @ axes[:, -1], kind="stable")
-    centres = vectors[ordered[np.linspace(0, len(vectors) - 1, count).astype(np.intp)]]
+def _centres(vectors: Vectors, axis: Vectors, count: int) -> Vectors:
+    """Unit-length cluster centres of a sample that is evenly spread along `axis`, the rows' first principal one, so
+    that the order of the rows does not decide; they start evenly spread too."""
+    order = np.argsort(vectors @ axis, kind="stable")
+    sample = vectors[order[:: -(-len(order) // SAMPLED)]]
+    centres = sample[np.linspace(0, len(sample) - 1, min(count, len(sample))).astype(np.intp)]
     for _ in range(STEPS):
-        cell = _nearest(vectors, centres)
-        sums = np.zeros_like(centres)
-        np.add.at(sums, cell, vectors)
+        cell = _nearest(sample, centres)
+        by_cell = np.argsort(cell, kind="stable")
+        present, starts = np.unique(cell[by_cell], return_index=True)
+        sums = np.add.reduceat(sample[by_cell], starts, axis=0)
         lengths = np.linalg.norm(sums, axis=1, keepdims=True)
-        centres = np.where(lengths > 0, sums / np.where(lengths > 0, lengths, 1.0), centres)
-    return np.asarray(centres, dtype=np.float32)
+        centres[present] = np.where(lengths > 0, sums / np.where(lengths > 0, lengths, 1.0), centres[present])
+    return centres
 
 
 def _nearest(vectors: Vectors, centres: Vectors) -> NDArray[np.intp]:

@@ -128,17 +128,20 @@ class Eagle:
             or learn.vectors.shape[1] != self.embeddings_.shape[1]
         ):
             raise MethodError(f"{METHOD.id} adds feedback for {', '.join(self.models_)} only.")
-        by_name = np.argsort(np.array(self.models_))
-        back = np.argsort(by_name)
         order = replay_order(learn.texts)
         score = learn.score[order]
-        last, mean = self._replay(self.ratings_[0][by_name], score)
+        last, mean = self._replay(self.ratings_[0][self._by_name], score)
         total = self.averaged_ + len(score)
-        mean = (self.ratings_[1][by_name] * self.averaged_ + mean * len(score)) / total
+        mean = (self.ratings_[1][self._by_name] * self.averaged_ + mean * len(score)) / total
         vectors = np.concatenate([self.embeddings_, learn.vectors[order]])
-        ratings = np.stack([last[back], mean[back]])
+        ratings = np.stack([last, mean])[:, self._back]
         self._keep(
-            self.models_, vectors, np.concatenate([self.score_, score[:, back]]), ratings, total, self.costs_
+            self.models_,
+            vectors,
+            np.concatenate([self.score_, score[:, self._back]]),
+            ratings,
+            total,
+            self.costs_,
         )
         return self
 
@@ -158,10 +161,10 @@ class Eagle:
         if self.p >= 1:
             return np.tile(overall, (len(vectors), 1))
         start = overall if self.local_start == "global" else np.full(len(overall), START)
-        by_name = np.argsort(np.array(self.models_))
         nearest = self._nearest(vectors)
-        local = elo(np.tile(start[by_name], (len(vectors), 1)), self.score_[nearest][:, :, by_name], self.k)
-        return np.asarray(self.p * overall + (1 - self.p) * local[:, np.argsort(by_name)], dtype=np.float64)
+        start = np.tile(start[self._by_name], (len(vectors), 1))
+        local = elo(start, self.score_[nearest][:, :, self._by_name], self.k)
+        return np.asarray(self.p * overall + (1 - self.p) * local[:, self._back], dtype=np.float64)
 
     def save(self, folder: Path) -> None:
         """Write the artefact."""
@@ -202,6 +205,8 @@ class Eagle:
         costs: Floats,
     ) -> None:
         self.models_, self.embeddings_, self.score_ = models, vectors, score
+        self._by_name = np.argsort(np.array(models))
+        self._back = np.argsort(self._by_name)
         self.index_ = NeighbourIndex(vectors.astype(np.float32))
         self.ratings_, self.averaged_, self.costs_ = ratings, averaged, costs
 

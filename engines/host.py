@@ -14,7 +14,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING
 from engines.byte_vocab import ByteVocab
 from engines.embedding_rows import TeamTables
 from engines.engine import Engine, EngineSpec
-from engines.fused_decode import FusedDecode, Member, Team
+from engines.fused_decode import FusedDecode, Member, Tally, Team
 from engines.generation import Event, Failure, Generation, Sink
 from engines.plain_decode import PlainDecode
+from engines.spec_decode import SpecDecode
 from engines.text_state import Feedback
 from engines.union import Union
-from ensembles.tokens.base import Binds, Fusion
+from ensembles.tokens.base import Binds, Drafts, Fusion
 from protocol.errors import ChorusError, InternalError, UpstreamUnavailable
 
 if TYPE_CHECKING:
@@ -117,6 +118,12 @@ class Host:
         """Per engine, requests running and waiting."""
         return {name: engine.counts() for name, engine in self._engines.items()}
 
+    def tallies(self) -> dict[str, Tally]:
+        """Per fusion whose members draft, how that went since the start."""
+        return {
+            name: replace(team.tally) for name, team in self._teams.items() if isinstance(team.fusion, Drafts)
+        }
+
     def kv_usage(self) -> dict[str, float]:
         """Per engine, the share of its KV cache in use."""
         return {name: engine.kv_usage() for name, engine in self._engines.items()}
@@ -184,7 +191,8 @@ class Host:
     def _begin(self, generation: Generation, sink: Sink) -> None:
         decode: PlainDecode | FusedDecode
         if (team := self._teams.get(generation.model)) is not None:
-            decode = FusedDecode(generation, team, sink)
+            kind = SpecDecode if isinstance(team.fusion, Drafts) else FusedDecode
+            decode = kind(generation, team, sink)
         else:
             engine = self._engines[generation.model]
             decode = PlainDecode(generation, engine, self.vocabs[generation.model], sink)

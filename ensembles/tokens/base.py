@@ -28,6 +28,7 @@ __all__ = [
     "Ask",
     "Binds",
     "Decision",
+    "Drafts",
     "Fusion",
     "Mixture",
     "Prepares",
@@ -176,3 +177,13 @@ class Prepares(Protocol):
 
     def prepare(self, prompt: Prompt) -> Fusion:
         """The fusion for this request. Pure."""
+
+
+@runtime_checkable
+class Drafts(Protocol):
+    """A fusion that gives the same text, in distribution, when one member writes ahead and the others read
+    its draft at once: the host then asks `decide` at each drafted position with all members' logits, and
+    accepts or replaces the draft by rejection sampling."""
+
+    def turns(self, members: int) -> tuple[tuple[int, int], ...]:
+        """Who drafts in which order and how many symbols at a turn: (member, ≥ 1), each member once."""

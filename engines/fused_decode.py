@@ -22,7 +22,7 @@ from engines.text_state import Feedback, TextState
 from engines.token_trail import TokenTrail
 from engines.union import Union
 from engines.visible_text import VisibleText
-from ensembles.tokens.base import Ask, Fusion, Mixture, Prepares, Prompt, PromptRow, Step
+from ensembles.tokens.base import Ask, Fusion, Mixture, Prepares, Prompt, PromptRow, Search, Step
 from protocol.errors import MethodError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Team:
 
     members: tuple[Member, ...]
     union: Union
-    fusion: Fusion
+    fusion: Fusion | Search
     main: int = 0
     feedback: Feedback = "append"
     tally: Tally = field(default_factory=Tally)
@@ -75,7 +75,9 @@ class FusedDecode:
         self.id = generation.id
         self.sink = sink
         self.done = False
-        self._generation, self._team, self._fusion = generation, team, team.fusion
+        assert not isinstance(team.fusion, Search)
+        self._generation, self._team = generation, team
+        self._fusion: Fusion = team.fusion
         self._state = TextState([member.vocab for member in team.members], team.main, team.feedback)
         self._text = VisibleText(generation.sampling.stops, generation.sampling.before)
         self._chooser = Chooser(

@@ -25,10 +25,11 @@ from engines.engine import Engine, EngineSpec
 from engines.fused_decode import FusedDecode, Member, Tally, Team
 from engines.generation import Event, Failure, Generation, Sink
 from engines.plain_decode import PlainDecode
+from engines.search_decode import SearchDecode
 from engines.spec_decode import SpecDecode
 from engines.text_state import Feedback
 from engines.union import Union
-from ensembles.tokens.base import Binds, Drafts, Fusion
+from ensembles.tokens.base import Binds, Drafts, Fusion, Search
 from protocol.errors import ChorusError, InternalError, UpstreamUnavailable
 
 if TYPE_CHECKING:
@@ -47,9 +48,13 @@ class FusionSpec:
     name: str
     members: tuple[str, ...]
     weights: tuple[float, ...]
-    fusion: Fusion
+    fusion: Fusion | Search
     main: int = 0
     feedback: Feedback = "append"
+
+
+Joint = FusedDecode | SearchDecode
+"""A request that several engines serve."""
 
 
 class Host:
@@ -70,7 +75,7 @@ class Host:
         self._load_engine = load
         self._engines: dict[str, Engine] = {}
         self._teams: dict[str, Team] = {}
-        self._live: dict[str, PlainDecode | FusedDecode] = {}
+        self._live: dict[str, PlainDecode | Joint] = {}
         self._inbox: queue.SimpleQueue[tuple[Generation, Sink] | str | None] = queue.SimpleQueue()
         self._ready = threading.Event()
         self._failed: BaseException | None = None
@@ -189,9 +194,13 @@ class Host:
                 self._begin(*item)
 
     def _begin(self, generation: Generation, sink: Sink) -> None:
-        decode: PlainDecode | FusedDecode
+        decode: PlainDecode | Joint
         if (team := self._teams.get(generation.model)) is not None:
-            kind = SpecDecode if isinstance(team.fusion, Drafts) else FusedDecode
+            kind: type[Joint] = FusedDecode
+            if isinstance(team.fusion, Search):
+                kind = SearchDecode
+            elif isinstance(team.fusion, Drafts):
+                kind = SpecDecode
             decode = kind(generation, team, sink)
         else:
             engine = self._engines[generation.model]
@@ -205,7 +214,7 @@ class Host:
         with torch.inference_mode():
             rows = {engine: engine.forward() for engine in self._engines.values() if engine.has_work}
             forced: dict[Engine, dict[str, Sequence[int]]] = {engine: {} for engine in rows}
-            fused = [decode for decode in self._live.values() if isinstance(decode, FusedDecode)]
+            fused = [decode for decode in self._live.values() if isinstance(decode, Joint)]
             for decode in fused:
                 self._advance(decode, rows, forced)
             sampled = [item for engine in rows for item in engine.finish(forced[engine]).items()]
@@ -221,7 +230,7 @@ class Host:
 
     def _advance(
         self,
-        decode: FusedDecode,
+        decode: Joint,
         rows: Mapping[Engine, Mapping[str, Tensor]],
         forced: Mapping[Engine, dict[str, Sequence[int]]],
     ) -> None:
@@ -245,7 +254,7 @@ class Host:
 
         self._guarded(decode, decide)
 
-    def _guarded(self, decode: PlainDecode | FusedDecode, act: Callable[[], None]) -> None:
+    def _guarded(self, decode: PlainDecode | Joint, act: Callable[[], None]) -> None:
         """Run `act`; what it raises fails this request and no other."""
         try:
             act()
@@ -261,7 +270,7 @@ class Host:
                 )
             )
 
-    def _drop(self, decode: PlainDecode | FusedDecode | None) -> None:
+    def _drop(self, decode: PlainDecode | Joint | None) -> None:
         """Forget a request and free what it holds in its engines."""
         if decode is None:
             return

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from engines.engine import Engine, EngineSpec, Sampled
-from engines.generation import Event, Generation, Piece, Sampling
+from engines.generation import Event, Failure, Generation, Piece, Sampling
 from engines.host import FusionSpec, Host
 from tests.engines.test_byte_vocab import _tokenizer
 
@@ -127,7 +127,7 @@ def host_of(
 
 def answers(host: Host, model: str, prompts: Sequence[Sequence[int]], **sampling: Any) -> list[str]:
     """Texts for prompts that are the same ids for every member, decoded side by side. An end is written as
-    a full stop."""
+    a full stop. Raises the error of one that failed."""
     waiting = []
     for n, prompt in enumerate(prompts):
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
@@ -140,5 +140,7 @@ def answers(host: Host, model: str, prompts: Sequence[Sequence[int]], **sampling
         text = ""
         while isinstance(event := events.get(timeout=60), Piece):
             text += event.text
-        texts.append(text + {"stop": ".", "length": ""}[event.reason])  # type: ignore[union-attr]
+        if isinstance(event, Failure):
+            raise event.error
+        texts.append(text + {"stop": ".", "length": ""}[event.reason])
     return texts

@@ -11,7 +11,7 @@ from engines.templates import Prompting, prompting
 from engines.weights import CATALOGUE, ensure
 from engines.weights.progress import Progress
 from protocol.errors import SettingsError
-from protocol.methods import find_method, load_method
+from protocol.methods import find_method, load_method, methods
 from protocol.settings import Fusion as FusionSettings
 from protocol.settings import Settings
 
@@ -66,7 +66,8 @@ def engine_specs(settings: Settings, progress: Progress | None = None) -> list[E
 
 def fusion_spec(name: str, settings: FusionSettings) -> FusionSpec:
     """The method with its options, and its members in the order of the config, the main one where it says."""
-    method = find_method(settings.method, "fusion")
+    searches = {method.id for method in methods("search")}
+    method = find_method(settings.method, "search" if settings.method in searches else "fusion")
     try:
         fusion = load_method(method)(**settings.options)
     except TypeError as error:

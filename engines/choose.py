@@ -37,18 +37,54 @@ class Chooser:
         q = q.masked_fill(~allowed, 0.0)
         if self.greedy:
             return int(q.argmax())
+        p = torch.softmax(q.log() / self._temperature, dim=-1)
+        if self._top_p >= 1:
+            return self.draw(p)
+        values, symbols = self._nucleus(p)
+        return int(symbols[self.draw(values)])
+
+    def distribution(self, q: Tensor, allowed: Tensor) -> Tensor:
+        """The probabilities with which `choose` takes each position, shape (n,), sum 1; all on one position
+        where the choice is greedy."""
+        import torch
+
+        if self.greedy:
+            p = torch.zeros_like(q)
+            p[self.choose(q, allowed)] = 1.0
+            return p
+        p = torch.softmax(q.masked_fill(~allowed, 0.0).log() / self._temperature, dim=-1)
+        if self._top_p >= 1:
+            return p
+        values, symbols = self._nucleus(p)
+        return torch.zeros_like(p).index_copy_(0, symbols, values / values.sum())
+
+    def draw(self, p: Tensor) -> int:
+        """A position of `p`, shape (n,), ≥ 0 and not all 0, in proportion to it."""
+        import torch
+
+        return int(torch.multinomial(p, 1, generator=self._random(p)))
+
+    def uniform(self, like: Tensor) -> float:
+        """A number in [0, 1), from the device of `like`."""
+        import torch
+
+        return float(torch.rand((), generator=self._random(like), device=like.device))
+
+    def _random(self, like: Tensor) -> Generator:
+        import torch
+
         if self._generator is None:
-            self._generator = torch.Generator(device=q.device)
+            self._generator = torch.Generator(device=like.device)
             if self._seed is None:
                 self._generator.seed()
             else:
                 self._generator.manual_seed(self._seed & (2**63 - 1))
-        p = torch.softmax(q.log() / self._temperature, dim=-1)
-        if self._top_p >= 1:
-            return int(torch.multinomial(p, 1, generator=self._generator))
+        return self._generator
+
+    def _nucleus(self, p: Tensor) -> tuple[Tensor, Tensor]:
+        """The most likely positions and their p, best first, 0 behind the nucleus."""
         values, symbols = p.topk(min(NUCLEUS, p.shape[0]))
         if float(values.sum()) < self._top_p:
             values, symbols = p.sort(descending=True)
         before = values.cumsum(-1) - values
-        values = values.masked_fill(before >= self._top_p, 0.0)
-        return int(symbols[torch.multinomial(values, 1, generator=self._generator)])
+        return values.masked_fill(before >= self._top_p, 0.0), symbols

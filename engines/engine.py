@@ -148,16 +148,21 @@ class Engine:
             skip_reading_prefix_cache=bool(watch),
         )
         if watch:
-            self._watched[request_id] = frozenset(watch)
-            self._seen[request_id] = {}
+            self.watch(request_id, watch)
         self._add(request_id, prompt, params)
 
     def cached(self, request_id: str) -> int:
         """How many of the request's first tokens were read from the prefix cache when it started; 0 before."""
         return self._cached.get(request_id, 0)
 
+    def watch(self, request_id: str, indices: Collection[int]) -> None:
+        """Of a forced request's next tokens, prompt and later ones counted together, `seen` tells what the
+        model expected at `indices`: say for all but the first of those about to be fed."""
+        self._watched[request_id] = frozenset(indices)
+        self._seen[request_id] = {}
+
     def seen(self, request_id: str) -> dict[int, torch.Tensor]:
-        """By index of the watched prompt tokens computed by now, the logits before them, shape (vocabulary,).
+        """By index of the watched tokens computed by now, the logits before them, shape (vocabulary,).
         Forgets them."""
         self._watched.pop(request_id, None)
         return self._seen.pop(request_id, {})
@@ -202,6 +207,42 @@ class Engine:
             batch.token_ids_cpu[row, start : start + len(ids)] = ids
             batch.is_token_ids[row, start : start + len(ids)] = True
             batch.num_tokens_no_spec[row] = start + len(ids)
+
+    def rewind(self, request_id: str, keep: int) -> bool:
+        """Let a stalled request forget all but its first `keep` tokens, prompt included; then `feed` it.
+
+        False, and nothing changed, where it cannot: not all is computed (it was preempted), some would be of
+        its own prompt, or what they would be written over belongs to another request as well. Such a request
+        is to be aborted and added anew. Call between `finish` and `forward`."""
+        request = self._scheduler.requests[request_id]
+        if request.num_computed_tokens < request.num_tokens or keep < request.num_prompt_tokens:
+            return False
+        stale = []
+        for manager in self._scheduler.kv_cache_manager.coordinator.single_type_managers:
+            full, cached = keep // manager.block_size, manager.num_cached_block.get(request_id, 0)
+            stale.append((manager, full, manager.req_to_blocks[request_id][full:cached]))
+        if any(block.ref_cnt > 1 for _, _, blocks in stale for block in blocks):
+            return False
+        for manager, full, blocks in stale:
+            # These blocks were filled, so that the prefix cache knows them by a text they will no longer hold.
+            for block in blocks:
+                manager.block_pool._maybe_evict_cached_block(block)  # noqa: SLF001  no public way
+            if blocks:
+                manager.num_cached_block[request_id] = full
+        outputs = keep - request.num_prompt_tokens
+        del request._all_token_ids[keep:]  # noqa: SLF001  as vLLM's scheduler itself does for a session
+        del request._output_token_ids[outputs:]  # noqa: SLF001
+        del request.block_hashes[keep // self._scheduler.hash_block_size :]
+        request.num_computed_tokens = keep
+        runner = self._runner
+        if (state := runner.requests.get(request_id)) is not None:
+            del state.output_token_ids[outputs:]
+            state.num_computed_tokens = keep
+        row = runner.input_batch.req_id_to_index.get(request_id)
+        if row is not None:
+            runner.input_batch.num_tokens_no_spec[row] = keep
+            runner.input_batch.num_computed_tokens_cpu[row] = keep
+        return True
 
     # ── the step
     # ──────────────────────────────────────────────────────────────────────────────────────────────

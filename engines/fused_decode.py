@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from engines import shared_text
@@ -22,13 +22,13 @@ from engines.text_state import Feedback, TextState
 from engines.token_trail import TokenTrail
 from engines.union import Union
 from engines.visible_text import VisibleText
-from ensembles.tokens.base import Ask, Fusion, Mixture, Prepares, Prompt, PromptRow, Step
+from ensembles.tokens.base import Ask, Fusion, Mixture, Prepares, Prompt, PromptRow, Search, Step
 from protocol.errors import MethodError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["FusedDecode", "Member", "Team"]
+__all__ = ["FusedDecode", "Member", "Tally", "Team"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,18 @@ class Member:
     weight: float
 
 
+@dataclass(slots=True)
+class Tally:
+    """Of a team whose members draft: forwards of members, symbols drafted, drafts verified and accepted, and
+    symbols written. Counted over all requests since the start."""
+
+    forwards: int = 0
+    drafted: int = 0
+    verified: int = 0
+    accepted: int = 0
+    written: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Team:
     """A fusion ready to serve: members whose weights sum to 1, the union of their vocabularies, the method,
@@ -47,9 +59,10 @@ class Team:
 
     members: tuple[Member, ...]
     union: Union
-    fusion: Fusion
+    fusion: Fusion | Search
     main: int = 0
     feedback: Feedback = "append"
+    tally: Tally = field(default_factory=Tally)
 
 
 class FusedDecode:
@@ -62,7 +75,9 @@ class FusedDecode:
         self.id = generation.id
         self.sink = sink
         self.done = False
-        self._generation, self._team, self._fusion = generation, team, team.fusion
+        assert not isinstance(team.fusion, Search)
+        self._generation, self._team = generation, team
+        self._fusion: Fusion = team.fusion
         self._state = TextState([member.vocab for member in team.members], team.main, team.feedback)
         self._text = VisibleText(generation.sampling.stops, generation.sampling.before)
         self._chooser = Chooser(
@@ -78,6 +93,11 @@ class FusedDecode:
         self._end_tokens = 0
         self._unprepared = isinstance(team.fusion, Prepares)
         self._run = b""
+
+    @property
+    def _short(self) -> bool:
+        """Whether only the most likely symbol of a decision is wanted, and nothing else of it shown."""
+        return self._chooser.greedy and self._generation.sampling.top_logprobs is None
 
     def start(self) -> None:
         """Queue the members the fusion asks for first; the others join when it first asks for them. A fusion
@@ -173,25 +193,28 @@ class FusedDecode:
 
     def _decide(self) -> None:
         """Ask the fusion until it wants to hear somebody; commit what it chooses on the way."""
-        team = self._team
-        weights = tuple(member.weight for member in team.members)
-        greedy = self._chooser.greedy and self._generation.sampling.top_logprobs is None
         while not self.done:
-            decision = self._fusion.decide(Step(team.union, weights, self._rows, greedy))
-            if isinstance(decision, Ask):
-                if not decision.members or decision.members & self._rows.keys():
+            found = self._next(self._rows)
+            if isinstance(found, Ask):
+                if not found.members or found.members & self._rows.keys():
                     raise MethodError(
-                        f"the fusion asked for {sorted(decision.members)} having {sorted(self._rows)}"
+                        f"the fusion asked for {sorted(found.members)} having {sorted(self._rows)}"
                     )
-                self._wanted |= decision.members
+                self._wanted |= found.members
                 return
-            symbol = self._choose(decision)
-            if symbol is None and greedy:  # the few symbols it named cannot be written: see all of them
-                greedy = False
-                continue
-            if symbol is None:
-                raise MethodError("the fusion gave no symbol that every member can write")
-            self._commit(decision, symbol)
+            self._commit(*found)
+
+    def _next(self, rows: Mapping[int, Tensor]) -> Ask | tuple[Mixture, int]:
+        """The fusion's decision on `rows` and the symbol chosen from it."""
+        weights = tuple(member.weight for member in self._team.members)
+        # Where the few symbols that a short answer names cannot be written: see all of them.
+        for greedy in dict.fromkeys((self._short, False)):
+            decision = self._fusion.decide(Step(self._team.union, weights, rows, greedy))
+            if isinstance(decision, Ask):
+                return decision
+            if (symbol := self._choose(decision)) is not None:
+                return decision, symbol
+        raise MethodError("the fusion gave no symbol that every member can write")
 
     def _choose(self, decision: Mixture) -> int | None:
         """The symbol to come; None where no member-writable one is likely at all."""

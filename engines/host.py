@@ -14,7 +14,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,12 +22,14 @@ from typing import TYPE_CHECKING
 from engines.byte_vocab import ByteVocab
 from engines.embedding_rows import TeamTables
 from engines.engine import Engine, EngineSpec
-from engines.fused_decode import FusedDecode, Member, Team
+from engines.fused_decode import FusedDecode, Member, Tally, Team
 from engines.generation import Event, Failure, Generation, Sink
 from engines.plain_decode import PlainDecode
+from engines.search_decode import SearchDecode
+from engines.spec_decode import SpecDecode
 from engines.text_state import Feedback
 from engines.union import Union
-from ensembles.tokens.base import Binds, Fusion
+from ensembles.tokens.base import Binds, Drafts, Fusion, Search
 from protocol.errors import ChorusError, InternalError, UpstreamUnavailable
 
 if TYPE_CHECKING:
@@ -46,9 +48,13 @@ class FusionSpec:
     name: str
     members: tuple[str, ...]
     weights: tuple[float, ...]
-    fusion: Fusion
+    fusion: Fusion | Search
     main: int = 0
     feedback: Feedback = "append"
+
+
+Joint = FusedDecode | SearchDecode
+"""A request that several engines serve."""
 
 
 class Host:
@@ -69,7 +75,7 @@ class Host:
         self._load_engine = load
         self._engines: dict[str, Engine] = {}
         self._teams: dict[str, Team] = {}
-        self._live: dict[str, PlainDecode | FusedDecode] = {}
+        self._live: dict[str, PlainDecode | Joint] = {}
         self._inbox: queue.SimpleQueue[tuple[Generation, Sink] | str | None] = queue.SimpleQueue()
         self._ready = threading.Event()
         self._failed: BaseException | None = None
@@ -116,6 +122,12 @@ class Host:
     def counts(self) -> dict[str, tuple[int, int]]:
         """Per engine, requests running and waiting."""
         return {name: engine.counts() for name, engine in self._engines.items()}
+
+    def tallies(self) -> dict[str, Tally]:
+        """Per fusion whose members draft, how that went since the start."""
+        return {
+            name: replace(team.tally) for name, team in self._teams.items() if isinstance(team.fusion, Drafts)
+        }
 
     def kv_usage(self) -> dict[str, float]:
         """Per engine, the share of its KV cache in use."""
@@ -182,9 +194,14 @@ class Host:
                 self._begin(*item)
 
     def _begin(self, generation: Generation, sink: Sink) -> None:
-        decode: PlainDecode | FusedDecode
+        decode: PlainDecode | Joint
         if (team := self._teams.get(generation.model)) is not None:
-            decode = FusedDecode(generation, team, sink)
+            kind: type[Joint] = FusedDecode
+            if isinstance(team.fusion, Search):
+                kind = SearchDecode
+            elif isinstance(team.fusion, Drafts):
+                kind = SpecDecode
+            decode = kind(generation, team, sink)
         else:
             engine = self._engines[generation.model]
             decode = PlainDecode(generation, engine, self.vocabs[generation.model], sink)
@@ -197,7 +214,7 @@ class Host:
         with torch.inference_mode():
             rows = {engine: engine.forward() for engine in self._engines.values() if engine.has_work}
             forced: dict[Engine, dict[str, Sequence[int]]] = {engine: {} for engine in rows}
-            fused = [decode for decode in self._live.values() if isinstance(decode, FusedDecode)]
+            fused = [decode for decode in self._live.values() if isinstance(decode, Joint)]
             for decode in fused:
                 self._advance(decode, rows, forced)
             sampled = [item for engine in rows for item in engine.finish(forced[engine]).items()]
@@ -213,7 +230,7 @@ class Host:
 
     def _advance(
         self,
-        decode: FusedDecode,
+        decode: Joint,
         rows: Mapping[Engine, Mapping[str, Tensor]],
         forced: Mapping[Engine, dict[str, Sequence[int]]],
     ) -> None:
@@ -237,7 +254,7 @@ class Host:
 
         self._guarded(decode, decide)
 
-    def _guarded(self, decode: PlainDecode | FusedDecode, act: Callable[[], None]) -> None:
+    def _guarded(self, decode: PlainDecode | Joint, act: Callable[[], None]) -> None:
         """Run `act`; what it raises fails this request and no other."""
         try:
             act()
@@ -253,7 +270,7 @@ class Host:
                 )
             )
 
-    def _drop(self, decode: PlainDecode | FusedDecode | None) -> None:
+    def _drop(self, decode: PlainDecode | Joint | None) -> None:
         """Forget a request and free what it holds in its engines."""
         if decode is None:
             return

@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,14 +176,15 @@ class Service:
 
     def stats(self) -> dict[str, Any]:
         """Running and waiting requests, in all and per engine; a fused request counts once in each of its
-        engines."""
+        engines. Of fusions whose members draft, how many drafts were made, verified and accepted."""
         usage = self.host.kv_usage()
         engines = {
             name: {"running": running, "waiting": waiting, "kv_cache_usage": usage[name]}
             for name, (running, waiting) in self.host.counts().items()
         }
         total = {key: sum(engine[key] for engine in engines.values()) for key in ("running", "waiting")}
-        return {**total, "engines": engines}
+        tallies = {name: asdict(tally) for name, tally in self.host.tallies().items()}
+        return {**total, "engines": engines, **({"drafts": tallies} if tallies else {})}
 
 
 def application(service: Service) -> Starlette:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from engines import scan
 from engines.byte_vocab import ByteVocab, Kind, Unencodable
+from ensembles.tokens.base import SymbolOrder
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +25,7 @@ UNKNOWN = -2
 """In `_begins`: not looked up yet."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: `order` is kept where it is first made
 class Union:
     """`symbols[u]` are the bytes of symbol u; the last symbol, `eos`, is the pooled end of the answer (no
     bytes).
@@ -88,6 +90,11 @@ class Union:
     def size(self) -> int:
         """Number of symbols, the end among them."""
         return len(self.symbols)
+
+    @cached_property
+    def order(self) -> SymbolOrder:
+        """The symbols by their bytes; made when first asked for, in a quarter of a second."""
+        return SymbolOrder(self.symbols)
 
     def project(self, member: int, logits: torch.Tensor) -> torch.Tensor:
         """p_m A_m: the member's softmax over its text ids and ends, summed by symbol; shape (size,), float32,

@@ -22,10 +22,11 @@ PACKAGES = {
     "scorer": "cascades",
     "aggregator": "ensembles.answers",
     "fusion": "ensembles.tokens",
+    "search": "ensembles.tokens",
 }
 """The contract of each package's methods → the package."""
 
-Contract = Literal["router", "scorer", "aggregator", "fusion"]
+Contract = Literal["router", "scorer", "aggregator", "fusion", "search"]
 Taxonomy = Literal["a1", "a2", "b1", "b2", "b3", "c1", "c2"]
 
 
@@ -73,7 +74,7 @@ def methods(contract: Contract | None = None) -> Iterator[Method]:
         folder = import_module(package)
         for info in sorted(pkgutil.iter_modules(folder.__path__), key=lambda found: found.name):
             record = getattr(import_module(f"{package}.{info.name}"), "METHOD", None)
-            if isinstance(record, Method):
+            if isinstance(record, Method) and record.contract == kind:
                 yield record
 
 

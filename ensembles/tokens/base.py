@@ -16,8 +16,10 @@ members, it decides; one-hot weights, or members that agree, give that member's 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -28,12 +30,17 @@ __all__ = [
     "Ask",
     "Binds",
     "Decision",
+    "Drafts",
     "Fusion",
+    "Hypothesis",
     "Mixture",
     "Prepares",
     "Prompt",
     "PromptRow",
+    "Search",
+    "SearchStep",
     "Step",
+    "SymbolOrder",
     "Tables",
 ]
 
@@ -176,3 +183,70 @@ class Prepares(Protocol):
 
     def prepare(self, prompt: Prompt) -> Fusion:
         """The fusion for this request. Pure."""
+
+
+@runtime_checkable
+class Drafts(Protocol):
+    """A fusion that gives the same text, in distribution, when one member writes ahead and the others read
+    its draft at once: the host then asks `decide` at each drafted position with all members' logits, and
+    accepts or replaces the draft by rejection sampling."""
+
+    def turns(self, members: int) -> tuple[tuple[int, int], ...]:
+        """Who drafts in which order and how many symbols at a turn: (member, ≥ 1), each member once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """One text of a search, as far as each member has written it: bytes, symbols, the sum of their natural-log
+    probabilities (the end's included), and whether the member has ended it."""
+
+    texts: tuple[bytes, ...]
+    written: tuple[tuple[int, ...], ...]
+    scores: tuple[float, ...]
+    ended: tuple[bool, ...]
+
+
+class SymbolOrder:
+    """The symbols of an alphabet in the order of their bytes: those with a prefix lie side by side."""
+
+    def __init__(self, symbols: Sequence[bytes]) -> None:
+        self._order = sorted((text, u) for u, text in enumerate(symbols) if text)
+        self._index = dict(self._order)
+
+    def fitting(self, missing: bytes) -> list[int]:
+        """Symbols that begin with `missing` (not empty), or with which `missing` begins."""
+        shorter = [self._index[missing[:n]] for n in range(1, len(missing)) if missing[:n] in self._index]
+        first = bisect_left(self._order, (missing, -1))
+        longer = takewhile(lambda item: item[0].startswith(missing), self._order[first:])
+        return shorter + [u for _, u in longer]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchStep:
+    """A beam and, of each hypothesis, the logits of the members that write next, (|V_m|,) each, raw.
+    `feedable`, bool of shape (|U|,): symbols that every member could read."""
+
+    alphabet: Alphabet
+    weights: tuple[float, ...]
+    beam: tuple[Hypothesis, ...]
+    logits: tuple[Mapping[int, Tensor], ...]
+    order: SymbolOrder
+    feedable: Tensor
+
+
+@runtime_checkable
+class Search(Protocol):
+    """A method that keeps several texts and chooses among them at the end, where a `Fusion` writes one."""
+
+    @property
+    def beams(self) -> int:
+        """How many hypotheses live at once."""
+
+    def writers(self, hypothesis: Hypothesis) -> frozenset[int]:
+        """The members whose logits the hypothesis needs next."""
+
+    def extend(self, step: SearchStep) -> list[Hypothesis]:
+        """The next hypotheses, best first, finished ones among them. Pure."""
+
+    def score(self, hypothesis: Hypothesis, weights: Sequence[float]) -> float:
+        """By which hypotheses are compared; larger is better."""

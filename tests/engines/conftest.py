@@ -20,6 +20,7 @@ from ensembles.tokens.cp_delta import CPDelta
 from ensembles.tokens.deepen import DeePEn
 from ensembles.tokens.gac import GaC
 from ensembles.tokens.packllm import PackLLM
+from ensembles.tokens.spec_ensemble import SpecEnsemble
 from ensembles.tokens.unite import UniTE
 
 prepare_environment()  # before any test imports torch: OpenMP looks only once
@@ -174,6 +175,9 @@ def ask(weights: Callable[[str], Path]) -> Iterator[Asker]:
         FusionSpec("pack-twice", (SMOL, SMOL), (0.5, 0.5), PackLLM()),
         FusionSpec("deepen", PAIR, (0.5, 0.5), DeePEn(**DEEPEN)),  # type: ignore[arg-type]
         FusionSpec("deepen-twice", (SMOL, SMOL), (0.5, 0.5), DeePEn(**DEEPEN)),  # type: ignore[arg-type]
+        FusionSpec("spec", PAIR, (0.5, 0.5), SpecEnsemble(drafts=(3, 1))),
+        FusionSpec("spec-cp-delta", PAIR, (0.5, 0.5), SpecEnsemble("cp-delta")),
+        FusionSpec("spec-twice", (SMOL, SMOL), (0.5, 0.5), SpecEnsemble(drafts=2)),
         FusionSpec("broken", PAIR, (0.5, 0.5), Broken()),
     ]
     host = Host(specs, fusions)

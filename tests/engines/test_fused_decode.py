@@ -32,6 +32,7 @@ def _texts(ask: Asker, model: str) -> list[str]:
         ("cp-delta-twice", SMOL),
         ("pack-twice", SMOL),
         ("deepen-twice", SMOL),
+        ("spec-twice", SMOL),
     ],
 )
 def test_members_that_are_one_model_write_its_text(ask: Asker, fusion: str, model: str) -> None:
@@ -47,6 +48,18 @@ def test_degenerate_weights_give_one_member(ask: Asker, fusion: str, model: str)
     """One-hot weights give that model's greedy answer, though the other member has to take tokens not its
     own."""
     assert _texts(ask, fusion) == _texts(ask, model)
+
+
+@pytest.mark.parametrize(("fusion", "plain"), [("spec", "duet"), ("spec-cp-delta", "cp-delta")])
+def test_a_drafted_text_is_the_plain_one(ask: Asker, fusion: str, plain: str) -> None:
+    """Members that draft in turn, and forget what was replaced, write the text of the plain loop; twice, so
+    that the second time finds nothing wrong in the prefix cache. Their blocks are crossed on the way."""
+    expected = ask.all(*((plain, question) for question in PROMPTS), max_tokens=150)
+    for _ in range(2):
+        replies = ask.all(*((fusion, question) for question in PROMPTS), max_tokens=150)
+        assert [reply.text for reply in replies] == [reply.text for reply in expected]
+    tally = ask.host.tallies()[fusion]
+    assert 0 < tally.accepted < tally.verified
 
 
 def test_the_duet_is_neither_of_its_members(ask: Asker) -> None:

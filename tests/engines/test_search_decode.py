@@ -1,0 +1,98 @@
+"""Searches in the host's loop, with engines that are tables, against beam search written down by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from engines.engine import EngineSpec
+from engines.host import FusionSpec
+from ensembles.tokens.abe import ABE
+from protocol.errors import BadRequest
+from tests.engines.table_engine import LETTERS, PAIRS, TableEngine, answers, host_of
+
+PROMPTS = [[1 + i % 3, 1 + i // 3 % 3, 2] for i in range(9)]
+NAMES = ".abc"
+
+
+def _beam_search(engine: TableEngine, prompt: list[int], beams: int, bound: int) -> str:
+    """Beam search with length normalisation over one table of letters."""
+    alive: list[tuple[float, list[int]]] = [(0.0, [])]
+    finished: list[tuple[float, list[int]]] = []
+    while alive and len(finished) < beams:
+        options = []
+        for total, ids in alive:
+            logp = engine.logits([*prompt, *ids]).log_softmax(-1)
+            options += [(total + float(logp[i]), [*ids, i]) for i in range(4)]
+        options.sort(key=lambda option: -option[0] / len(option[1]))
+        alive = []
+        for total, ids in options:
+            if ids[-1] == 0:
+                finished.append((total / len(ids), ids))
+            else:
+                alive.append((total, ids))
+            if len(alive) == beams:
+                break
+        if len(alive[0][1]) == bound:
+            finished += [(total / len(ids), ids) for total, ids in alive]
+            alive = []
+    return "".join(NAMES[i] for i in max(finished)[1])
+
+
+@pytest.mark.parametrize("beams", [1, 3, 5])
+def test_one_member_is_beam_search(tmp_path: Path, beams: int) -> None:
+    """ABE with one model writes what beam search writes, all requests side by side."""
+    host, engines = host_of(tmp_path, {"x": (LETTERS, 1)}, [FusionSpec("abe", ("x",), (1.0,), ABE(beams))])
+    texts = answers(host, "abe", PROMPTS, max_tokens=6)
+    host.stop()
+    assert texts == [_beam_search(engines["x"], prompt, beams, 6) for prompt in PROMPTS]
+    assert len(set(texts)) > 3
+    assert not engines["x"].live
+
+
+@pytest.mark.parametrize("members", [("x", "y"), ("x", "y", "z")])
+def test_the_text_is_within_every_members_reach(tmp_path: Path, members: tuple[str, ...]) -> None:
+    """Members with different vocabularies finish with one text; the order of the config changes nothing."""
+    weights = (0.5, 0.3, 0.2)[: len(members)]
+    pool = {"x": (LETTERS, 1), "y": (PAIRS, 2), "z": (PAIRS, 3)}
+    fusions = [
+        FusionSpec("abe", members, weights, ABE(3)),
+        FusionSpec("turned", members[::-1], weights[::-1], ABE(3), main=len(members) - 1),
+    ]
+    host, engines = host_of(tmp_path, pool, fusions)
+    texts = answers(host, "abe", PROMPTS, max_tokens=8)
+    assert answers(host, "turned", PROMPTS, max_tokens=8) == texts
+    host.stop()
+    assert len(set(texts)) > 3
+    assert not any(engine.live for engine in engines.values())
+
+
+def test_an_answer_ends_where_it_must(tmp_path: Path) -> None:
+    """The bound of tokens, a stop string and the context's end."""
+    host, engines = host_of(
+        tmp_path, {"x": (LETTERS, 1), "y": (PAIRS, 2)}, [FusionSpec("abe", ("x", "y"), (0.5, 0.5), ABE(2))]
+    )
+    whole = answers(host, "abe", PROMPTS, max_tokens=8)
+    assert all(len(text) <= 8 or text.endswith(".") for text in whole)
+    stopped = answers(host, "abe", PROMPTS, max_tokens=8, stops=(b"b",))
+    assert [text.rstrip(".") for text in stopped] == [text.rstrip(".").split("b")[0] for text in whole]
+    assert all(len(text) < 64 for text in answers(host, "abe", PROMPTS[:2], max_tokens=None))
+    host.stop()
+    assert not any(engine.live for engine in engines.values())
+
+
+def test_a_search_has_no_log_probabilities(tmp_path: Path) -> None:
+    """Asking for them is the caller's error and nobody else's."""
+    host, _ = host_of(tmp_path, {"x": (LETTERS, 1)}, [FusionSpec("abe", ("x",), (1.0,), ABE(2))])
+    with pytest.raises(BadRequest, match="log-probabilities"):
+        answers(host, "abe", PROMPTS[:1], top_logprobs=1)
+    assert answers(host, "abe", PROMPTS[:1])
+    host.stop()
+
+
+def test_tables_disagree() -> None:
+    """The members' tables differ: else nothing above could fail."""
+    rows = [TableEngine(EngineSpec("x", Path()), 5, seed).logits([1, 2, 3]) for seed in (2, 3)]
+    assert not torch.equal(*rows)

@@ -27,6 +27,7 @@ COMMANDS = [
     "ledger",
     "collect",
     "train",
+    "export",
     "calibrate",
     "evaluate",
     "methods",

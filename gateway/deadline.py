@@ -1,7 +1,7 @@
 """The deadline of a call tree: one timer, however many calls the tree makes.
 
     at `due`               every call that is being waited for, in whichever task, is stopped, and its strategy told by
-                           `DeadlineExceeded`; it may still hand over an answer it holds
+                           `DeadlineExceeded`; it may still hand over an answer it holds, but make no further call
     `GRACE_S` later        so is whatever the request's own task does
 
 To stop is to cancel. As `asyncio.timeout` does, an own cancellation is told apart from everybody else's by the count
@@ -45,10 +45,10 @@ class Deadline:
             raise self._late() from None
 
     def __enter__(self) -> None:
+        if self._over:
+            raise self._late()
         task = _task()
         self._waiting[task] = task.cancelling()
-        if self._over:
-            self._stop(task)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -63,13 +63,9 @@ class Deadline:
     def _ring(self) -> None:
         self._over = True
         for task in self._waiting:
-            self._stop(task)
-        self._timer = asyncio.get_running_loop().call_later(GRACE_S, self._end)
-
-    def _stop(self, task: asyncio.Task[object]) -> None:
-        if task not in self._stopped:
             self._stopped.add(task)
             task.cancel()
+        self._timer = asyncio.get_running_loop().call_later(GRACE_S, self._end)
 
     def _end(self) -> None:
         self._ended = True

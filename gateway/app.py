@@ -6,12 +6,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from backends.registry import Sockets
 from gateway.access_log import AccessLog
 from gateway.caching.cached import Caches
-from gateway.caching.composition import make_caches
+from gateway.caching.composition import make_caches, make_semantic
 from gateway.catalogue import Catalogue
 from gateway.composition import make_catalogue
 from gateway.exchange import Receive, Scope, Send
@@ -42,6 +43,7 @@ class Gateway:
         self._tenancy = tenancy = Tenancy(settings, telemetry.ledger_dropped)
         self._tracing = make_tracing(settings, telemetry)
         access = AccessLog(log).finished if log is not None and settings.logging.access else None
+        self._log = log
         if log is not None:
             log.dropped = telemetry.log_dropped
         self._observers, self._ids = Observers(access, self._tracing), Ids()
@@ -84,6 +86,10 @@ class Gateway:
         before, self._now = self._now, generation
         self._old.add(before)
         self.telemetry.names_are(generation.catalogue.names)
+        if self._log is not None:
+            self._log.learn(generation.settings)
+        if self._tracing is not None:
+            self._tracing.learn(generation.settings)
         if not before.requests:
             self._forget(before)
 
@@ -105,12 +111,14 @@ class Gateway:
 
     def _caches(self, settings: Settings, catalogue: Catalogue) -> Caches | None:
         """Answers kept in memory are forgotten when those who gave them change; what is shared in Redis, by many
-        gateways, goes by its age alone."""
+        gateways, goes by its age alone. Only vectors are of this worker: another embedder's cannot be compared."""
         now = self._now
         same = (settings.models, settings.strategies) == (now.settings.models, now.settings.strategies)
-        if settings.cache is None or settings.cache.store == "redis":
+        if now.caches is None or (same and catalogue.made == now.catalogue.made):
             return now.caches
-        return now.caches if same and catalogue.made == now.catalogue.made else make_caches(settings)
+        if settings.cache is not None and settings.cache.store == "redis":
+            return replace(now.caches, semantic=make_semantic(settings))
+        return make_caches(settings)
 
     def _degraded(self) -> list[str]:
         lost = ["telemetry"] if self._tracing is not None and self._tracing.failing else []

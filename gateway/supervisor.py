@@ -248,6 +248,7 @@ class _Supervisor:
         return Helper(child, uds)
 
     def take_over(self, in_force: InForce) -> None:
+        self._pipe.learn(in_force.settings)
         for number, worker in enumerate(self._workers):
             worker.program = replace(worker.program, argv=self._worker_argv(number))
         for name in REPLACEABLE:

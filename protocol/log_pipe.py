@@ -78,6 +78,10 @@ class LogPipe(logging.Handler):
         self._thread.start()
         return self
 
+    def learn(self, settings: Settings) -> None:
+        """Blot out the secrets of these settings too."""
+        self._redaction.learn(secrets_of(settings))
+
     def close(self) -> None:
         """Write what waits, for a while, and end."""
         if self._thread.is_alive() and threading.current_thread() is not self._thread:

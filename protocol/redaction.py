@@ -43,7 +43,13 @@ class Redaction:
     """Blots out `secrets`, and whatever has the shape of one."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        self._known = sorted({secret for secret in secrets if len(secret) >= SHORTEST}, key=len, reverse=True)
+        self._known: list[str] = []
+        self.learn(secrets)
+
+    def learn(self, secrets: Iterable[str]) -> None:
+        """Blot these out too from now on."""
+        long = (secret for secret in secrets if len(secret) >= SHORTEST)
+        self._known = sorted({*self._known, *long}, key=len, reverse=True)
 
     def text(self, text: str) -> str:
         """`text` without secrets."""

@@ -100,7 +100,10 @@ class Caches:
         raw = await self.store.get(name)
         if raw is None:
             return None
-        kept = _Kept.parse(raw, self.now())
+        try:
+            kept = _Kept.parse(raw, self.now())
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            return None  # of another version, or not ours
         return kept if kept.age_s <= most_s else None
 
 
@@ -129,6 +132,8 @@ class _Cached:
     async def answer(self, request: ChatRequest, run: Run) -> AsyncIterator[Event]:
         caches, visitor = self.caches, self.visitor
         if first_lacking(request.body, LIVE) is not None:
+            if visitor.control.only:
+                raise _not_cached()
             async with aclosing(cast(Any, self.strategy.answer(request, run))) as events:
                 async for event in events:
                     yield event
@@ -143,7 +148,7 @@ class _Cached:
             yield self._told(kept, run, "semantic")
             return
         if visitor.control.only:
-            raise NotCached("No answer to this request is kept, and `only-if-cached` forbids to ask a model.")
+            raise _not_cached()
         self._tell(run, "miss")
         async with aclosing(cast(Any, self._recorded(request, run, same, vector))) as events:
             async for event in events:
@@ -204,6 +209,10 @@ class _Cached:
     def _tell(self, run: Run, how: str) -> None:
         run.trace.note(cache=how)
         self.visitor.tell("x-chorus-cache", how)
+
+
+def _not_cached() -> NotCached:
+    return NotCached("No answer to this request is kept, and `only-if-cached` forbids to ask a model.")
 
 
 def _assembled(stream: bytes, members: tuple[str, ...], run: Run) -> Reply | None:

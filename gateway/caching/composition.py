@@ -8,7 +8,7 @@ from gateway.caching.cached import AnswerStore, Caches, Semantic
 from gateway.caching.memory import MemoryStore
 from protocol.settings import Settings
 
-__all__ = ["make_caches"]
+__all__ = ["make_caches", "make_semantic"]
 
 MIB = 1 << 20
 
@@ -23,7 +23,7 @@ def make_caches(settings: Settings) -> Caches | None:
         wanted.ttl_s,
         time.time,
         names=frozenset(wanted.names) or None,
-        semantic=_semantic(settings),
+        semantic=make_semantic(settings),
     )
 
 
@@ -38,9 +38,9 @@ def _store(settings: Settings) -> AnswerStore:
     return SharedStore(RedisClient(redis.url.get_secret_value()), redis.prefix)
 
 
-def _semantic(settings: Settings) -> Semantic | None:
-    assert settings.cache is not None
-    wanted = settings.cache.semantic
+def make_semantic(settings: Settings) -> Semantic | None:
+    """Without any asks yet; None where the settings compare none."""
+    wanted = settings.cache.semantic if settings.cache else None
     if wanted is None:
         return None
     from gateway.caching.semantic import SemanticIndex  # numpy, which a gateway without it need not load

@@ -61,7 +61,10 @@ class Exporter:
         queue: int = 2048,
         dropped: Callable[[int], None] = lambda count: None,
         close: Callable[[], None] = lambda: None,
+        learn: Callable[[Settings], None] = lambda settings: None,
     ) -> None:
+        self.learn = learn
+        """To be told of settings that come into force."""
         self._send, self._spans, self._metrics, self._traces = send, spans, metrics, traces
         self._ratio, self._limit, self._dropped, self._close = sample_ratio, queue, dropped, close
         self._waiting: deque[Finished] = deque()
@@ -150,7 +153,11 @@ def make_tracing(settings: Settings, telemetry: Telemetry) -> Exporter | None:
             raise
         raise SettingsError(MISSING) from error
     collector = sdk.Collector(told, instance=uuid4().hex)
-    known, redaction = upstreams(settings), Redaction(secrets_of(settings))
+    known, redaction = dict(upstreams(settings)), Redaction(secrets_of(settings))
+
+    def learn(settings: Settings) -> None:
+        known.update(upstreams(settings))  # a model that is gone may still be answering
+        redaction.learn(secrets_of(settings))
 
     def spans(request: Finished) -> list[Span]:
         return [_clean(span, redaction) for span in spans_of(request, known)]
@@ -164,6 +171,7 @@ def make_tracing(settings: Settings, telemetry: Telemetry) -> Exporter | None:
         queue=told.queue,
         dropped=telemetry.traces_dropped,
         close=collector.close,
+        learn=learn,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from protocol.settings import Settings
+from protocol.settings import HostedModel, OpenAIModel, Settings
 
 __all__ = ["OURS", "Upstream", "upstreams"]
 
@@ -32,6 +32,19 @@ _PROVIDERS = (
 )
 """End of a host's name → the conventions' word for who serves there."""
 
+_HOSTED = {
+    "azure": "azure.ai.openai",
+    "azure_ai": "azure.ai.inference",
+    "bedrock": "aws.bedrock",
+    "cohere_chat": "cohere",
+    "gemini": "gcp.gemini",
+    "mistral": "mistral_ai",
+    "moonshot": "moonshot_ai",
+    "vertex_ai": "gcp.vertex_ai",
+    "xai": "x_ai",
+}
+"""litellm's word for a provider → the conventions' word, where it is another one."""
+
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -54,10 +67,16 @@ class Upstream:
         return cls(provider, host, url.port or _PORTS.get(url.scheme))
 
 
+def _upstream(deployment: OpenAIModel | HostedModel) -> Upstream:
+    if isinstance(deployment, OpenAIModel):
+        return Upstream.at(deployment.base_url)
+    return Upstream(_HOSTED.get(deployment.provider, deployment.provider))
+
+
 def upstreams(settings: Settings) -> Mapping[str, tuple[Upstream, ...]]:
     """Model or fusion → its deployments, in their order. Those not listed are our own."""
     return {
-        name: tuple(Upstream.at(deployment.base_url) for deployment in model.openai)
+        name: tuple(map(_upstream, model.deployments))
         for name, model in settings.models.items()
-        if model.openai
+        if model.deployments
     }

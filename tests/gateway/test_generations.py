@@ -215,3 +215,30 @@ async def test_kept_answers_are_forgotten_with_who_gave_them(upstream: ScriptedU
             assert (await client.post("/v1/chat/completions", json=body)).status_code == 200
             asked.append(len(upstream.seen))
         assert asked == [1, 1, 2]
+
+
+async def test_vectors_are_forgotten_with_their_embedder() -> None:
+    """Answers in Redis outlive a reload; the vectors of another embedder, maybe of another size, are not compared."""
+    cache = {"store": "redis", "semantic": {"embedder": "one"}}
+    sections: dict[str, Any] = {
+        "cache": cache,
+        "redis": {"url": "redis://127.0.0.1:1"},
+        "keys": {"pepper": "p" * 32},
+    }
+    app = make_app(settings_for("http://a/v1", {"one": {}, "two": {}}, **sections), {})
+    before = app.in_force.caches
+    await reload(app, "http://a/v1", {"one": {}, "two": {}}, **sections)
+    assert app.in_force.caches is before
+    await reload(
+        app,
+        "http://a/v1",
+        {"one": {"openai": {"base_url": "http://b/v1", "model": "larger"}}, "two": {}},
+        **sections,
+    )
+    after = app.in_force.caches
+    assert before is not None
+    assert before.semantic is not None
+    assert after is not None
+    assert after.semantic is not None
+    assert after.store is before.store
+    assert after.semantic.index is not before.semantic.index

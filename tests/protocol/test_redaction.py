@@ -57,3 +57,10 @@ def test_known_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     redaction = Redaction(secrets_of(settings))
     for secret in ("plain words as a key", "pw-of-mine", "pw-of-redis", "pepper-and-salt", "admin-of-all"):
         assert redaction.text(f"it said {secret}!") == f"it said {BLOT}!"
+
+
+def test_learns() -> None:
+    """Secrets of settings that come into force later are blotted out beside those of before."""
+    redaction = Redaction(["the-first-one"])
+    redaction.learn(["another-one", "x"])
+    assert redaction.text("the-first-one another-one x") == f"{BLOT} {BLOT} x"

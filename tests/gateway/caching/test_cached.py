@@ -11,6 +11,7 @@ import pytest
 
 from gateway.caching.cached import Caches, Semantic, Visitor
 from gateway.caching.control import Control
+from gateway.caching.identity import identity
 from gateway.caching.memory import MemoryStore
 from gateway.caching.semantic import SemanticIndex
 from protocol import sse
@@ -112,6 +113,18 @@ async def test_control() -> None:
     door.now += 30
     assert await door.text(ask(), control=b"max-age=30") == "2"
     assert await door.text(ask(), control=b"max-age=29") == "4"
+    with pytest.raises(NotCached):
+        await door.text(ask(web_search_options={"search_context_size": "low"}), control=b"only-if-cached")
+
+
+@pytest.mark.parametrize("kept", [b"{", b"null", b"{}", b'{"at": 1, "body": {}}'])
+async def test_what_cannot_be_read_is_not_there(kept: bytes) -> None:
+    """Another version's entry in a shared store, or somebody else's, fails no request."""
+    door = Door()
+    await door.caches.store.put(identity(ask(), "t", "/chat/completions").exact, kept, 60.0)
+    assert await door.text(ask()) == "0"
+    assert await door.text(ask()) == "0"
+    assert len(door.run.asked) == 1
 
 
 @pytest.mark.parametrize(

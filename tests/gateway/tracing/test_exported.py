@@ -12,11 +12,13 @@ import pytest
 
 import gateway.tracing
 from backends.scripted import Script, ScriptedUpstream
+from gateway.app import make_app
 from gateway.tracing import exporter
 from protocol.chat import ChatRequest
 from protocol.errors import SettingsError
 from protocol.run import Answer, Event, Run
 from protocol.usage import Usage
+from tests.gateway.conftest import listening, settings_for
 from tests.gateway.tracing.collector import Collector, Node
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -451,3 +453,24 @@ async def test_bug(
     await chat(client, "two")
     assert (await tree()).shape()[2] == [("chat two", "ok", [])]
     assert "chorus_traces_dropped_total 1.0" in (await client.get("/metrics")).text
+
+
+async def test_a_model_that_came_with_a_reload(
+    collector: Collector, tree: Any, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told where it was asked, like those of the start; and what became a secret with it is blotted out."""
+    monkeypatch.setattr(exporter, "EVERY_S", 0.02)
+    sections: dict[str, Any] = {"telemetry": {"endpoint": collector.url, "metrics": False}}
+    async with upstream.serving() as url:
+        app = make_app(settings_for(url, {"one": {}}, **sections), {})
+        async with listening(app) as base, httpx.AsyncClient(base_url=base, timeout=30) as client:
+            new = {"base_url": url, "model": "upstream-new", "api_key": "new-secret"}
+            models = {"one": {}, "new": {"openai": new}}
+            app.commit(await asyncio.to_thread(app.prepare, settings_for(url, models, **sections), {}))
+            body = {"model": "new", "messages": [{"role": "user", "content": PROMPT}]}
+            await client.post("/v1/chat/completions", json=body, headers={"x-request-id": "new-secret"})
+            root = await tree()
+    (call,) = root.children
+    assert call.told["gen_ai.provider.name"] == "openai"
+    assert call.told["server.address"] == "127.0.0.1"
+    assert root.told["chorus.request_id"] == "[redacted]"

@@ -32,6 +32,7 @@ COMMANDS = [
     "methods",
     "check",
     "schema",
+    "top",
     "doctor",
     "chat",
 ]

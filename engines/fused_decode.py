@@ -75,6 +75,7 @@ class FusedDecode:
         self.id = generation.id
         self.sink = sink
         self.done = False
+        self.model = generation.model
         assert not isinstance(team.fusion, Search)
         self._generation, self._team = generation, team
         self._fusion: Fusion = team.fusion

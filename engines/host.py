@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,6 +25,7 @@ from engines.embedding_rows import TeamTables
 from engines.engine import Engine, EngineSpec
 from engines.fused_decode import FusedDecode, Member, Tally, Team
 from engines.generation import Event, Failure, Generation, Sink
+from engines.metrics import EngineNumbers, Steps, exposition
 from engines.plain_decode import PlainDecode
 from engines.search_decode import SearchDecode
 from engines.spec_decode import SpecDecode
@@ -80,6 +82,7 @@ class Host:
         self._ready = threading.Event()
         self._failed: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="chorus-engines", daemon=True)
+        self._steps = Steps()
 
     # ── any thread
     # ────────────────────────────────────────────────────────────────────────────────────────────
@@ -132,6 +135,17 @@ class Host:
     def kv_usage(self) -> dict[str, float]:
         """Per engine, the share of its KV cache in use."""
         return {name: engine.kv_usage() for name, engine in self._engines.items()}
+
+    def metrics(self) -> str:
+        """For Prometheus: what the loop counted, and every engine now."""
+        usage = self.kv_usage()
+        engines = {
+            name: EngineNumbers(
+                running, waiting, usage[name], int(self.engine_specs[name].kv_cache_gib * 2**30)
+            )
+            for name, (running, waiting) in self.counts().items()
+        }
+        return exposition(engines, self.fusion_specs.keys(), self._steps)
 
     # ── the loop's thread
     # ─────────────────────────────────────────────────────────────────────────────────────
@@ -206,17 +220,26 @@ class Host:
             engine = self._engines[generation.model]
             decode = PlainDecode(generation, engine, self.vocabs[generation.model], sink)
         self._live[decode.id] = decode
+        self._steps.begun[generation.model] += 1
+        self._steps.live[generation.model] += 1
         self._guarded(decode, decode.start)
 
     def _step(self) -> None:
         import torch
 
+        began = time.perf_counter()
         with torch.inference_mode():
-            rows = {engine: engine.forward() for engine in self._engines.values() if engine.has_work}
+            rows = {
+                engine: self._forward(name, engine)
+                for name, engine in self._engines.items()
+                if engine.has_work
+            }
             forced: dict[Engine, dict[str, Sequence[int]]] = {engine: {} for engine in rows}
             fused = [decode for decode in self._live.values() if isinstance(decode, Joint)]
             for decode in fused:
+                deciding = time.perf_counter()
                 self._advance(decode, rows, forced)
+                self._steps.decide_s[decode.model] += time.perf_counter() - deciding
             sampled = [item for engine in rows for item in engine.finish(forced[engine]).items()]
         for name, step in sampled:
             plain = self._live.get(name)
@@ -227,6 +250,14 @@ class Host:
                 self._guarded(decode, decode.wake)
         for finished in [decode for decode in self._live.values() if decode.done]:
             self._drop(finished)
+        self._steps.steps += 1
+        self._steps.step_s += time.perf_counter() - began
+
+    def _forward(self, name: str, engine: Engine) -> Mapping[str, Tensor]:
+        began = time.perf_counter()
+        rows = engine.forward()
+        self._steps.forward_s[name] += time.perf_counter() - began
+        return rows
 
     def _advance(
         self,
@@ -274,7 +305,8 @@ class Host:
         """Forget a request and free what it holds in its engines."""
         if decode is None:
             return
-        self._live.pop(decode.id, None)
+        if self._live.pop(decode.id, None) is not None:
+            self._steps.live[decode.model] -= 1
         for engine, name in decode.requests():
             engine.abort([name])
 

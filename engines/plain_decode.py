@@ -19,6 +19,7 @@ class PlainDecode:
         self.id = generation.id
         self.sink = sink
         self.done = False
+        self.model = generation.model
         self._generation, self._engine, self._vocab = generation, engine, vocab
         self._text = VisibleText(generation.sampling.stops, generation.sampling.before)
         self._trail = TokenTrail()

@@ -40,6 +40,7 @@ class SearchDecode:
         self.id = generation.id
         self.sink = sink
         self.done = False
+        self.model = generation.model
         self._generation, self._team, self._search = generation, team, team.fusion
         self._weights = tuple(member.weight for member in team.members)
         self._text = VisibleText(generation.sampling.stops, generation.sampling.before)

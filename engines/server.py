@@ -1,6 +1,6 @@
 """The engine host as an OpenAI-compatible HTTP server on a loopback port or a Unix socket.
 
-    POST /v1/chat/completions   POST /v1/completions   GET /v1/models   GET /health   GET /stats
+    POST /v1/chat/completions   POST /v1/completions   GET /v1/models   GET /health   GET /stats   GET /metrics
 
 Plain engine models and fusions are models alike. To a gateway worker this is one more backend.
 """
@@ -27,6 +27,7 @@ from starlette.routing import Route
 from engines.answer import Answer, Shape
 from engines.generation import Generation, Sampling
 from engines.host import Host
+from engines.metrics import CONTENT_TYPE
 from engines.sampler_options import sampler_options
 from engines.templates import Prompting
 from protocol.chat import ChatRequest, check_model, check_sampling, parse_object
@@ -211,6 +212,9 @@ def application(service: Service) -> Starlette:
     async def stats(request: Request) -> Response:
         return JSONResponse(service.stats())
 
+    async def metrics(request: Request) -> Response:
+        return Response(service.host.metrics(), media_type=CONTENT_TYPE)
+
     async def chorus_error(request: Request, error: Exception) -> Response:
         shown = (
             error if isinstance(error, ChorusError) else InternalError("The engine host failed; see its log.")
@@ -237,6 +241,7 @@ def application(service: Service) -> Starlette:
             Route("/v1/models", models, methods=["GET"]),
             Route("/health", health, methods=["GET"]),
             Route("/stats", stats, methods=["GET"]),
+            Route("/metrics", metrics, methods=["GET"]),
         ],
         exception_handlers={ChorusError: chorus_error, HTTPException: http_error, Exception: chorus_error},
         lifespan=lifespan,

@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from gateway.admin_api import AdminApi
+from gateway.engine_metrics import engine_metrics
 from gateway.telemetry import CONTENT_TYPE, merged
 from protocol.errors import ChorusError, InternalError, MethodNotAllowed, NotFound
 
@@ -24,10 +25,15 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @asynccontextmanager
 async def admin_server(
-    listener: socket, status: Status, metrics: Path, api: AdminApi | None = None
+    listener: socket,
+    status: Status,
+    metrics: Path,
+    api: AdminApi | None = None,
+    engines: Callable[[], Path | None] = lambda: None,
 ) -> AsyncIterator[None]:
     """Serve on `listener`. `status()` tells `{"status": "ready" | …, "components": {…}}`; `metrics` is the
-    folder that the workers write into; `api` is closed in the end."""
+    folder that the workers write into; `api` is closed in the end; `engines()` is the
+    socket of the engine host, whose metrics are shown along."""
 
     async def live(request: web.Request) -> web.Response:
         return web.json_response({"status": "alive"})
@@ -40,7 +46,7 @@ async def admin_server(
         return web.json_response(status())
 
     async def exposition(request: web.Request) -> web.Response:
-        body = await asyncio.to_thread(merged, metrics)
+        body = await asyncio.to_thread(merged, metrics) + await engine_metrics(engines())
         return web.Response(body=body, headers={"content-type": CONTENT_TYPE})
 
     application = web.Application(middlewares=[_speak_openai])

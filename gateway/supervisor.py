@@ -155,7 +155,9 @@ class _Supervisor:
             self._keep(child)
         reloading: asyncio.Task[None] | None = None
         try:
-            async with admin_server(admin, self.status, self._metrics, _admin_api(self._settings)):
+            async with admin_server(
+                admin, self.status, self._metrics, _admin_api(self._settings), self._engine_socket
+            ):
                 await self._until_ready()
                 if not self._stop.is_set():
                     self._say_ready()
@@ -175,6 +177,10 @@ class _Supervisor:
             await _stop_all(list(self._keeping.values()), grace_s)
             await asyncio.gather(*self._keeping)
         return 0
+
+    def _engine_socket(self) -> Path | None:
+        """Where the engine host is asked, if there is one."""
+        return self._sockets["engines"] if "engines" in self._helpers else None
 
     async def _drain(self, public: socket.socket) -> None:
         """Say that we leave, go on accepting while load balancers learn of it, then let answers end; all this for as

@@ -27,7 +27,7 @@ OURS = (
 WIDTH = 24
 """Grafana's columns."""
 
-Unit = Literal["currencyUSD", "percentunit", "reqps", "s", "short"]
+Unit = Literal["bytes", "currencyUSD", "percentunit", "reqps", "s", "short"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,7 +391,68 @@ STRATEGIES = Dashboard(
     ),
 )
 
-DASHBOARDS = (OVERVIEW, ROUTING, STRATEGIES)
+OF_STEPS = f" / scalar({rate('chorus_engine_step_seconds_total')})"
+
+ENGINES = Dashboard(
+    "chorus-engines",
+    "Chorus: engine host",
+    (
+        Panel(
+            "Running",
+            "Requests in each engine's batch. A fused request is in the batch of each of its members.",
+            "short",
+            {"{{engine}}": "sum by (engine) (chorus_engine_running)"},
+        ),
+        Panel(
+            "Waiting",
+            "Requests without room in the batch: what to scale on, before KV caches are full.",
+            "short",
+            {"{{engine}}": "sum by (engine) (chorus_engine_waiting)"},
+        ),
+        Panel(
+            "KV cache in use",
+            "At 100 % requests wait, or are computed anew. The fullest host of each engine.",
+            "percentunit",
+            {"{{engine}}": "max by (engine) (chorus_engine_kv_cache_usage)"},
+        ),
+        Panel(
+            "KV cache in use, bytes",
+            "Over all hosts.",
+            "bytes",
+            {"{{engine}}": "sum by (engine) (chorus_engine_kv_cache_usage * chorus_engine_kv_cache_bytes)"},
+        ),
+        Panel(
+            "Step",
+            "How long one step of the loop takes on average: one token of everything that is running.",
+            "s",
+            {"step": share(rate("chorus_engine_step_seconds_total"), rate("chorus_engine_steps_total"))},
+        ),
+        Panel(
+            "Where a step's time goes",
+            "Forward passes by engine, deciding by fusion; shares of the whole.",
+            "percentunit",
+            {
+                "forward {{engine}}": rate("chorus_engine_forward_seconds_total", "engine") + OF_STEPS,
+                "decide {{model}}": rate("chorus_engine_decide_seconds_total", "model") + OF_STEPS,
+            },
+            stacked=True,
+        ),
+        Panel(
+            "Under way",
+            "Generations by public name, engines and fusions.",
+            "short",
+            {"{{model}}": "sum by (model) (chorus_engine_generations)"},
+        ),
+        Panel(
+            "Begun",
+            "Generations a second, by public name.",
+            "reqps",
+            {"{{model}}": rate("chorus_engine_generations_begun_total", "model")},
+        ),
+    ),
+)
+
+DASHBOARDS = (OVERVIEW, ROUTING, STRATEGIES, ENGINES)
 
 
 def as_json(dashboard: Dashboard) -> str:

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import typer
 
-from gateway.cli import catalogue, chat, doctor, inspect, keys, learn, ledger, outcomes, serve, usage, weights
+from gateway.cli import (
+    catalogue,
+    chat,
+    doctor,
+    inspect,
+    keys,
+    learn,
+    ledger,
+    outcomes,
+    serve,
+    top,
+    usage,
+    weights,
+)
 
 __all__ = ["application"]
 
@@ -30,5 +43,6 @@ application.add_typer(outcomes.group, name="outcomes")
 application.command()(catalogue.methods)
 application.command()(inspect.check)
 application.command()(inspect.schema)
+application.command()(top.top)
 application.command()(doctor.doctor)
 application.command()(chat.chat)

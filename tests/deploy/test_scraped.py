@@ -15,9 +15,11 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from aiohttp import web
 
 from backends.scripted import Script, ScriptedUpstream
 from deploy.grafana.generate import DASHBOARDS, FOLDER
+from engines.metrics import CONTENT_TYPE, EngineNumbers, Steps, exposition
 
 ROOT = Path(__file__).parents[2]
 SERVE = "from gateway.cli import main; main()"
@@ -71,6 +73,29 @@ async def asked(client: httpx.AsyncClient, prometheus: str, expr: str) -> Sequen
     return [value for row in told["data"]["result"] if not math.isnan(value := float(row["value"][1]))]
 
 
+@asynccontextmanager
+async def engine_page() -> AsyncIterator[str]:
+    """An engine host's page, whose loop goes on with each look at it; gives its address."""
+    steps = Steps()
+
+    async def metrics(request: web.Request) -> web.Response:
+        steps.steps += 20
+        steps.step_s += 0.9
+        steps.forward_s["smollm2-135m"] += 0.5
+        steps.decide_s["duet"] += 0.1
+        steps.begun["duet"] += 1
+        engines = {"smollm2-135m": EngineNumbers(2, 1, 0.4, 1 << 29)}
+        return web.Response(text=exposition(engines, ["duet"], steps), headers={"content-type": CONTENT_TYPE})
+
+    application = web.Application()
+    application.add_routes([web.get("/metrics", metrics)])
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"127.0.0.1:{runner.addresses[0][1]}"
+    await runner.cleanup()
+
+
 @pytest.mark.requires("prometheus", "weights:all-minilm-l6-v2-int8")
 async def test_every_panel_has_data(tmp_path: Path) -> None:
     """The shipped gateway config, with two workers and an engine host that is scripted, serves every strategy
@@ -80,11 +105,12 @@ async def test_every_panel_has_data(tmp_path: Path) -> None:
     scraping = {
         "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
         "rule_files": [str(FOLDER.parent / "rules.yaml")],
-        "scrape_configs": [{"job_name": "chorus", "static_configs": [{"targets": [f"127.0.0.1:{admin}"]}]}],
     }
     config = tmp_path / "prometheus.yml"
-    config.write_text(yaml.safe_dump(scraping))
     async with AsyncExitStack() as stack:
+        targets = [f"127.0.0.1:{admin}", await stack.enter_async_context(engine_page())]
+        jobs = [{"job_name": "chorus", "static_configs": [{"targets": targets}]}]
+        config.write_text(yaml.safe_dump({**scraping, "scrape_configs": jobs}))
         upstream = ScriptedUpstream({"duet": Script(status=500)})
         url = await stack.enter_async_context(upstream.serving())
         client = await stack.enter_async_context(httpx.AsyncClient(verify=False, timeout=30, trust_env=False))

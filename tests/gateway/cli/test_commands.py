@@ -33,6 +33,7 @@ COMMANDS = [
     "methods",
     "check",
     "schema",
+    "top",
     "doctor",
     "chat",
 ]

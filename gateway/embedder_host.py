@@ -116,14 +116,14 @@ def _floats(vector: Vector) -> list[float]:
 
 def load(settings: Settings) -> dict[str, EmbeddingBatches]:
     """The config's embedding models, loaded. Raises `SettingsError`."""
-    from outcomes.embedder import Embedder
+    from outcomes.embedder import load_embedder
 
     models = {}
     for name, model in settings.models.items():
         if (section := model.embedder) is None:
             continue
         try:
-            embedder = Embedder.load(
+            embedder = load_embedder(
                 weights_folder(section.weights), threads=section.threads, max_batch=section.max_batch
             )
         except MethodError as error:

@@ -20,7 +20,7 @@ from protocol.errors import MethodError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Embedder", "EmbedderLike", "embedder_id"]
+__all__ = ["Embedder", "EmbedderLike", "ServedEmbedder", "embedder_id", "load_embedder"]
 
 MAX_TOKENS = 256
 """all-MiniLM-L6-v2's `max_seq_length`: longer texts are truncated on the right, as its authors do."""
@@ -37,12 +37,39 @@ class EmbedderLike(Protocol):
         ...
 
 
+class ServedEmbedder(EmbedderLike, Protocol):
+    """What serving needs of one."""
+
+    @property
+    def dimensions(self) -> int: ...
+
+    def embed_counted(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Embeddings, and the tokens read of each text, shape (n_texts,)."""
+        ...
+
+
+def load_embedder(folder: Path, *, threads: int = 1, max_batch: int = 32) -> ServedEmbedder:
+    """The embedder of a weights folder, of whatever format its `weights.json` says. Raises `MethodError`."""
+    from outcomes.static_embedder import StaticEmbedder
+
+    if _facts(folder).get("format") == "static":
+        return StaticEmbedder.load(folder, embedder_id(folder))
+    return Embedder.load(folder, threads=threads, max_batch=max_batch)
+
+
 def embedder_id(folder: Path) -> str:
     """The embedder id that `weights.json` of a weights folder states. Loads nothing else. Raises
     `MethodError`."""
     try:
-        return str(orjson.loads((folder / "weights.json").read_bytes())["embedder_id"])
-    except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as error:
+        return str(_facts(folder)["embedder_id"])
+    except KeyError as error:
+        raise MethodError(f"Cannot tell which embedder {folder} holds: weights.json: {error!r}.") from None
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(orjson.loads((folder / "weights.json").read_bytes()))
+    except (OSError, orjson.JSONDecodeError, TypeError, ValueError) as error:
         raise MethodError(f"Cannot tell which embedder {folder} holds: weights.json: {error!r}.") from None
 
 
@@ -102,11 +129,12 @@ class Embedder:
         order = np.argsort(counts, kind="stable")
         for start in range(0, len(order), self.max_batch):
             batch = order[start : start + self.max_batch]
-            vectors[batch] = self._encode([encodings[i].ids for i in batch])
+            vectors[batch] = self.embed_ids([encodings[i].ids for i in batch])
         return vectors, counts
 
-    def _encode(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        """Mean of the last hidden states over real tokens, scaled to unit length, shape (n, dimensions)."""
+    def embed_ids(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """One batch of token ids, special ones included: the mean of the last hidden states over real tokens, scaled
+        to unit length, shape (n, dimensions)."""
         mask = np.zeros((len(ids), max(map(len, ids))), dtype=np.int64)
         tokens = np.zeros_like(mask)
         for row, sequence in enumerate(ids):

@@ -60,11 +60,11 @@ def chosen_embedder(name: str | None, url: str | None, key: str | None) -> Embed
     if name is None:
         return None
     from gateway.local_weights import weights_folder
-    from outcomes.embedder import Embedder
+    from outcomes.embedder import load_embedder
 
     folder = weights_folder(name)
     if not folder.is_dir():
         raise SettingsError(
             f"There are no weights at {folder}; `chorus models pull {name}` fetches known ones."
         )
-    return Embedder.load(folder)
+    return load_embedder(folder)

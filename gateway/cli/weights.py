@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,6 +88,43 @@ def rm(id: Annotated[str, typer.Argument(help="Weights to delete.")]) -> None:
     except WeightsError as error:
         raise SettingsError(str(error)) from None
     typer.echo(f"{id}: {freed / 1e6:.0f} MB freed")
+
+
+@group.command()
+def distil(
+    embedder: Annotated[
+        str, typer.Argument(help="Weights of an encoder: an id, pulled before, or a folder.")
+    ],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    texts: Annotated[
+        Path, typer.Option(help="JSON lines with a `prompt` each: whole texts that it is fitted to.")
+    ] = Path("config/queries/everyday.jsonl"),
+    dimensions: Annotated[int, typer.Option(min=8, help="Numbers of a vector, at most the encoder's.")] = 256,
+) -> None:
+    """Make a static embedder of an encoder: a vector for each token, microseconds a text, and less understanding.
+
+    Use the folder wherever an embedder is named: `--embedder FOLDER`, and `embedder: {weights: FOLDER}` in a config.
+
+    Example:
+        chorus models distil all-minilm-l6-v2-int8 --out my-static-embedder
+    """
+    from gateway.local_weights import weights_folder
+    from outcomes.collect import read_prompts
+    from outcomes.distillation import distil as make
+    from outcomes.embedder import Embedder
+
+    teacher = Embedder.load(weights_folder(embedder), max_batch=64)
+    prompts = [prompt.prompt for prompt in read_prompts(texts)]
+    with typer.progressbar(length=1000, label="tokens and texts", file=sys.stderr) as bar:
+        id = make(
+            teacher,
+            prompts,
+            out,
+            dimensions=dimensions,
+            progress=lambda done, total: bar.update(1000 * done // total - bar.pos),
+        )
+    size = sum(path.stat().st_size for path in out.iterdir())
+    typer.echo(f"{id}  {out}  {size / 1e6:.0f} MB")
 
 
 @group.command()
@@ -178,13 +216,13 @@ def _measure_embedders(settings: Settings) -> Iterator[Measured]:
     """CPU seconds per token of every embedding model, on sentences of everyday length."""
     from engines.price import Measured
     from gateway.local_weights import weights_folder
-    from outcomes.embedder import Embedder
+    from outcomes.embedder import load_embedder
 
     texts = [f"Sentence {i}: how would you describe the weather in town number {i * 7}?" for i in range(256)]
     for name, model in settings.models.items():
         if model.embedder:
             folder = weights_folder(model.embedder.weights)
-            embedder = Embedder.load(folder, threads=model.embedder.threads)
+            embedder = load_embedder(folder, threads=model.embedder.threads)
             embedder.embed(texts[:32])  # first use allocates
             before = time.process_time()
             _, tokens = embedder.embed_counted(texts)

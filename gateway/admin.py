@@ -56,7 +56,7 @@ async def admin_server(
     if api is not None:
         application.add_routes([*api.routes(), *api.open_routes()])
         application.on_response_prepare.append(_guarded)
-        application.on_response_prepare.append(api.door.renew)
+        application.middlewares.append(api.door.renewing)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     await web.SockSite(runner, listener).start()

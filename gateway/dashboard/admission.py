@@ -7,7 +7,7 @@ from a page of this very origin and show a token that only such a page can have 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import ip_address, ip_network
 from urllib.parse import urlsplit
 
@@ -50,13 +50,18 @@ class AdminDoor:
         self._session(request)
         return f"dashboard:{request.remote or 'unknown'}"
 
-    async def renew(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Before an answer is sent: give the session that asked a new token, when it is time."""
+    @web.middleware
+    async def renewing(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Middleware: give the session that asked a new token, when it is time."""
+        response = await handler(request)
         token = request.cookies.get(self._cookie(request))
-        if token and response.status < 400 and (session := self.sessions.find(token)) is not None:
+        if token and not response.prepared and (session := self.sessions.find(token)) is not None:
             fresh = self.sessions.rotate(session)
             if fresh is not None:
                 self._set(request, response, fresh, self.sessions.left_s(session))
+        return response
 
     async def _log_in(self, request: web.Request) -> web.Response:
         _same_origin(request)

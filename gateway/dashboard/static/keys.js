@@ -31,7 +31,7 @@ export function keys({ root, tools, signal, failed }) {
 }
 
 function keyTable(rows, spent, drawn) {
-  return table("Keys", [["Name", ""], ["Team", "wide"], ["May name", "wide"], ["Limits", ""], ["Ends", "wide"], ["State", ""], ["", "acts"]], rows.map((key) => {
+  return table("Keys and their limits", [["Name", ""], ["Team", "wide"], ["May name", "wide"], ["Limits", ""], ["Ends", "wide"], ["State", ""], [h("span", { class: "unseen" }, "Actions"), "acts"]], rows.map((key) => {
     const name = key.alias ?? key.id;
     const live = key.state === "active";
     const limits = [key.limits.rpm && `${key.limits.rpm} requests/min`, key.limits.tpm && `${key.limits.tpm} tokens/min`, key.limits.concurrent && `${key.limits.concurrent} at once`].filter(Boolean);
@@ -48,7 +48,7 @@ function keyTable(rows, spent, drawn) {
 }
 
 function budgetTable(rows) {
-  return table("Budgets", [["Whose", ""], ["Period", ""], ["Spent", "num"], ["Of", "num"], ["", "share"]], rows.map((row) => {
+  return table("Budgets and what is spent of them", [["Whose", ""], ["Period", ""], ["Spent", "num"], ["Of", "num"], ["Share", "share"]], rows.map((row) => {
     const part = row.limit_usd ? row.spent_usd / row.limit_usd : 1;
     return [h("span", null, row.name, row.scope.includes(":") ? h("span", { class: "muted" }, ` ${row.scope.split(":")[0]}`) : null), row.period,
       figure(`spent:${row.scope}:${row.period}`, row.spent_usd, usd(row.spent_usd)), usd(row.limit_usd), h("span", { class: "shared" }, meter(part, part >= 0.9 ? "bad" : part >= 0.7 ? "warn" : ""), h("span", null, part > 0 && part < 0.01 ? "< 1 %" : `${Math.round(part * 100)} %`))];

@@ -44,7 +44,7 @@ export function requests({ root, tools, signal, failed }) {
 
   async function draw() {
     const before = pages.at(-1);
-    const told = await get(`/admin/requests?${query({ limit: 50, before, ...filters })}`, signal);
+    const told = await get(`/admin/requests?${query({ limit: 25, before, ...filters })}`, signal);
     if (before !== pages.at(-1)) return;
     newer.disabled = pages.length === 1;
     older.disabled = !told.next;

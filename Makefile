@@ -4,6 +4,7 @@
 #   make test         lint, types, layering and the whole test suite, real small models included
 #   make fuzz         parsers, checks and routes against many more generated inputs (about five minutes)
 #   make test-full    the same with many more generated cases, and nothing may be skipped
+#   make e2e-ui       the dashboard in headless Chromium; screenshots in build/e2e-ui/
 #   make faults       every failure of a backend against every kind of call; writes docs/faults.md
 #   make lint / fix   what is wrong / repair what can be repaired
 #   make artefacts    rebuild the router and the cascade that config/local.yaml serves, from the outcomes kept here
@@ -20,7 +21,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: serve test test-full fuzz faults lint fix docs artefacts bench bench-gateway bench-routers bench-engines smoke prices lock clean weights help
+.PHONY: serve test test-full fuzz e2e-ui faults lint fix docs artefacts bench bench-gateway bench-routers bench-engines smoke prices lock clean weights help
 
 # Where the installation comes from. pip is used as you have configured it (index, mirror, proxy). Only torch is special:
 # its CPU build is not on PyPI. It is asked for from your index first, and from TORCH_INDEX when that does not have it.
@@ -78,6 +79,11 @@ fuzz: export CHORUS_FUZZ_PHASES := coverage,fuzzing
 fuzz: $(STAMPS)/dev
 	@$(BIN)/python -m pytest tests/fuzz tests/gateway/test_request_schemas.py \
 	  tests/golden/test_clients.py::test_schemathesis $(PYTEST)
+
+e2e-ui: export CHORUS_SCREENSHOTS ?= build/e2e-ui
+e2e-ui: export CHORUS_REQUIRE_ALL := 1
+e2e-ui: $(STAMPS)/dev weights
+	@$(BIN)/python -m pytest tests/ui tests/gateway/dashboard $(PYTEST)
 
 faults: $(STAMPS)/dev
 	@$(BIN)/python -W error -m tests.faults

@@ -1,5 +1,5 @@
-"""The supervisor's own HTTP server: probes, merged metrics and a status page, apart from the workers' busy
-loops."""
+"""The supervisor's own HTTP server: probes, merged metrics, the admin API and the dashboard, apart from the workers'
+busy loops."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from gateway.admin_api import AdminApi
+from gateway.dashboard.site import GUARDS
 from gateway.engine_metrics import engine_metrics
 from gateway.telemetry import CONTENT_TYPE, merged
 from protocol.errors import ChorusError, InternalError, MethodNotAllowed, NotFound
@@ -58,7 +59,10 @@ async def admin_server(
             web.get("/metrics", exposition),
         ]
     )
-    application.add_routes(api.routes() if api is not None else ())
+    if api is not None:
+        application.add_routes([*api.routes(), *api.open_routes()])
+        application.on_response_prepare.append(_guarded)
+        application.middlewares.append(api.door.renewing)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     await web.SockSite(runner, listener).start()
@@ -68,6 +72,13 @@ async def admin_server(
         await runner.cleanup()
         if api is not None:
             await api.close()
+
+
+async def _guarded(request: web.Request, response: web.StreamResponse) -> None:
+    """What people look at is for this origin alone, and figures are kept by nobody on the way."""
+    if request.path.startswith(("/admin", "/dashboard")) or request.path == "/":
+        response.headers.update(GUARDS)
+        response.headers.setdefault("cache-control", "no-store")
 
 
 @web.middleware

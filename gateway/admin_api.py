@@ -1,51 +1,78 @@
-"""The admin API: keys, usage and the audit log over HTTP, on the admin port and behind a key of its own."""
+"""The admin API: keys, usage, the audit log and the dashboard's figures over HTTP, on the admin port, behind a key of
+its own."""
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
+from gateway.dashboard.admission import AdminDoor
+from gateway.dashboard.figures import Figures
+from gateway.dashboard.playground import Playground
+from gateway.dashboard.site import Site
 from gateway.keys.key import Key
 from gateway.keys.office import Office, Order
 from gateway.keys.secret import kept_secret
+from gateway.ledger.glance import Glance
 from gateway.ledger.place import make_ledger, savings_against
 from gateway.ledger.savings import Savings
 from gateway.ledger.usage import GROUPS, Line, usage
 from gateway.state.store import StoreAway
 from gateway.tenancy import make_pepper, make_shared
 from protocol.chat import parse_object
-from protocol.errors import BadRequest, SettingsError, StateUnavailable, Unauthenticated
-from protocol.settings import Settings
+from protocol.errors import BadRequest, SettingsError, StateUnavailable
+from protocol.settings import ServerSettings, Settings
 from protocol.tenancy import state_folder
 
 __all__ = ["AdminApi"]
 
 ADMIN_PREFIX = "sk-chorus-admin-"
 MAX_BODY = 64 * 1024
+MAX_ASKED = 256 * 1024
+"""Of what the playground asks."""
 DAY_S = 86_400.0
 
 
 class AdminApi:
-    """The routes below `/admin`. Raises `SettingsError` where no admin key is set and none can be kept."""
+    """The routes below `/admin`, and the dashboard. `server` is where the gateway really listens, `in_force()` the
+    settings now, `status()` the supervisor's report, `metrics` the folder that workers write into. Raises
+    `SettingsError` where no admin key is set and none can be kept."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        server: ServerSettings | None = None,
+        in_force: Callable[[], Settings] | None = None,
+        status: Callable[[], dict[str, Any]] = dict,
+        metrics: Path | None = None,
+    ) -> None:
         self._settings = settings
         self._shared = make_shared(settings)
         folder = state_folder(settings.state)
         given = settings.keys.admin
         key = given.get_secret_value() if given else kept_secret(folder / "admin.key", ADMIN_PREFIX)
-        self._key = key.encode()
+        self.door = AdminDoor(key.encode(), settings.server.trusted_proxies)
         self._office = Office(self._shared.book, make_pepper(settings))
+        self._site, self._playground = Site(), Playground(server or settings.server)
+        self._figures = Figures(
+            Glance(lambda: make_ledger(settings)),
+            self._shared.store,
+            in_force or (lambda: settings),
+            status,
+            metrics,
+        )
 
     def routes(self) -> list[web.RouteDef]:
-        """To be added to the admin server."""
+        """What needs the admin key, or a session; to be added to the admin server."""
+        figures = self._figures
         return [
             web.post("/admin/keys", self._create),
             web.get("/admin/keys", self._list),
@@ -55,10 +82,25 @@ class AdminApi:
             web.post("/admin/keys/{name}/revoke", self._revoke),
             web.get("/admin/audit", self._audit),
             web.get("/admin/usage", self._usage),
+            web.get("/admin/live", self._figure(figures.live)),
+            web.get("/admin/timeline", self._figure(figures.timeline)),
+            web.get("/admin/requests", self._figure(figures.requests)),
+            web.get("/admin/requests/{name}", self._figure(figures.request)),
+            web.get("/admin/frontier", self._figure(figures.frontier)),
+            web.get("/admin/routers", self._figure(figures.routers)),
+            web.get("/admin/names", self._figure(figures.names)),
+            web.get("/admin/budgets", self._budgets),
+            web.post("/admin/playground/models", self._play_models),
+            web.post("/admin/playground/chat", self._play),
         ]
 
+    def open_routes(self) -> list[web.RouteDef]:
+        """What needs none: logging in, and the page."""
+        return [*self.door.routes(), *self._site.routes()]
+
     async def close(self) -> None:
-        """Close the stores."""
+        """Close the stores, and what the playground has open."""
+        await self._playground.close()
         await self._shared.store.close()
 
     async def _create(self, request: web.Request) -> web.Response:
@@ -135,12 +177,34 @@ class AdminApi:
                 raise BadRequest(error.message, param="against") from None
             return usage(ledger, by, since), saved
 
+    def _figure(
+        self, told: Callable[[web.Request], Awaitable[dict[str, Any]]]
+    ) -> Callable[[web.Request], Awaitable[web.Response]]:
+        """A route that tells what `told` reads, to whoever is admitted."""
+
+        async def route(request: web.Request) -> web.Response:
+            self._admit(request)
+            return web.json_response(await told(request))
+
+        return route
+
+    async def _budgets(self, request: web.Request) -> web.Response:
+        self._admit(request)
+        now = time.time()
+        keys = [key for key in await _answered(self._office.keys()) if key.state(now) == "active"]
+        return web.json_response(await _answered(self._figures.budgets(keys)))
+
+    async def _play_models(self, request: web.Request) -> web.Response:
+        self._admit(request)
+        return await self._playground.models(await _body(request))
+
+    async def _play(self, request: web.Request) -> web.StreamResponse:
+        self._admit(request)
+        return await self._playground.chat(request, await _body(request, MAX_ASKED))
+
     def _admit(self, request: web.Request) -> str:
-        """Who acts, for the audit log. Raises `Unauthenticated`."""
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._key):
-            raise Unauthenticated("The admin API needs the admin key: 'Authorization: Bearer <key>'.")
-        return f"api:{request.remote or 'unknown'}"
+        """Who acts, for the audit log. Raises `Unauthenticated`, `Forbidden`."""
+        return self.door.admit(request)
 
 
 _SECRET: Mapping[str, str] = {"cache-control": "no-store"}
@@ -150,11 +214,13 @@ def _told(key: Key) -> dict[str, Any]:
     return {**key.wire(), "object": "key", "state": key.state(time.time())}
 
 
-async def _body(request: web.Request) -> dict[str, Any]:
-    raw = await request.content.read(MAX_BODY + 1)
-    if len(raw) > MAX_BODY:
+async def _body(request: web.Request, most: int = MAX_BODY) -> dict[str, Any]:
+    raw = bytearray()
+    while len(raw) <= most and (data := await request.content.readany()):
+        raw += data
+    if len(raw) > most:
         raise BadRequest("The body is too large.")
-    return parse_object(raw) if raw else {}
+    return parse_object(bytes(raw)) if raw else {}
 
 
 async def _answered(deed: Any) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["HOW", "Decision", "decisions"]
+__all__ = ["HOW", "Decision", "chosen_of", "decisions"]
 
 HOW = ("estimated", "default", "first", "deferred", "merged", "other")
 """A router chose by its estimates, or could not and took its default; a cascade kept its first stage's
@@ -41,7 +41,7 @@ def decisions(strategy: str, facts: Mapping[str, Any]) -> Iterator[Decision]:
     """The decision that `facts` (a trace's) tell of, if they do, and those of the strategies it asked."""
     own = {key: value for key, value in facts.items() if key not in OF_OTHERS}
     if own:
-        chosen = _chosen(own)
+        chosen = chosen_of(own)
         estimates: Mapping[str, Any] = own.get("estimates") or {}
         yield Decision(
             strategy,
@@ -54,12 +54,13 @@ def decisions(strategy: str, facts: Mapping[str, Any]) -> Iterator[Decision]:
         yield from decisions(inner["strategy"], inner)
 
 
-def _chosen(facts: Mapping[str, Any]) -> str:
-    """A router's `chosen` and a cascade's `accepted` are names; an answer ensemble's `chosen` is the index of
-    a sample."""
+def chosen_of(facts: Mapping[str, Any]) -> str:
+    """The configured name that was chosen, or "none". A router's `chosen` and a cascade's `accepted` are names; an
+    answer ensemble's `chosen` is the index of a sample."""
     chosen = facts.get("accepted", facts.get("chosen"))
     if isinstance(chosen, int):
-        chosen = facts["samples"][chosen]["model"]
+        samples = facts.get("samples", ())
+        chosen = samples[chosen]["model"] if 0 <= chosen < len(samples) else None
     return chosen if isinstance(chosen, str) else "none"
 
 

@@ -74,7 +74,8 @@ class _Tree:
     """What all runs of one request share."""
 
     __slots__ = (
-        "calls_made", "catalogue", "deadline", "limits", "path", "reserved_usd", "session", "streams", "tail", "trace",
+        "began", "calls_made", "catalogue", "deadline", "limits", "path", "reserved_usd", "session", "streams", "tail",
+        "trace",
     )  # fmt: skip
 
     def __init__(
@@ -82,7 +83,8 @@ class _Tree:
     ) -> None:
         self.catalogue, self.limits, self.path = catalogue, limits, path
         self.session, self.trace = session, trace
-        self.deadline = Deadline(asyncio.get_running_loop().time() + limits.deadline_s, self._late)
+        self.began = asyncio.get_running_loop().time()
+        self.deadline = Deadline(self.began + limits.deadline_s, self._late)
         self.calls_made, self.reserved_usd = 0, 0.0
         self.streams: set[ModelStream] = set()
         self.tail: Mapping[str, Any] | None = None
@@ -350,7 +352,7 @@ class LiveRun:
             )
         tree.calls_made += 1
         tree.reserved_usd += reserved_usd
-        return _Payment(tree, self._account, model, body, reserved_usd, self._trace.level, embedding, first)
+        return _Payment(tree, self._account, model, body, reserved_usd, self._trace, embedding, first)
 
     def _reserve(self, model: Model, body: Mapping[str, Any], first: bool) -> float:
         """The most the call may cost, in US dollars, to be held until it is known. Raises `BudgetExceeded`."""
@@ -372,7 +374,7 @@ class _Payment:
     before `settle` cost nothing that was reported."""
 
     __slots__ = (
-        "_account", "_body", "_embedding", "_first", "_level", "_model", "_reserved_usd", "_started", "_tree",
+        "_account", "_body", "_by", "_embedding", "_first", "_model", "_reserved_usd", "_started", "_tree",
         "answer", "calling", "shares", "streamed",
     )  # fmt: skip
 
@@ -383,12 +385,12 @@ class _Payment:
         model: Model,
         body: Mapping[str, Any],
         reserved_usd: float,
-        level: int,
+        by: Trace,
         embedding: bool,
         first: bool,
     ) -> None:
         self._tree, self._account, self._model, self._body = tree, account, model, body
-        self._reserved_usd, self._level, self._embedding, self._first = reserved_usd, level, embedding, first
+        self._reserved_usd, self._by, self._embedding, self._first = reserved_usd, by, embedding, first
         self.calling = Calling(tree.deadline.due, tree.session, watch=tree.trace.watch)
         self.shares: tuple[Share, ...] = ()
         self.answer: Mapping[str, Any] | None = None
@@ -427,7 +429,7 @@ class _Payment:
         if tree.trace.watch is not None:
             tree.trace.watch.asked(
                 self._model.name,
-                self._level,
+                self._by.level,
                 "/embeddings" if self._embedding else tree.path,
                 took_s,
                 outcome,
@@ -440,9 +442,8 @@ class _Payment:
             )
 
     def _book(self, book: list[Call], share: Share, took_s: float, outcome: str, attempts: int) -> None:
-        book.append(
-            Call(share.model, share.usage, share.cost_usd, took_s, outcome, attempts, share.estimated)
-        )
+        spent = (share.model, share.usage, share.cost_usd, took_s, outcome, attempts, share.estimated)
+        book.append(Call(*spent, self._started - self._tree.began, self._by.asker))
         self._account.spend(share.cost_usd)
 
 

@@ -156,7 +156,7 @@ class _Supervisor:
         reloading: asyncio.Task[None] | None = None
         try:
             async with admin_server(
-                admin, self.status, self._metrics, _admin_api(self._settings), self._engine_socket
+                admin, self.status, self._metrics, self._admin_api(), self._engine_socket
             ):
                 await self._until_ready()
                 if not self._stop.is_set():
@@ -219,6 +219,20 @@ class _Supervisor:
         ready = ready and all(child.state == "ready" for child in helpers)
         word = "draining" if self._stop.is_set() else "ready" if ready else "not ready"
         return {"status": word, "components": components, "config": self._reloader.report()}
+
+    def _admin_api(self) -> AdminApi | None:
+        """None where nothing can be kept: then there are no keys to administer either."""
+        try:
+            return AdminApi(
+                self._settings,
+                server=self._server,
+                in_force=lambda: self._reloader.in_force.settings,
+                status=self.status,
+                metrics=self._metrics,
+            )
+        except SettingsError as error:
+            log.warning("no admin API: %s", error)
+            return None
 
     # ------------------------------------------------------------------------------------------------------
     # what the reloader asks for
@@ -346,15 +360,6 @@ class _Supervisor:
         }
         options = (each for option in told.items() for each in option)
         return (sys.executable, "-m", "gateway.worker", str(in_force.path), *options)
-
-
-def _admin_api(settings: Settings) -> AdminApi | None:
-    """None where nothing can be kept: then there are no keys to administer either."""
-    try:
-        return AdminApi(settings)
-    except SettingsError as error:
-        log.warning("no admin API: %s", error)
-        return None
 
 
 def _helper_names(settings: Settings) -> Iterator[str]:

@@ -127,7 +127,8 @@ class Call:
     """One call of the tree as it was made and paid. `outcome` is "ok" or an error's code.
 
     `attempts` counts how often a deployment was asked for it. `estimated`: the backend did not report what it spent
-    (a cut stream, say), and `usage` was estimated from what was sent and seen.
+    (a cut stream, say), and `usage` was estimated from what was sent and seen. `began_s`: seconds after the call tree
+    began. `asker`: the strategy that asked, where one strategy had asked another, else "".
     """
 
     model: str
@@ -137,6 +138,8 @@ class Call:
     outcome: str = "ok"
     attempts: int = 1
     estimated: bool = False
+    began_s: float = 0.0
+    asker: str = ""
 
     def wire(self) -> dict[str, Any]:
         """The call as a row of the explanation's table."""
@@ -169,6 +172,8 @@ class Trace:
     watch: Watch | None = None
     level: int = 0
     """Which of the strategies at work this is the trace of, in `watch.levels`."""
+    asker: str = ""
+    """The strategy it is the trace of; "" for the request's own."""
 
     def note(self, **facts: Any) -> None:
         """Record facts of the decision (JSON values), shown when the caller asks to `explain`."""
@@ -176,7 +181,7 @@ class Trace:
 
     def nested(self, strategy: str) -> Trace:
         """The trace of a strategy that this one asks: the same books, and facts of its own in `decision["nested"]`."""
-        inner = Trace(self.calls, self.embeddings, {"strategy": strategy}, self.watch)
+        inner = Trace(self.calls, self.embeddings, {"strategy": strategy}, self.watch, asker=strategy)
         self.decision.setdefault("nested", []).append(inner.decision)
         if self.watch is not None:
             inner.level = self.watch.level(strategy, self.level, inner.decision)

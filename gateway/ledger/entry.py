@@ -27,9 +27,16 @@ FACTS = (
     "accepted",
     "nested",
     "estimates",
+    "stages",
+    "samples",
 )
 """What of a decision is kept; a strategy's other facts may hold words of the answer."""
 ESTIMATED = ("quality", "cost_usd")
+STEPS = {
+    "stages": ("model", "score", "threshold", "verdict", "error"),
+    "samples": ("model", "score"),
+}
+"""What is kept of each stage of a cascade and each sample of an ensemble."""
 MAX_TEXT = 512
 MAX_PAIRS = 16
 
@@ -108,9 +115,17 @@ def facts(decision: Mapping[str, Any]) -> dict[str, Any]:
                 for model, row in value.items()
                 if isinstance(row, Mapping)
             }
+        elif name in STEPS and isinstance(value, list):
+            rows = [_step(row, STEPS[name]) for row in value if isinstance(row, Mapping)]
+            if rows:
+                kept[name] = rows
         elif isinstance(value, (str, int, float)):
             kept[name] = value
     return kept
+
+
+def _step(row: Mapping[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
+    return {field: row[field] for field in fields if row.get(field) is not None}
 
 
 def _call(entry: Entry, number: int, call: Call, kind: str) -> tuple[Any, ...]:
@@ -130,6 +145,8 @@ def _call(entry: Entry, number: int, call: Call, kind: str) -> tuple[Any, ...]:
         usage.reasoning_tokens,
         nano(call.cost_usd),
         call.latency_s,
+        call.began_s,
+        call.asker,
     )
 
 

@@ -45,4 +45,9 @@ MIGRATIONS = (
     ) WITHOUT ROWID;
     CREATE INDEX calls_at ON calls (at)
     """,
+    # Calls of before tell neither when they began nor who asked.
+    """
+    ALTER TABLE calls ADD COLUMN began_s REAL;
+    ALTER TABLE calls ADD COLUMN asker TEXT
+    """,
 )

@@ -20,7 +20,7 @@ from gateway.state.store import Store, StoreAway
 from protocol.errors import ChorusError, QuotaSpent, RateLimited, StateUnavailable
 from protocol.tenancy import LimitSettings, LimitsSettings, Period
 
-__all__ = ["Door", "Stay"]
+__all__ = ["Door", "Stay", "money_account"]
 
 KEEP_S = 2 * 86_400.0
 """How long a window's account is kept after its end: calls that began in it still settle there."""
@@ -185,6 +185,14 @@ class Door:
         except StoreAway:
             raise _unavailable() from None
         stay.slices.append((slice, amount, True))
+
+
+def money_account(scope: str, period: Period, now: float) -> tuple[str, float | None]:
+    """The account of a scope's budget for the `period` that is now, and when it may be forgotten, in seconds from
+    now."""
+    current = window(period, now)
+    forget_s = None if current.ends is None else current.ends - now + KEEP_S
+    return f"usd/{period}/{current.name}/{scope}", forget_s
 
 
 def _too_many(limit: Limit, most: int) -> ChorusError:

@@ -288,7 +288,9 @@ def _spent(calls: Sequence[Call]) -> dict[str, Any]:
 def _flat(decision: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The facts of a decision as attributes; what strategies below decided stands in their own spans."""
     for name, value in decision.items():
-        if name == "nested" or value is None:
+        if (
+            name == "nested" or value is None or isinstance(value, list)
+        ):  # a cascade's steps are spans themselves
             continue
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")

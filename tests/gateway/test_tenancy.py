@@ -239,6 +239,16 @@ async def test_admin_api(
         ("POST", "/admin/keys/a/revoke"),
         ("GET", "/admin/audit"),
         ("GET", "/admin/usage"),
+        ("GET", "/admin/live"),
+        ("GET", "/admin/timeline"),
+        ("GET", "/admin/requests"),
+        ("GET", "/admin/requests/a"),
+        ("GET", "/admin/frontier"),
+        ("GET", "/admin/routers"),
+        ("GET", "/admin/names"),
+        ("GET", "/admin/budgets"),
+        ("POST", "/admin/playground/models"),
+        ("POST", "/admin/playground/chat"),
     ],
 )
 async def test_admin_needs_its_key(

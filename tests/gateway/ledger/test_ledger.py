@@ -12,6 +12,7 @@ import pytest
 
 from gateway.keys.key import ANYONE, Key
 from gateway.ledger.entry import Entry, facts
+from gateway.ledger.schema import MIGRATIONS
 from gateway.ledger.sqlite_ledger import SqliteLedger
 from gateway.ledger.usage import Line
 from gateway.ledger.usage import usage as added_up
@@ -27,7 +28,7 @@ def entry(number: int, *, key: Key = ANYONE, at: float | None = None, **fields: 
     trace = Trace(
         calls=[
             Call("one", Usage(7, 8, 2, 1), 23e-6, 0.1),
-            Call("two", Usage(1, 1), 1e-6, 0.1, "upstream_broken"),
+            Call("two", Usage(1, 1), 1e-6, 0.1, "upstream_broken", began_s=0.05, asker="inner"),
         ],
         embeddings=[Call("mini", Usage(3, 0), 1e-9, 0.01)],
         decision={"chosen": "one", "reason": "cheapest", "samples": [{"text": CANARY}], "votes": {CANARY: 2}},
@@ -68,14 +69,16 @@ def test_rows(tmp_path: Path) -> None:
     request = connection.execute(
         "SELECT key, alias, team, tags, user, metadata, cost_nano FROM requests"
     ).fetchone()
-    calls = connection.execute("SELECT model, kind, outcome, cached_tokens, cost_nano FROM calls").fetchall()
+    calls = connection.execute(
+        "SELECT model, kind, outcome, cached_tokens, cost_nano, began_s, asker FROM calls"
+    ).fetchall()
     dump = "\n".join(connection.iterdump())
     connection.close()
     assert request == ("key_1", "a", "t", '["x"]', "u", '{"job":"j"}', 24_001)
     assert calls == [
-        ("one", "answer", "ok", 2, 23_000),
-        ("two", "answer", "upstream_broken", 0, 1_000),
-        ("mini", "embedding", "ok", 0, 1),
+        ("one", "answer", "ok", 2, 23_000, 0.0, ""),
+        ("two", "answer", "upstream_broken", 0, 1_000, 0.05, "inner"),
+        ("mini", "embedding", "ok", 0, 1, 0.0, ""),
     ]
     assert "cheapest" in dump
     assert CANARY not in dump
@@ -132,10 +135,33 @@ def test_only_facts_of_known_meaning() -> None:
             "estimates": {"one": {"quality": 0.5, "cost_usd": 1e-6, "text": CANARY}},
             "nested": [{"strategy": "vote", "samples": [CANARY]}],
             "winner": CANARY,
+            "stages": [
+                {"model": "one", "score": -0.5, "threshold": -0.8, "verdict": "accepted", "text": CANARY}
+            ],
+            "samples": [{"model": "one", "score": 0.5, "text": CANARY, "key": CANARY}],
         }
     )
     assert told == {
+        "stages": [{"model": "one", "score": -0.5, "threshold": -0.8, "verdict": "accepted"}],
+        "samples": [{"model": "one", "score": 0.5}],
         "router": "knn@1",
         "nested": [{"strategy": "vote"}],
         "estimates": {"one": {"quality": 0.5, "cost_usd": 1e-6}},
     }
+
+
+def test_an_older_ledger_opens(tmp_path: Path) -> None:
+    """A file of the first release gets the columns that came later, and keeps its rows."""
+    path = tmp_path / "ledger.db"
+    connection = sqlite3.connect(path)
+    connection.executescript(f"{MIGRATIONS[0]}; PRAGMA user_version = 1")
+    connection.execute(
+        "INSERT INTO calls VALUES ('old', 0, 1, 'one', 'answer', 'ok', 1, 0, 1, 1, 0, 0, 5, 0.1)"
+    )
+    connection.commit()
+    connection.close()
+    write(path, entry(1), retention_days=36_500)
+    connection = sqlite3.connect(path)
+    rows = connection.execute("SELECT request, began_s, asker FROM calls ORDER BY at, number").fetchall()
+    connection.close()
+    assert rows[:2] == [("old", None, None), ("id-1", 0.0, "")]

@@ -1,0 +1,165 @@
+"""Every figure that the dashboard shows is what the ledger holds."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from tests.ui.conftest import Opening, figure, log_in, visit
+from tests.ui.scene import ADMIN_KEY, HOSTILE, LARGE, ROOT, SMALL, TRAFFIC, Scene
+
+pytestmark = [
+    pytest.mark.requires("chromium", "weights:all-minilm-l6-v2-int8"),
+    pytest.mark.asyncio(loop_scope="package"),
+]
+MANIFEST = ROOT / "config/artefacts/token-uncertainty/manifest.json"
+
+
+async def test_live(scene: Scene, opening: Opening) -> None:
+    """Requests, failures, times and spend of the last quarter of an hour."""
+    async with opening() as page:
+        await log_in(page)
+        since = time.time() - 3000  # nothing of the scene is older but what was long before
+        count, failed, cost = scene.rows(
+            "SELECT count(*), sum(outcome <> 'ok'), sum(cost_nano) FROM requests WHERE at > ?", since
+        )[0]
+        assert count >= len(TRAFFIC)
+        assert await figure(page, "requests") == count
+        assert await figure(page, "failed") == failed == 1
+        assert await figure(page, "cost_usd") == pytest.approx(cost / 1e9, abs=1e-12)
+        took = sorted(
+            row[0]
+            for row in scene.rows("SELECT latency_s FROM requests WHERE at > ? AND outcome = 'ok'", since)
+        )
+        assert await figure(page, "p50") == pytest.approx(took[(len(took) + 1) // 2 - 1])
+        assert await figure(page, "in_flight") == 0
+        listed = await page.locator("[data-request]").evaluate_all(
+            "all => all.map((one) => one.dataset.request)"
+        )
+        assert listed == [
+            id for (id,) in scene.rows("SELECT id FROM requests ORDER BY at DESC, id DESC LIMIT 8")
+        ]
+        assert await page.get_by_text("worker-1").is_visible()
+
+
+@pytest.mark.parametrize(
+    ("tab", "table", "group"),
+    [
+        ("Key", "requests", "coalesce(alias, key)"),
+        ("Team", "requests", "team"),
+        ("Model", "calls", "model"),
+        ("Strategy", "requests", "strategy"),
+    ],
+)
+async def test_spend(scene: Scene, opening: Opening, tab: str, table: str, group: str) -> None:
+    """What a day cost, by key, team, model and strategy: every row, every column, and the total. A name that looks
+    like markup is a name."""
+    async with opening() as page:
+        await log_in(page)
+        await visit(page, "Spend")
+        await page.get_by_role("radio", name=tab).check(force=True)
+        await page.get_by_role("columnheader", name=tab, exact=True).wait_for()
+        rows = scene.rows(
+            f"SELECT {group}, sum(cost_nano), count(*), sum(outcome <> 'ok'), sum(prompt_tokens), "
+            f"sum(completion_tokens) FROM {table} GROUP BY 1"
+        )
+        assert len(rows) >= 3
+        assert len(await page.locator("tbody tr").all()) == len(rows)
+        names = ("cost", "count", "failed", "prompt_tokens", "completion_tokens")
+        for name, cost, *others in rows:
+            shown = [await figure(page, f"{column}:{name}") for column in names]
+            assert shown == pytest.approx([cost / 1e9, *others], abs=1e-12), name
+        total = sum(row[1] for row in rows) / 1e9
+        assert await figure(page, "total_usd") == pytest.approx(total, abs=1e-12)
+        if tab == "Key":
+            assert await page.get_by_role("rowheader", name=HOSTILE, exact=True).is_visible()
+
+
+async def test_one_request(scene: Scene, opening: Opening) -> None:
+    """A request is opened from the list: its calls under the strategies that asked for them, each with time and cost,
+    in the order they began, and why it was decided so."""
+    async with opening() as page:
+        await log_in(page)
+        await visit(page, "Requests")
+        await page.get_by_label("Strategy").select_option("panel")
+        ((id, cost, took),) = scene.rows(
+            "SELECT id, cost_nano, latency_s FROM requests WHERE strategy = 'panel' ORDER BY at DESC LIMIT 1"
+        )
+        await page.locator(f'[data-request="{id}"]').click()
+        await page.get_by_role("heading", level=1, name="Request", exact=True).wait_for()
+        assert await figure(page, "cost_usd") == pytest.approx(cost / 1e9, abs=1e-12)
+        assert await figure(page, "latency_s") == pytest.approx(took)
+        calls = scene.rows(
+            "SELECT number, model, kind, cost_nano, latency_s, began_s, asker FROM calls WHERE request = ?",
+            id,
+        )
+        assert len(calls) == 3  # an embedding and an answer for the router, an answer for the panel itself
+        for number, model, _, cost, took, _, _ in calls:
+            row = page.locator(f'[data-call="{number}"]')
+            assert model in await row.inner_text()
+            assert await figure(page, f"cost:{number}") == pytest.approx(cost / 1e9, abs=1e-12)
+            assert await figure(page, f"latency:{number}") == pytest.approx(took)
+        order = await page.locator("[data-call]").evaluate_all(
+            "all => all.map((one) => Number(one.dataset.call))"
+        )
+        inner = [call for call in calls if call[6] == "auto"]
+        assert [call[2] for call in sorted(inner, key=lambda call: call[5])] == ["embedding", "answer"]
+        assert order == [call[0] for call in sorted(calls, key=lambda call: (call[6] == "auto", call[5]))]
+        decision = page.get_by_role("region", name="Decision")
+        text = (
+            await decision.inner_text() if await decision.count() else await page.locator("main").inner_text()
+        )
+        assert "agent-forest" in text
+        assert "Decision of auto" in text
+
+
+async def test_routers(scene: Scene, opening: Opening) -> None:
+    """Frontier and drift: means and shares of the decisions that the ledger holds."""
+    async with opening() as page:
+        await log_in(page)
+        await visit(page, "Routers")
+        rows = scene.rows(
+            "SELECT decision, cost_nano FROM requests WHERE strategy = 'auto' AND outcome = 'ok' "
+            "AND decision IS NOT NULL ORDER BY at DESC"
+        )
+        facts = [(json.loads(decision), cost / 1e9) for decision, cost in rows]
+        means = {
+            "auto": (
+                [told["estimates"][told["chosen"]]["quality"] for told, _ in facts],
+                [cost for _, cost in facts],
+            )
+        }
+        for model in (SMALL, LARGE):
+            told = [fact["estimates"][model] for fact, _ in facts]
+            means[model] = ([one["quality"] for one in told], [one["cost_usd"] for one in told])
+        await page.locator("figure[data-strategy=auto] summary").click()
+        for name, (quality, cost) in means.items():
+            assert await figure(page, f"quality:auto:{name}") == pytest.approx(sum(quality) / len(quality))
+            assert await figure(page, f"cost:auto:{name}") == pytest.approx(sum(cost) / len(cost))
+        newer = [told["chosen"] for told, _ in facts[: len(facts) // 2]]
+        share = newer.count(SMALL) / len(newer)
+        assert await figure(page, f"newer:auto:{SMALL}") == pytest.approx(share)
+        assert await figure(page, "decisions:auto") == len(facts)
+        await page.get_by_role("radio", name="In training, as measured").check(force=True)
+        await page.locator("figure[data-strategy=cautious]").wait_for()
+        await page.locator("figure[data-strategy=cautious] summary").click()
+        card: dict[str, Any] = json.loads(MANIFEST.read_text())["metrics"]
+        (row,) = (row for row in card["rows"] if row["name"] == "cascade")
+        assert await figure(page, "quality:cautious:cascade") == pytest.approx(row["score"])
+
+
+async def test_budgets(scene: Scene, opening: Opening) -> None:
+    """What is spent of a key's budget is what the ledger says it cost."""
+    async with opening() as page:
+        await log_in(page)
+        await visit(page, "Keys")
+        headers = {"authorization": f"Bearer {ADMIN_KEY}"}
+        listed = (await scene.served.admin.get("/admin/keys", headers=headers)).json()["data"]
+        for key in listed:
+            if key["alias"] not in scene.keys:
+                continue
+            (cost,) = scene.rows("SELECT sum(cost_nano) FROM requests WHERE key = ?", key["id"])[0]
+            assert await figure(page, f"spent:key:{key['id']}:day") == pytest.approx(cost / 1e9, abs=1e-12)

@@ -54,9 +54,9 @@ def test_degenerate_weights_give_one_member(ask: Asker, fusion: str, model: str)
 def test_a_drafted_text_is_the_plain_one(ask: Asker, fusion: str, plain: str) -> None:
     """Members that draft in turn, and forget what was replaced, write the text of the plain loop; twice, so
     that the second time finds nothing wrong in the prefix cache. Their blocks are crossed on the way."""
-    expected = ask.all(*((plain, question) for question in PROMPTS), max_tokens=150)
+    expected = ask.all(*((plain, question) for question in PROMPTS), max_tokens=110)
     for _ in range(2):
-        replies = ask.all(*((fusion, question) for question in PROMPTS), max_tokens=150)
+        replies = ask.all(*((fusion, question) for question in PROMPTS), max_tokens=110)
         assert [reply.text for reply in replies] == [reply.text for reply in expected]
     tally = ask.host.tallies()[fusion]
     assert 0 < tally.accepted < tally.verified

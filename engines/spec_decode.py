@@ -76,21 +76,23 @@ class SpecDecode(FusedDecode):
         """Let the member whose turn it is read text and draft: called between two steps."""
         for m in sorted(self._wanted):
             member = self._team.members[m]
-            ids = [*self._state.ids[m], *(i for draft in self._draft for i in self._ids(m, draft))]
-            held = self._held[m]
+            held, ids, starts = self._held[m], list(self._state.ids[m]), []
+            for draft in self._draft:
+                starts.append(len(ids))
+                ids += self._ids(m, draft)
+            # The rows to come are those before each further draft, and the one at the end.
+            unseen = [*starts, len(ids)][len(self._seen[m]) :]
             keep = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(held, ids, strict=False)))
-            if m in self._started:  # something has to be computed, if only again: "ab" was replaced by "a"
-                keep = min(keep, len(ids) - 1)
+            if m in self._started:
+                # The token before the first of them has to be computed, if only again: what was void may
+                # begin as what came in its place does, where a symbol is several tokens.
+                keep = min(keep, unseen[0] - 1)
             prompt = self._generation.prompts[m]
             if keep < len(held) and not member.engine.rewind(self.name_of(m), len(prompt) + keep):
                 member.engine.abort([self.name_of(m)])
                 self._restarts[m] += 1
                 self._started.discard(m)
-            watch, at = [], len(prompt) + len(self._state.ids[m])
-            for i, draft in enumerate(self._draft):
-                if i >= len(self._seen[m]):
-                    watch.append(at)
-                at += len(self._ids(m, draft))
+            watch = [len(prompt) + start for start in unseen[:-1]]
             if m in self._started:
                 member.engine.watch(self.name_of(m), watch)
                 member.engine.feed(self.name_of(m), ids[keep:])

@@ -27,6 +27,7 @@ class TableEngine:
         self.live: dict[str, list[int]] = {}
         self.prompts: dict[str, int] = {}
         self.computed: dict[str, int] = {}
+        self.before: dict[str, int] = {}
         self.watched: dict[str, frozenset[int]] = {}
         self.rewinds = self.forwards = 0
         self._table: dict[tuple[int, ...], torch.Tensor] = {}
@@ -51,7 +52,8 @@ class TableEngine:
 
     def seen(self, request_id: str) -> dict[int, torch.Tensor]:
         ids = self.live[request_id]
-        return {i: self.logits(ids[:i]) for i in self.watched.pop(request_id, ()) if i < len(ids)}
+        watched = self.watched.pop(request_id, ())
+        return {i: self.logits(ids[:i]) for i in watched if self.before[request_id] < i < len(ids)}
 
     def feed(self, request_id: str, ids: Sequence[int]) -> None:
         assert ids
@@ -72,7 +74,7 @@ class TableEngine:
 
     def abort(self, request_ids: Sequence[str]) -> None:
         for name in request_ids:
-            for table in (self.live, self.prompts, self.computed, self.watched):
+            for table in (self.live, self.prompts, self.computed, self.before, self.watched):
                 table.pop(name, None)  # type: ignore[attr-defined]
 
     @property
@@ -83,7 +85,7 @@ class TableEngine:
         rows = {}
         for name, ids in self.live.items():
             if self.computed[name] != len(ids):
-                self.computed[name] = len(ids)
+                self.before[name], self.computed[name] = self.computed[name], len(ids)
                 rows[name] = self.logits(ids)
         self.forwards += bool(rows)
         return rows

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import queue
 from pathlib import Path
 
 import pytest
 import torch
 
+from engines.assemble import fusion_spec
 from engines.engine import EngineSpec
+from engines.generation import Event, Generation, Piece, Sampling
 from engines.host import FusionSpec
 from ensembles.tokens.abe import ABE
-from protocol.errors import BadRequest
+from ensembles.tokens.base import Drafts
+from protocol.errors import BadRequest, SettingsError
+from protocol.settings import Fusion
 from tests.engines.table_engine import LETTERS, PAIRS, TableEngine, answers, host_of
 
 PROMPTS = [[1 + i % 3, 1 + i // 3 % 3, 2] for i in range(9)]
@@ -90,6 +95,40 @@ def test_a_search_has_no_log_probabilities(tmp_path: Path) -> None:
         answers(host, "abe", PROMPTS[:1], top_logprobs=1)
     assert answers(host, "abe", PROMPTS[:1])
     host.stop()
+
+
+def test_a_config_names_both_kinds() -> None:
+    """`fuse: {method: …}` takes searches and fusions, with their options, and refuses others by name."""
+    members = {"x": 0.7, "y": 0.3}
+    abe = fusion_spec("agreed", Fusion(method="abe", members=members, options={"beams": 2}))
+    assert abe.fusion == ABE(2)
+    drafted = fusion_spec(
+        "drafted", Fusion(method="spec-ensemble", members=members, options={"drafts": [2, 1]})
+    )
+    assert isinstance(drafted.fusion, Drafts)
+    assert drafted.fusion.turns(2) == ((0, 2), (1, 1))
+    with pytest.raises(SettingsError, match="nonesuch"):
+        fusion_spec("bad", Fusion(method="nonesuch", members=members))
+
+
+def test_what_is_certain_is_shown_at_once(tmp_path: Path) -> None:
+    """Text that all hypotheses begin with streams before the end; nothing shown is taken back."""
+    host, _ = host_of(
+        tmp_path, {"x": (LETTERS, 1), "y": (PAIRS, 2)}, [FusionSpec("abe", ("x", "y"), (0.5, 0.5), ABE(2))]
+    )
+    whole = answers(host, "abe", PROMPTS, max_tokens=20)
+    shown = []
+    for n, prompt in enumerate(PROMPTS):
+        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        asked = Sampling(temperature=0.0, max_tokens=20)
+        host.submit(Generation(f"s{n}", "abe", (tuple(prompt),) * 2, asked), events.put)
+        pieces = []
+        while isinstance(event := events.get(timeout=60), Piece):
+            pieces.append(event.text)
+        shown.append(pieces)
+    host.stop()
+    assert ["".join(pieces) for pieces in shown] == [text.rstrip(".") for text in whole]
+    assert max(map(len, shown)) > 1
 
 
 def test_tables_disagree() -> None:

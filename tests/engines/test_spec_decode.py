@@ -25,7 +25,7 @@ PROMPTS = [[1 + i % 3, 1 + i // 3 % 3, 1 + i // 9 % 3] for i in range(27)]
 
 
 @pytest.mark.parametrize("members", [ONE, TWO], ids=["one vocabulary", "two vocabularies"])
-@pytest.mark.parametrize("drafts", [1, 4, (3, 1, 2)])
+@pytest.mark.parametrize("drafts", [1, (3, 1, 2), (1, 4, 2)])
 @pytest.mark.parametrize("rule", ["gac", "cp-delta"])
 def test_greedy_texts_are_those_of_the_plain_loop(
     tmp_path: Path, members: dict[str, tuple[dict[str, int], int]], drafts: int | tuple[int, ...], rule: str

@@ -20,6 +20,7 @@ from backends.scripted import Script, ScriptedUpstream
 from gateway.ids import Ids
 from gateway.keys.key import Key
 from gateway.ledger.entry import Entry
+from gateway.ledger.sqlite_ledger import SqliteLedger
 from gateway.ledger.writer import LedgerWriter
 from protocol.run import Call, Trace
 from protocol.usage import Usage
@@ -182,7 +183,7 @@ TRAFFIC = ("auto", "auto", "cautious", "panel", LARGE, SMALL, "broken", "auto", 
 async def a_scene(start: Start, folder: Path) -> AsyncIterator[Scene]:
     """The scene after its traffic."""
     ledger = folder / "ledger.db"
-    writer = LedgerWriter(ledger)
+    writer = LedgerWriter(SqliteLedger(ledger))
     for entry in earlier(time.time(), EARLIER):
         writer.add(entry)
     writer.start()

@@ -47,7 +47,9 @@ async def client(tmp_path: Path, clock: Clock) -> AsyncIterator[httpx.AsyncClien
     api.door.sessions = Sessions(clock)
     async with (
         admin_server(listener, dict, tmp_path, api),
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", verify=False) as client,
+        httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", verify=False, timeout=30
+        ) as client,
     ):
         yield client
 

@@ -18,6 +18,8 @@ from gateway.keys.key import Key
 from gateway.ledger import views
 from gateway.ledger.entry import Entry
 from gateway.ledger.glance import Glance
+from gateway.ledger.sqlite_ledger import SqliteLedger
+from gateway.ledger.store import LedgerStore
 from gateway.ledger.views import Decided, Read
 from gateway.ledger.writer import LedgerWriter
 from protocol.errors import StateUnavailable
@@ -39,7 +41,7 @@ def kept(tmp_path: Path) -> Callable[..., Path]:
     """Writes entries; gives the ledger's path."""
 
     def write(*entries: Entry) -> Path:
-        writer = LedgerWriter(tmp_path / "ledger.db")
+        writer = LedgerWriter(SqliteLedger(tmp_path / "ledger.db"))
         for one in entries:
             writer.add(one)
         writer.start()
@@ -79,6 +81,26 @@ def test_timeline(kept: Callable[..., Path]) -> None:
         ("one", 3, 0, 7000),
         ("two", 3, 3, 3),
     ]
+
+
+def test_every_store_understands(open_ledger: Callable[[], LedgerStore]) -> None:
+    """SQLite and PostgreSQL tell the same, question by question."""
+    at = time.time() - 100
+    store = open_ledger()
+    rows = [entry(i, at + i).rows() for i in range(1, 6)]
+    store.write([row for row, _ in rows], [call for _, calls in rows for call in calls])
+    read = store.read
+    for by, count in (("all", 5), ("key", 5), ("team", 5), ("strategy", 5)):
+        (group,) = views.timeline(read, by, at, 10.0, 4)
+        assert (group.count, group.cost_nano, group.buckets) == (count, 5005, {0: (5, 0, 5005)})
+    assert [one.name for one in views.timeline(read, "model", at, 10.0, 4)] == ["one", "two"]
+    assert views.latencies(read, at) == pytest.approx([0.01, 0.02, 0.03, 0.04, 0.05])
+    page = views.recent(read, at, 2, (at + 4, "id-0004"), {"key": "a", "outcome": "ok", "strategy": "auto"})
+    assert [row["id"] for row in page] == ["id-0003", "id-0002"]
+    told = views.request(read, "req-2", time.time())
+    assert told is not None
+    assert [call["asker"] for call in told["calls"]] == ["", "inner"]
+    assert [row.cost_usd for row in views.decided(read, at)] == [1001e-9] * 5
 
 
 def test_recent_is_paged_and_filtered(kept: Callable[..., Path]) -> None:
@@ -135,7 +157,7 @@ def test_indexes_are_used(kept: Callable[..., Path]) -> None:
 async def test_a_look_that_takes_too_long_is_stopped(kept: Callable[..., Path]) -> None:
     """It fails with words; the next one is answered, and a writer was never kept waiting."""
     path = kept(entry(1, time.time()))
-    glance = Glance(path, within_s=0.05)
+    glance = Glance(lambda: SqliteLedger(path), within_s=0.05)
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
     slow = asyncio.create_task(glance.look("slow", lambda read: read(endless, []), fresh_s=0))
     await asyncio.to_thread(kept, entry(2, time.time()))
@@ -150,7 +172,8 @@ async def test_a_look_that_takes_too_long_is_stopped(kept: Callable[..., Path]) 
 async def test_what_was_seen_is_told_again(kept: Callable[..., Path], tmp_path: Path) -> None:
     """For as long as it is fresh, however many ask; without a ledger there is nothing to see."""
     looks = []
-    glance = Glance(kept(entry(1, time.time())))
+    path = kept(entry(1, time.time()))
+    glance = Glance(lambda: SqliteLedger(path))
 
     def work(read: Read) -> int:
         looks.append(1)
@@ -158,7 +181,7 @@ async def test_what_was_seen_is_told_again(kept: Callable[..., Path], tmp_path: 
 
     assert await asyncio.gather(*(glance.look("a", work, fresh_s=60) for _ in range(5))) == [1] * 5
     assert await glance.look("a", work, fresh_s=0) == 2
-    none = Glance(tmp_path / "none.db")
+    none = Glance(lambda: SqliteLedger(tmp_path / "none.db"))
     assert await none.look("a", lambda read: read("SELECT 1", []), fresh_s=0) == []
     assert not (tmp_path / "none.db").exists()
 

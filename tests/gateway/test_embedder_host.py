@@ -11,11 +11,13 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from gateway.embedder_host import EmbedderHost, load
 from gateway.embedding_batches import EmbeddingBatches
 from protocol.errors import SettingsError
 from protocol.settings import parse_settings
+from tests.encoders import tiny_encoder
 
 
 @pytest.fixture
@@ -85,3 +87,24 @@ def test_missing_weights(tmp_path: Path) -> None:
     settings = parse_settings(f"models: {{e: {{embedder: {{weights: {tmp_path}}}}}}}")
     with pytest.raises(SettingsError, match=r"models\.e\.embedder\.weights.*chorus models pull"):
         load(settings)
+
+
+async def test_a_static_embedder_is_served_as_an_encoder_is(tmp_path: Path) -> None:
+    """A folder that `chorus models distil` wrote is loaded by what its `weights.json` says."""
+    tiny_encoder(tmp_path / "encoder")
+    folder = tmp_path / "static"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_bytes((tmp_path / "encoder" / "tokenizer.json").read_bytes())
+    table = np.random.default_rng(0).normal(size=(100, 8)).astype(np.float16)
+    save_file({"table": table, "offset": np.ones(8, dtype=np.float32)}, folder / "model.safetensors")
+    (folder / "weights.json").write_text('{"embedder_id": "static-e@1", "format": "static"}')
+    settings = parse_settings(
+        f"models: {{e: {{embedder: {{weights: {folder}}}}}, a: {{openai: {{base_url: 'http://x/v1', model: m}}}}}}"
+    )
+    batches = load(settings)["e"]
+    running = asyncio.create_task(batches.run())
+    [(first, tokens), (second, _)] = await batches.embed_all(["river stone", "french word"])
+    running.cancel()
+    assert tokens == 2
+    assert np.allclose([np.linalg.norm(first), np.linalg.norm(second)], 1, atol=1e-6)
+    assert not np.allclose(first, second)

@@ -58,24 +58,6 @@ def test_a_drafted_text_is_the_plain_one(ask: Asker, fusion: str, plain: str) ->
     assert 0 < tally.accepted < tally.verified
 
 
-def test_drafts_leave_nothing_wrong_in_the_prefix_cache(ask: Asker) -> None:
-    """A drafted text longer than a block of the cache; whoever then goes on from within it, reading those
-    blocks, writes what the plain loop writes."""
-    reply = ask("spec", PROMPTS[2], max_tokens=110, top_logprobs=0)
-    kept = [token.token for token in reply.tokens[:-10]]
-    assert len(kept) > 95
-    prompts = tuple(
-        (*ids, *(i for symbol in kept for i in ask.host.vocabs[m].encode(symbol)))
-        for m, ids in zip(PAIR, ask.prompt_ids("spec", PROMPTS[2]), strict=True)
-    )
-    cached = ask.send_ids("duet", prompts, max_tokens=8).result()
-    assert cached.end is not None
-    assert all(member.cached_tokens >= 128 for member in cached.end.members)
-    whole = ask("duet", PROMPTS[2], max_tokens=110)
-    assert reply.text == whole.text
-    assert whole.text.startswith(b"".join(kept).decode() + cached.text)
-
-
 def test_the_duet_is_neither_of_its_members(ask: Asker) -> None:
     """On at least one prompt the fused greedy text differs from both members'."""
     texts = zip(*(_texts(ask, model) for model in ("duet", *PAIR)), strict=True)

@@ -2,7 +2,8 @@
 
     server      HTTP in front          answer      one answer, whole or streamed
     host        the step loop          engine      one vLLM engine, its step cut in two
-    plain_decode, fused_decode         one request to one model, one text by several
+    plain_decode, fused_decode         one request to one model, one text by several, token by token
+    span_decode, seat, own_words       one text by several, some words at a time
     byte_vocab, union, text_state      what makes different vocabularies comparable
     visible_text, token_trail, choose  what the client sees, and sampling
     templates, assemble, price         prompting, settings → host, measured prices

@@ -111,6 +111,13 @@ class Shape:
                 for m in members
             ]
             body["chorus"] = {"members": table}
+            spans = [
+                {"index": index, "model": span.model, "bytes": span.size}
+                for index, end in enumerate(ends)
+                for span in end.spans
+            ]
+            if spans:
+                body["chorus"]["spans"] = spans
         return body
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from engines.engine import EngineSpec
 from engines.host import FusionSpec, Host
 from engines.templates import Prompting, prompting
+from engines.text_state import Feedback
 from engines.weights import CATALOGUE, ensure
 from engines.weights.progress import Progress
 from protocol.errors import SettingsError
-from protocol.methods import find_method, load_method, methods
+from protocol.methods import find_method, load_method
 from protocol.settings import Fusion as FusionSettings
 from protocol.settings import Settings
 
@@ -66,12 +67,12 @@ def engine_specs(settings: Settings, progress: Progress | None = None) -> list[E
 
 def fusion_spec(name: str, settings: FusionSettings) -> FusionSpec:
     """The method with its options, and its members in the order of the config, the main one where it says."""
-    searches = {method.id for method in methods("search")}
-    method = find_method(settings.method, "search" if settings.method in searches else "fusion")
+    method = find_method(settings.method, "fusion", "search", "span")
     try:
         fusion = load_method(method)(**settings.options)
     except TypeError as error:
         raise SettingsError(f"strategies.{name}.fuse.options: {error}") from None
     members = tuple(settings.members)
     main = 0 if settings.main is None else members.index(settings.main)
-    return FusionSpec(name, members, tuple(settings.members.values()), fusion, main)
+    feedback: Feedback = "retail" if method.contract == "span" else "append"
+    return FusionSpec(name, members, tuple(settings.members.values()), fusion, main, feedback)

@@ -209,17 +209,22 @@ class Engine:
             batch.num_tokens_no_spec[row] = start + len(ids)
 
     def rewind(self, request_id: str, keep: int) -> bool:
-        """Let a stalled request forget all but its first `keep` tokens, prompt included; then `feed` it.
+        """Let a stalled request forget all but its first `keep` tokens, prompt included; then `feed` it. Below
+        its prompt's length, the prompt's rest is computed again.
 
-        False, and nothing changed, where it cannot: not all is computed (it was preempted), some would be of
-        its own prompt, or what they would be written over belongs to another request as well. Such a request
-        is to be aborted and added anew. Call between `finish` and `forward`."""
+        False, and nothing changed, where it cannot: not all is computed (it was preempted), what would be
+        written over belongs to another request as well, or a sliding window has dropped what would be needed.
+        Such a request is to be aborted and added anew. Call between `finish` and `forward`."""
         request = self._scheduler.requests[request_id]
-        if request.num_computed_tokens < request.num_tokens or keep < request.num_prompt_tokens:
+        if request.num_computed_tokens < request.num_tokens:
             return False
         stale = []
         for manager in self._scheduler.kv_cache_manager.coordinator.single_type_managers:
-            full, cached = keep // manager.block_size, manager.num_cached_block.get(request_id, 0)
+            size = manager.block_size
+            dropped = manager.get_num_skipped_tokens(request.num_computed_tokens) // size
+            if dropped > manager.get_num_skipped_tokens(keep) // size:
+                return False
+            full, cached = keep // size, manager.num_cached_block.get(request_id, 0)
             stale.append((manager, full, manager.req_to_blocks[request_id][full:cached]))
         if any(block.ref_cnt > 1 for _, _, blocks in stale for block in blocks):
             return False
@@ -229,10 +234,11 @@ class Engine:
                 manager.block_pool._maybe_evict_cached_block(block)  # noqa: SLF001  no public way
             if blocks:
                 manager.num_cached_block[request_id] = full
-        outputs = keep - request.num_prompt_tokens
-        del request._all_token_ids[keep:]  # noqa: SLF001  as vLLM's scheduler itself does for a session
+        held = max(keep, request.num_prompt_tokens)
+        outputs = held - request.num_prompt_tokens
+        del request._all_token_ids[held:]  # noqa: SLF001  as vLLM's scheduler itself does for a session
         del request._output_token_ids[outputs:]  # noqa: SLF001
-        del request.block_hashes[keep // self._scheduler.hash_block_size :]
+        del request.block_hashes[held // self._scheduler.hash_block_size :]
         request.num_computed_tokens = keep
         runner = self._runner
         if (state := runner.requests.get(request_id)) is not None:
@@ -240,7 +246,7 @@ class Engine:
             state.num_computed_tokens = keep
         row = runner.input_batch.req_id_to_index.get(request_id)
         if row is not None:
-            runner.input_batch.num_tokens_no_spec[row] = keep
+            runner.input_batch.num_tokens_no_spec[row] = held
             runner.input_batch.num_computed_tokens_cpu[row] = keep
         return True
 
@@ -274,7 +280,7 @@ class Engine:
         return {rid: logits[i] for i, rid in enumerate(runner.input_batch.req_ids) if not reading[i]}
 
     def _look(self) -> None:
-        """Keep the logits before watched prompt tokens that this step computed."""
+        """Keep the logits before watched tokens that this step computed."""
         runner = self._runner
         hidden = runner.execute_model_state.hidden_states
         counts = self._scheduled.num_scheduled_tokens

@@ -18,10 +18,12 @@ from engines.byte_vocab import ByteVocab
 from engines.choose import Chooser
 from engines.engine import Engine
 from engines.generation import End, Generation, MemberUsage, Piece, Sink, TokenLogprob
+from engines.own_words import OwnWords
 from engines.text_state import Feedback, TextState
 from engines.token_trail import TokenTrail
 from engines.union import Union
 from engines.visible_text import VisibleText
+from ensembles.spans.base import SpanFusion
 from ensembles.tokens.base import Ask, Fusion, Mixture, Prepares, Prompt, PromptRow, Search, Step
 from protocol.errors import MethodError
 
@@ -55,14 +57,15 @@ class Tally:
 @dataclass(frozen=True, slots=True)
 class Team:
     """A fusion ready to serve: members whose weights sum to 1, the union of their vocabularies, the method,
-    and which member's tokens count against `max_tokens`."""
+    and which member's tokens count against `max_tokens`. `readers` are the members' own, for a method in spans."""
 
     members: tuple[Member, ...]
     union: Union
-    fusion: Fusion | Search
+    fusion: Fusion | Search | SpanFusion
     main: int = 0
     feedback: Feedback = "append"
     tally: Tally = field(default_factory=Tally)
+    readers: tuple[OwnWords, ...] = ()
 
 
 class FusedDecode:
@@ -76,7 +79,7 @@ class FusedDecode:
         self.sink = sink
         self.done = False
         self.model = generation.model
-        assert not isinstance(team.fusion, Search)
+        assert not isinstance(team.fusion, Search | SpanFusion)
         self._generation, self._team = generation, team
         self._fusion: Fusion = team.fusion
         self._state = TextState([member.vocab for member in team.members], team.main, team.feedback)

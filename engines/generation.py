@@ -19,6 +19,7 @@ __all__ = [
     "Sampling",
     "Sink",
     "TokenLogprob",
+    "Written",
 ]
 
 
@@ -82,12 +83,22 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """One member's part of a text that is written in spans: its model, and the span's bytes."""
+
+    model: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """The answer is complete: `reason` is "stop" or "length"; `members` in the order of the config, the main
-    one's tokens being what `max_tokens` counted."""
+    one's tokens being what `max_tokens` counted (in spans: those of the text; drafts that were not taken up and
+    the reading of other members' are spent beside). `spans` tells who wrote what, in order."""
 
     reason: str
     members: tuple[MemberUsage, ...]
+    spans: tuple[Written, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

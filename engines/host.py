@@ -26,11 +26,14 @@ from engines.engine import Engine, EngineSpec
 from engines.fused_decode import FusedDecode, Member, Tally, Team
 from engines.generation import Event, Failure, Generation, Sink
 from engines.metrics import EngineNumbers, Steps, exposition
+from engines.own_words import OwnWords
 from engines.plain_decode import PlainDecode
 from engines.search_decode import SearchDecode
+from engines.span_decode import SpanDecode
 from engines.spec_decode import SpecDecode
 from engines.text_state import Feedback
 from engines.union import Union
+from ensembles.spans.base import SpanFusion
 from ensembles.tokens.base import Binds, Drafts, Fusion, Search
 from protocol.errors import ChorusError, InternalError, UpstreamUnavailable
 
@@ -50,12 +53,12 @@ class FusionSpec:
     name: str
     members: tuple[str, ...]
     weights: tuple[float, ...]
-    fusion: Fusion | Search
+    fusion: Fusion | Search | SpanFusion
     main: int = 0
     feedback: Feedback = "append"
 
 
-Joint = FusedDecode | SearchDecode
+Joint = FusedDecode | SearchDecode | SpanDecode
 """A request that several engines serve."""
 
 
@@ -110,6 +113,10 @@ class Host:
         if model in self.fusion_specs:
             return self.fusion_specs[model].members
         return (self.engine_specs[model].name,)
+
+    def in_spans(self, model: str) -> bool:
+        """Whether `model` writes its text in spans, which have no distribution over tokens."""
+        return model in self.fusion_specs and isinstance(self.fusion_specs[model].fusion, SpanFusion)
 
     def submit(self, generation: Generation, sink: Sink) -> None:
         """Start a generation; its events go to `sink`. Ids must be unique among live generations."""
@@ -189,7 +196,12 @@ class Host:
                 folders = [self.engine_specs[member].folder for member in fused.members]
                 log.info("binding %s to its models", name)
                 fusion = fusion.bind(TeamTables(union, folders, tables))
-            self._teams[name] = Team(members, union, fusion, fused.main, fused.feedback)
+            readers = (
+                tuple(OwnWords(member.vocab, union, m) for m, member in enumerate(members))
+                if isinstance(fusion, SpanFusion)
+                else ()
+            )
+            self._teams[name] = Team(members, union, fusion, fused.main, fused.feedback, readers=readers)
 
     def _take(self) -> bool:
         """Empty the inbox, waiting only where there is nothing to step. False when the host is to stop."""
@@ -215,6 +227,8 @@ class Host:
                 kind = SearchDecode
             elif isinstance(team.fusion, Drafts):
                 kind = SpecDecode
+            elif isinstance(team.fusion, SpanFusion):
+                kind = SpanDecode
             decode = kind(generation, team, sink)
         else:
             engine = self._engines[generation.model]

@@ -138,6 +138,11 @@ class Service:
         if fused and extra:
             name = next(iter(extra))
             raise BadRequest(f"'{name}' is not supported by the fused model {model!r}.", param=name)
+        if top_logprobs is not None and self.host.in_spans(model):
+            raise BadRequest(
+                f"'logprobs' is not supported by {model!r}: its text is chosen span by span, so no token has one.",
+                param="logprobs",
+            )
         stop = body.get("stop") or ()
         asked = tuple(text.encode() for text in ([stop] if isinstance(stop, str) else stop) if text)
         seed = body.get("seed")

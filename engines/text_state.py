@@ -15,7 +15,7 @@ from typing import Literal
 
 from engines.byte_vocab import ByteVocab
 
-__all__ = ["Feedback", "TextState"]
+__all__ = ["Feedback", "TextState", "extended"]
 
 Feedback = Literal["append", "retail", "retokenise"]
 
@@ -52,11 +52,12 @@ class TextState:
         ids = main.encode(symbol)
         if room is not None and len(ids) > room:
             symbol = main.text_of(ids[:room])
-        extended = [
-            self._extended(vocab, given, symbol) for vocab, given in zip(self._vocabs, self.ids, strict=True)
+        grown = [
+            extended(vocab, given, symbol, self._feedback)
+            for vocab, given in zip(self._vocabs, self.ids, strict=True)
         ]
         self.text += symbol
-        for m, (given, unfed, new) in enumerate(zip(self.ids, self.unfed, extended, strict=True)):
+        for m, (given, unfed, new) in enumerate(zip(self.ids, self.unfed, grown, strict=True)):
             fed = len(given) - len(unfed)
             if m in self.stale or new[:fed] != given[:fed]:
                 self.stale.add(m)
@@ -65,19 +66,6 @@ class TextState:
             unfed[:] = new[fed:]
         return symbol
 
-    def _extended(self, vocab: ByteVocab, given: list[int], symbol: bytes) -> list[int]:
-        """A member's ids with `symbol` behind them. Raises `Unencodable`."""
-        kept = len(given)
-        if self._feedback == "retokenise":
-            kept = 0
-        elif self._feedback == "retail":
-            least = max(0, kept - TAIL)
-            while kept > least:
-                kept -= 1
-                if vocab.emits[given[kept]][:1].isspace():
-                    break
-        return given[:kept] + vocab.encode(vocab.text_of(given[kept:]) + symbol)
-
     def take_unfed(self, member: int) -> list[int]:
         """The ids the member has to compute to stand at the end of the text; from the first one where it is
         stale, which it then no longer is."""
@@ -85,3 +73,17 @@ class TextState:
         ids = self.unfed[member][:]
         self.unfed[member].clear()
         return ids
+
+
+def extended(vocab: ByteVocab, given: list[int], symbol: bytes, feedback: Feedback) -> list[int]:
+    """A member's ids with `symbol` behind them. Raises `Unencodable`."""
+    kept = len(given)
+    if feedback == "retokenise":
+        kept = 0
+    elif feedback == "retail":
+        least = max(0, kept - TAIL)
+        while kept > least:
+            kept -= 1
+            if vocab.emits[given[kept]][:1].isspace():
+                break
+    return given[:kept] + vocab.encode(vocab.text_of(given[kept:]) + symbol)

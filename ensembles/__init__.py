@@ -1,2 +1,2 @@
-"""Ensembles: `answers` combines finished answers in the gateway; `tokens` decides token by token in the
-engine host."""
+"""Ensembles: `answers` combines finished answers in the gateway; `tokens` decides token by token, and
+`spans` some words at a time, in the engine host."""

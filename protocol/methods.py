@@ -23,10 +23,11 @@ PACKAGES = {
     "aggregator": "ensembles.answers",
     "fusion": "ensembles.tokens",
     "search": "ensembles.tokens",
+    "span": "ensembles.spans",
 }
 """The contract of each package's methods → the package."""
 
-Contract = Literal["router", "scorer", "aggregator", "fusion", "search"]
+Contract = Literal["router", "scorer", "aggregator", "fusion", "search", "span"]
 Taxonomy = Literal["a1", "a2", "b1", "b2", "b3", "c1", "c2"]
 
 
@@ -78,15 +79,17 @@ def methods(contract: Contract | None = None) -> Iterator[Method]:
                 yield record
 
 
-def find_method(name: str, contract: Contract) -> Method:
-    """The method of that id or alias. Raises `SettingsError` naming the known ones."""
-    known: Sequence[Method] = tuple(methods(contract))
+def find_method(name: str, *contracts: Contract) -> Method:
+    """The method of that id or alias, of one of `contracts`. Raises `SettingsError` naming the known ones."""
+    known: Sequence[Method] = tuple(method for contract in contracts for method in methods(contract))
     for method in known:
         if name == method.id or name in method.aliases:
             return method
     close = get_close_matches(name, [method.id for method in known], n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise SettingsError(f"No {contract} method {name!r}.{hint} Known: {', '.join(m.id for m in known)}.")
+    raise SettingsError(
+        f"No {' or '.join(contracts)} method {name!r}.{hint} Known: {', '.join(m.id for m in known)}."
+    )
 
 
 def load_method(method: Method) -> Any:

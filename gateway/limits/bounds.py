@@ -15,6 +15,8 @@ from typing import Any
 
 import orjson
 
+from ensembles.spans.base import most_spent
+from protocol.methods import find_method
 from protocol.settings import ModelSettings, Settings, Talk
 
 __all__ = ["NANO", "Bound", "Bounds", "nano"]
@@ -68,6 +70,12 @@ class Bounds:
         self._models, self._strategies = settings.models, settings.strategies
         self._default, self._pools = settings.limits.default_max_tokens, pools
         self._max_depth = settings.server.max_depth
+        self._in_spans = {
+            name
+            for name, strategy in self._strategies.items()
+            if strategy.fuse
+            and find_method(strategy.fuse.method, "fusion", "search", "span").contract == "span"
+        }
         self.caps = {
             name: cap for name, model in self._models.items() if (cap := self._cap(model)) is not None
         }
@@ -104,7 +112,9 @@ class Bounds:
         if strategy.talk:
             return self._talk_usd(strategy.talk, asked, deeper)
         members = tuple(strategy.fuse.members) if strategy.fuse else ()
-        return sum(self._model_usd(self._models[member], asked, FUSED_FACTOR) for member in members)
+        drafts = name in self._in_spans  # those that are not kept fill no context
+        factor = most_spent(len(members)) if drafts else FUSED_FACTOR
+        return sum(self._model_usd(self._models[m], asked, factor, again=drafts) for m in members)
 
     def _talk_usd(self, talk: Talk, asked: _Asked, depth: int) -> float:
         """Every member once; with a router, what its turns may read and write, and a call a turn."""
@@ -122,7 +132,9 @@ class Bounds:
         spoken = (turns + 1) * self._usd(talk.router, writing, depth) + turns * dearest
         return max(spoken, self._usd(next(iter(talk.members)), asked, depth))
 
-    def _model_usd(self, model: ModelSettings, asked: _Asked, factor: int = 1) -> float:
+    def _model_usd(
+        self, model: ModelSettings, asked: _Asked, factor: int = 1, *, again: bool = False
+    ) -> float:
         if model.price is None:
             return 0.0
         price = model.price.price
@@ -136,7 +148,7 @@ class Bounds:
         cap = self._cap(model)
         written = (asked.most or (context if cap is None else cap) or self._default) * factor
         if model.engine:
-            written = min(written, model.engine.max_model_len)
+            written = min(written, model.engine.max_model_len * (factor if again else 1))
         # Two attempts can both cost: a hedged call and the one it overtook.
         attempts = 2 if model.hedge else 1
         return attempts * (usd + written * asked.answers * price.dearest_output_usd)

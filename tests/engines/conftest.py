@@ -15,6 +15,10 @@ from engines.engine import EngineSpec, prepare_environment
 from engines.generation import End, Event, Failure, Generation, Piece, Sampling, TokenLogprob
 from engines.host import FusionSpec, Host
 from engines.templates import Prompting, prompting
+from ensembles.spans.base import Judge, Propose, Score, Span, SpanFusion, Task, Writing
+from ensembles.spans.cool_fusion import CoolFusion
+from ensembles.spans.specfuse import SpecFuse
+from ensembles.spans.sweetspan import SweetSpan
 from ensembles.tokens.base import Ask, Decision, Mixture, Step
 from ensembles.tokens.cp_delta import CPDelta
 from ensembles.tokens.deepen import DeePEn
@@ -57,12 +61,43 @@ class Dictation:
         return Mixture(step.alphabet.project(self.then, step.logits[self.then]))
 
 
+@dataclass
+class Overheard:
+    """A span method, and what its members said of each other's spans: a table a round, by judge and span."""
+
+    method: SpanFusion
+    tables: list[list[list[Score]]] = field(default_factory=list)
+
+    def write(self, task: Task) -> Writing:
+        work, result = self.method.write(task), None
+        spans: tuple[Span, ...] = ()
+        while True:
+            asked = work.send(result)
+            result = yield asked
+            if isinstance(asked, Propose):
+                spans = result
+            elif isinstance(asked, Judge):
+                said = {(a.member, a.text, a.ended): s for a, s in zip(asked.asks, result, strict=True)}
+                said |= {(span.author, span.text, span.ended): span.score for span in spans}
+                members = range(len(task.weights))
+                self.tables.append([[said[m, span.text, span.ended] for span in spans] for m in members])
+
+
+OVERHEARD = Overheard(CoolFusion())
+
+
 class Broken:
     """A fusion with a bug."""
 
     def decide(self, step: Step) -> Decision:
         raise RuntimeError("a bug in a method")
 
+
+SPANS: dict[str, SpanFusion] = {
+    "cool": CoolFusion(),
+    "sweet": SweetSpan(words=2),
+    "em": SpecFuse(window=6),
+}
 
 DEEPEN = {"eta": 0.3, "anchors": 512, "rows": 64}
 """DeePEn's options here: small tables, and a rate at which the helper is heard."""
@@ -178,6 +213,12 @@ def ask(weights: Callable[[str], Path]) -> Iterator[Asker]:
         FusionSpec("spec", PAIR, (0.5, 0.5), SpecEnsemble(drafts=(3, 1))),
         FusionSpec("spec-cp-delta", PAIR, (0.5, 0.5), SpecEnsemble("cp-delta")),
         FusionSpec("spec-twice", (SMOL, SMOL), (0.5, 0.5), SpecEnsemble(drafts=2)),
+        *(
+            FusionSpec(name, members, (0.5, 0.5), method, feedback="retail")
+            for kind, method in SPANS.items()
+            for name, members in ((kind, PAIR), (f"{kind}-twice", (SMOL, SMOL)))
+        ),
+        FusionSpec("overheard", PAIR, (0.5, 0.5), OVERHEARD, feedback="retail"),
         FusionSpec("broken", PAIR, (0.5, 0.5), Broken()),
     ]
     host = Host(specs, fusions)

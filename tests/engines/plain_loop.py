@@ -86,10 +86,12 @@ class PlainModel:
         """The logits of symbols."""
         return np.array([self.value(z, text) for text in texts])
 
-    def run(self, ids: Sequence[int], cache: Any = None) -> tuple[Any, Any]:
-        """Logits after each of `ids`, numpy float64, and the cache."""
+    def run(self, ids: Sequence[int], cache: Any = None, last: int = 0) -> tuple[Any, Any]:
+        """Logits after each of `ids`, or of the `last` so many, numpy float64, and the cache."""
         with torch.no_grad():
-            out = self.model(torch.tensor([list(ids)]), past_key_values=cache, use_cache=True)
+            out = self.model(
+                torch.tensor([list(ids)]), past_key_values=cache, use_cache=True, logits_to_keep=last
+            )
         return out.logits[0].double().numpy(), out.past_key_values
 
 

@@ -108,6 +108,24 @@ def test_a_fused_answer_says_what_each_member_spent(http: httpx.Client) -> None:
     assert json.loads(events[-2])["usage"] == whole["usage"]
 
 
+def test_an_answer_in_spans_says_who_wrote_them(http: httpx.Client) -> None:
+    """Beside what members spent stand the spans of every choice, in order; in a stream, in the usage event."""
+    body = {"model": "cool", "messages": ASK, "temperature": 0, "max_tokens": 8, "n": 2}
+    whole = http.post("/v1/chat/completions", json=body).json()
+    spans = whole["chorus"]["spans"]
+    for choice in whole["choices"]:
+        own = [span for span in spans if span["index"] == choice["index"]]
+        assert sum(span["bytes"] for span in own) == len(choice["message"]["content"].encode())
+        assert {span["model"] for span in own} <= {SMOL, GEMMA}
+    assert [m["model"] for m in whole["chorus"]["members"]] == [SMOL, GEMMA]
+    assert all(m["completion_tokens"] > 0 for m in whole["chorus"]["members"])
+    stream = http.post(
+        "/v1/chat/completions", json={**body, "stream": True, "stream_options": {"include_usage": True}}
+    )
+    events = [line.removeprefix("data: ") for line in stream.text.split("\n\n") if line]
+    assert json.loads(events[-2])["chorus"] == whole["chorus"]
+
+
 @pytest.mark.parametrize("model", [SMOL, "duet"])
 def test_several_choices(sdk: openai.OpenAI, model: str) -> None:
     """`n` answers come back in order, differ when sampled, repeat with their seed, and the prompt counts
@@ -184,6 +202,7 @@ def test_a_stop_string(sdk: openai.OpenAI) -> None:
         ({"tools": [{"type": "function"}]}, 400, "unsupported_parameter", "tools"),
         ({"response_format": {"type": "json_object"}}, 400, "unsupported_parameter", "response_format"),
         ({"model": "duet", "presence_penalty": 1}, 400, None, "presence_penalty"),
+        ({"model": "cool", "logprobs": True}, 400, None, "logprobs"),
         (
             {"model": "duet", "messages": [{"role": "user", "content": "x " * 600}]},
             400,

@@ -88,6 +88,14 @@ def test_strategies_add_up() -> None:
     assert told.of("duet", body()).nanodollars == 2 * cost(size(), 100)
 
 
+def test_drafts_that_are_not_kept_cost_too() -> None:
+    """Written in spans, an answer costs each member up to eight tokens for one, beyond its context."""
+    told = bounds(spans={"fuse": {"method": "cool-fusion", "members": {"engine": 1, "other": 1}}})
+    asked = body(max_tokens=50)
+    assert told.of("spans", asked).nanodollars == 2 * cost(size(max_tokens=50), 8 * 50)
+    assert told.of("spans", body()).nanodollars == 2 * cost(size(), 8 * 100)
+
+
 def test_references_cost_what_they_may_name() -> None:
     """An image behind a URL has more tokens than its address has bytes."""
     image = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]}]

@@ -6,12 +6,21 @@ import re
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from protocol.frozen import Frozen
 
-__all__ = ["ClientCertificate", "CorsSettings", "Network", "OutboundSettings", "ProxyUrl", "TlsSettings"]
+__all__ = [
+    "ClientCertificate",
+    "CorsSettings",
+    "Network",
+    "OutboundSettings",
+    "ProxyUrl",
+    "TlsSettings",
+    "Url",
+]
 
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-fA-F:]+\](:\d{1,5})?|null")
 
@@ -33,10 +42,21 @@ def _origin(value: str) -> str:
 def _proxy_url(value: SecretStr) -> SecretStr:
     if not value.get_secret_value().startswith("http://"):
         raise ValueError("a proxy has an http:// URL; TLS to a backend goes through it in a tunnel")
+    _url(value.get_secret_value())
+    return value
+
+
+def _url(value: str) -> str:
+    try:
+        urlsplit(value).port  # noqa: B018 - what it says of a port that is none is wanted
+    except ValueError:
+        # Without the value: there may be a password in it.
+        raise ValueError("not a URL: its host or port cannot be read") from None
     return value
 
 
 Network = Annotated[str, AfterValidator(_network)]
+Url = Annotated[str, AfterValidator(_url)]
 ProxyUrl = Annotated[SecretStr, AfterValidator(_proxy_url)]
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, SecretStr
 
@@ -83,7 +82,8 @@ def secrets_of(settings: Any) -> set[str]:
             for item in value:
                 look(item)
         elif isinstance(value, str) and "://" in value and "@" in value:
-            userinfo = urlsplit(value).netloc.rpartition("@")[0]
+            # Not urlsplit, which refuses some of what stands in files.
+            userinfo = re.split(r"[/?#]", value.partition("://")[2], maxsplit=1)[0].rpartition("@")[0]
             found.update(part for part in (userinfo, userinfo.partition(":")[2]) if part)
 
     look(settings)

@@ -29,7 +29,15 @@ from protocol.errors import SettingsError
 from protocol.features import Feature
 from protocol.frozen import Frozen as _Frozen
 from protocol.litellm_config import is_litellm, translate
-from protocol.network import ClientCertificate, CorsSettings, Network, OutboundSettings, ProxyUrl, TlsSettings
+from protocol.network import (
+    ClientCertificate,
+    CorsSettings,
+    Network,
+    OutboundSettings,
+    ProxyUrl,
+    TlsSettings,
+    Url,
+)
 from protocol.observing import LoggingSettings, TelemetrySettings
 from protocol.price_table import price_table, priced_name
 from protocol.redaction import Redaction, secrets_of
@@ -224,7 +232,7 @@ class Deployment(_Frozen):
 class OpenAIModel(Deployment):
     """A model behind an OpenAI-compatible HTTP endpoint."""
 
-    base_url: str = Field(
+    base_url: Url = Field(
         description="up to and including /v1; http://, https://, or unix:///path/to.sock; or os.environ/NAME",
         pattern=r"^(https?|unix)://",
         # A file names the variable, and the schema is for files; the pattern above is for what stands in it.
@@ -263,7 +271,7 @@ class HostedModel(Deployment):
         pattern=r"^[a-z0-9_]+/.+$",
     )
     api_key: SecretStr | None = Field(None, description="os.environ/NAME")
-    base_url: str | None = Field(
+    base_url: Url | None = Field(
         None,
         description="where the provider is reached, if not at its public address; of Azure, your resource",
         pattern=r"^https?://",

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.models
 
 TOKENS = 8
-QUESTIONS = PROMPTS[:2]
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +39,18 @@ def test_copies_of_a_model_write_its_text(ask: Asker, kind: str) -> None:
         assert reply.end.reason == alone.end.reason
 
 
-@pytest.mark.parametrize("kind", ["cool", "sweet", "em"])
-def test_spans_equal_a_plain_loop(ask: Asker, plain: list[PlainModel], kind: str) -> None:
+@pytest.mark.parametrize(("kind", "count", "tokens"), [("cool", 2, TOKENS), ("sweet", 2, TOKENS), ("em", 3, 14)])
+def test_spans_equal_a_plain_loop(
+    ask: Asker, plain: list[PlainModel], kind: str, count: int, tokens: int
+) -> None:
     """Greedy texts are the same up to where rounding could decide, and some text is neither member's."""
     from tests.engines.plain_spans import PlainSpans, aligned_cut, words_cut
 
-    ours = ask.all(*((kind, question) for question in QUESTIONS), max_tokens=TOKENS)
-    singles = [ask.all(*((name, question) for question in QUESTIONS), max_tokens=TOKENS) for name in PAIR]
+    questions = PROMPTS[:count]
+    ours = ask.all(*((kind, question) for question in questions), max_tokens=tokens)
+    singles = [ask.all(*((name, question) for question in questions), max_tokens=tokens) for name in PAIR]
     compared = 0
-    for question, reply in zip(QUESTIONS, ours, strict=True):
+    for question, reply in zip(questions, ours, strict=True):
         assert reply.end is not None, reply.failure
         loop = PlainSpans(plain, ask.prompt_ids(kind, question))
         rounds = len(reply.end.spans)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from gateway.ledger.postgres_ledger import PostgresLedger
-from gateway.ledger.savings import Savings, savings
 from gateway.ledger.sqlite_ledger import SqliteLedger
 from gateway.ledger.store import LEDGER_FILE, LedgerStore
 from protocol.errors import SettingsError
 from protocol.settings import Settings
 from protocol.tenancy import state_folder
+
+if TYPE_CHECKING:
+    from gateway.ledger.savings import Savings
 
 __all__ = ["make_ledger", "savings_against"]
 
@@ -23,6 +27,8 @@ def make_ledger(settings: Settings) -> LedgerStore:
 def savings_against(settings: Settings, store: LedgerStore, model: str, since: float) -> Savings:
     """What was saved since then (seconds since the epoch) by not always asking `model`, at the price it has now. Raises
     `SettingsError` for a model that is not known or has no price, `StateUnavailable`."""
+    from gateway.ledger.savings import savings  # numpy, which a worker that only writes need not load
+
     known = settings.models.get(model)
     if known is None or known.embedder:
         raise SettingsError(f"against {model!r}: the config has no such model that answers.")

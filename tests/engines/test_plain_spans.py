@@ -39,7 +39,9 @@ def test_copies_of_a_model_write_its_text(ask: Asker, kind: str) -> None:
         assert reply.end.reason == alone.end.reason
 
 
-@pytest.mark.parametrize(("kind", "count", "tokens"), [("cool", 2, TOKENS), ("sweet", 2, TOKENS), ("em", 3, 14)])
+@pytest.mark.parametrize(
+    ("kind", "count", "tokens"), [("cool", 2, TOKENS), ("sweet", 2, TOKENS), ("em", 3, 14)]
+)
 def test_spans_equal_a_plain_loop(
     ask: Asker, plain: list[PlainModel], kind: str, count: int, tokens: int
 ) -> None:

@@ -19,7 +19,7 @@ import yaml
 
 from backends.scripted import Script, ScriptedUpstream
 from gateway.app import make_app
-from gateway.ledger import writer
+from gateway.ledger import sqlite_ledger
 from protocol.settings import parse_settings
 from protocol.usage import Usage
 from tests.listening import listening
@@ -279,7 +279,7 @@ async def test_clock_jumps(
 async def test_disk_full(upstream: ScriptedUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ledger's file cannot grow (SQLite says that the disk is full): requests are answered, `/readyz` names the
     ledger, what its queue does not hold is dropped and counted; with room again the rest is written."""
-    connect, connections = writer.connect, list[sqlite3.Connection]()
+    connect, connections = sqlite_ledger.connect, list[sqlite3.Connection]()
 
     def small(path: Path, migrations: Any) -> sqlite3.Connection:
         connection = connect(path, migrations)
@@ -288,7 +288,7 @@ async def test_disk_full(upstream: ScriptedUpstream, tmp_path: Path, monkeypatch
         connections.append(connection)
         return connection
 
-    monkeypatch.setattr(writer, "connect", small)
+    monkeypatch.setattr(sqlite_ledger, "connect", small)
     state = {"folder": str(tmp_path / "kept")}
     async with served(upstream, limits={}, state=state, ledger={"queue": 40}) as client:
         asked = 0

@@ -43,9 +43,10 @@ class RedisClient:
         loop = asyncio.get_running_loop()
         if not self.breaker.allows(loop.time()):
             raise StoreAway("Redis does not answer.", sure=True)
+        client = self._open()  # loading the library takes longer than Redis does, and is not its fault
         try:
             async with asyncio.timeout(self._timeout_s):
-                told = await work(self._open())
+                told = await work(client)
         except _away() as error:
             self.breaker.failed(loop.time())
             if self._finding is None or self._finding.done():

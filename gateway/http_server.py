@@ -37,6 +37,8 @@ KEEP_ALIVE_S = 65.0
 """Longer than load balancers keep their connections, so that they are the ones to close."""
 HEAD_S = 15.0
 CHECK_S = 5.0
+LAST_S = 0.5
+"""How long a connection without a request is kept when the server stops: its client may just be sending one."""
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 128
 UNREAD_BYTES = 64 * 1024
@@ -163,8 +165,12 @@ class HttpServer(asyncio.Protocol):
             waiting.set_result(None)
 
     def shutdown(self) -> None:
-        """Uvicorn stops: no further request, but those that have begun are answered."""
+        """Uvicorn stops: what has begun is answered, and so is a request already on its way on a connection that looks
+        idle."""
         self.closing = True
+        self.loop.call_later(LAST_S, self._close_idle)
+
+    def _close_idle(self) -> None:
         if self._request is None:
             self.transport.close()
 

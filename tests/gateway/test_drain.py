@@ -49,7 +49,7 @@ async def test_unready_before_closed(start: Start, config: str, upstream: Script
         served.process.terminate()
         await draining(served)
         async with asyncio.timeout(10):  # workers hear of it a moment after the supervisor
-            while (told := await client.get(url(served, "/readyz"))).status_code != 503:
+            while (told := await client.get(url(served, "/readyz"))).status_code != 503:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         assert told.json()["status"] == "draining"
         assert (await client.get(url(served, "/livez"))).status_code == 200

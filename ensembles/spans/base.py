@@ -193,8 +193,10 @@ def agree(spans: Sequence[Span]) -> bool:
 def lowest(
     spans: Sequence[Span], table: Table, value: Callable[[Score], float], weights: Sequence[float]
 ) -> Span:
-    """The span whose mean value over judges, weighted, is the lowest; of equal ones the first."""
-    means = [sum(w * value(row[k]) for w, row in zip(weights, table, strict=True)) for k in range(len(spans))]
+    """The span whose mean value over judges, weighted, is the lowest; of equal ones the first. A judge without weight
+    is not heard, whatever its value: an infinite one would count otherwise."""
+    heard = [(w, row) for w, row in zip(weights, table, strict=True) if w]
+    means = [sum(w * value(row[k]) for w, row in heard) for k in range(len(spans))]
     return spans[means.index(min(means))]
 
 

@@ -17,13 +17,12 @@ mode; with n beyond the answer it reranks whole answers by average perplexity.""
 
 from __future__ import annotations
 
-import math
 import statistics
 from dataclasses import dataclass
+from operator import attrgetter
 
 from ensembles.spans.base import (
     Draft,
-    Score,
     Table,
     Task,
     Writing,
@@ -103,8 +102,9 @@ class SweetSpan:
             best = spans[0]
             if not agree(spans):
                 table = yield from judge(spans, members)
-                weights = [w * (i in steady(table)) for i, w in enumerate(task.weights)]
-                best = lowest(spans, table, _perplexity, weights if self.filter else task.weights)
+                kept = steady(table) if self.filter else members
+                weights = [w if i in kept else 0.0 for i, w in enumerate(task.weights)]
+                best = lowest(spans, table, attrgetter("perplexity"), weights)
             yield from commit(best)
 
 
@@ -114,7 +114,3 @@ def steady(table: Table) -> frozenset[int]:
     limit = statistics.fmean(swings) + statistics.pstdev(swings)
     kept = frozenset(i for i, swing in enumerate(swings) if swing <= limit + 1e-12)
     return kept if len(table) > 2 else frozenset(range(len(table)))
-
-
-def _perplexity(score: Score) -> float:
-    return min(score.perplexity, math.exp(700))

@@ -25,6 +25,15 @@ def test_the_lowest_average_perplexity_is_kept() -> None:
     assert work.send((_score(-2.2), _score(-4.0))) == Commit(spans[1])
 
 
+def test_who_has_no_weight_is_not_heard() -> None:
+    """A judge of weight nought decides nothing, even where its perplexity overflows."""
+    work = CoolFusion().write(Task((1.0, 0.0), lambda head, tail: True))
+    next(work)
+    spans = (Span(0, b" yes", False, _score(-2.0)), Span(1, b" no", False, _score(-0.1)))
+    work.send(spans)
+    assert work.send((_score(-1.0), _score(-800.0))) == Commit(spans[1])
+
+
 def test_per_byte_measures_no_tokens() -> None:
     """With `measure: byte` a text of the same likelihood costs the same in one token or in four."""
     work = CoolFusion(measure="byte").write(Task((0.5, 0.5), lambda head, tail: True))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from gateway.ledger.schema import MIGRATIONS
-from gateway.ledger.store import TABLES, RowsRefused
+from gateway.ledger.store import RETIRE, RowsRefused
 from protocol.errors import SettingsError, StateUnavailable
 
 if TYPE_CHECKING:
@@ -71,20 +71,14 @@ class PostgresLedger:
             row = connection.execute("SELECT pg_try_advisory_xact_lock(%s)", [LOCK]).fetchone()
             if row is None or not row[0]:
                 return 0  # another gateway is at it
-            return max(
-                connection.execute(
-                    f"DELETE FROM {table} WHERE ({', '.join(key)}) IN "  # noqa: S608 - names of our own
-                    f"(SELECT {', '.join(key)} FROM {table} WHERE at < %s ORDER BY at LIMIT %s)",
-                    [before, most],
-                ).rowcount
-                for table, key in TABLES.items()
-            )
+            return max(connection.execute(_spoken(each), [before, most]).rowcount for each in RETIRE)
 
         return self._transact(work)
 
     def read(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        spoken = statement.replace("?", "%s").replace("{day}", DAY)
-        return self._transact(lambda connection: connection.execute(spoken, parameters).fetchall())
+        return self._transact(
+            lambda connection: connection.execute(_spoken(statement), parameters).fetchall()
+        )
 
     def close(self) -> None:
         if self._connection is not None:
@@ -156,6 +150,11 @@ def spelled(statement: str) -> str:
     for ours, theirs in SPELLING:
         statement = statement.replace(ours, theirs)
     return statement
+
+
+def _spoken(statement: str) -> str:
+    """A statement of the stores' own, in PostgreSQL's words."""
+    return statement.replace("?", "%s").replace("{day}", DAY)
 
 
 def _cell(value: Any) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gateway.ledger.schema import MIGRATIONS
-from gateway.ledger.store import TABLES, RowsRefused
+from gateway.ledger.store import RETIRE, TABLES, RowsRefused
 from gateway.state.sqlite_file import connect
 from protocol.errors import SettingsError, StateUnavailable
 
@@ -46,14 +46,7 @@ class SqliteLedger:
 
     def retire(self, before: float, most: int) -> int:
         def work(connection: sqlite3.Connection) -> int:
-            return max(
-                connection.execute(
-                    f"DELETE FROM {table} WHERE ({', '.join(key)}) IN "  # noqa: S608 - names of our own
-                    f"(SELECT {', '.join(key)} FROM {table} WHERE at < ? ORDER BY at LIMIT ?)",
-                    [before, most],
-                ).rowcount
-                for table, key in TABLES.items()
-            )
+            return max(connection.execute(statement, [before, most]).rowcount for statement in RETIRE)
 
         return self._transact(work)
 

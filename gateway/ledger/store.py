@@ -9,11 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-__all__ = ["LEDGER_FILE", "TABLES", "LedgerStore", "RowsRefused"]
+__all__ = ["LEDGER_FILE", "RETIRE", "TABLES", "LedgerStore", "RowsRefused"]
 
 LEDGER_FILE = "ledger.db"
 TABLES = {"requests": ("id",), "calls": ("request", "number")}
 """The ledger's tables and their primary keys."""
+RETIRE = tuple(
+    f"DELETE FROM {table} WHERE ({', '.join(key)}) IN "  # noqa: S608 - names of our own
+    f"(SELECT {', '.join(key)} FROM {table} WHERE at < ? ORDER BY at LIMIT ?)"
+    for table, key in TABLES.items()
+)
+"""Of each table the oldest rows from before a time, at most so many."""
 
 Row = tuple[Any, ...]
 

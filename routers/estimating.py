@@ -77,6 +77,8 @@ class Estimator:
     threaded: bool = False
     _models: tuple[str, ...] = ()
     _rows: Remembered[bytes, Rows] = field(default_factory=lambda: Remembered())
+    _vectors: Remembered[bytes, NDArray[np.float32]] = field(default_factory=lambda: Remembered())
+    """The embeddings too, where the router can say what it rests on: they are paid once."""
     _burst: list[_Waiting] = field(default_factory=list)
     _computing: asyncio.Task[None] | None = None
 
@@ -92,7 +94,11 @@ class Estimator:
         unknown = {digest: text for digest, text in zip(digests, texts, strict=True) if digest not in found}
         if unknown:
             async with asyncio.timeout(min(self.deadline_s, run.remaining_s)):
-                estimate = await self._estimated(list(unknown.values()), run)
+                queries = await self._queries(list(unknown.values()), run)
+                if queries.embeddings is not None and isinstance(self.router, Explaining):
+                    for digest, vector in zip(unknown, queries.embeddings, strict=True):
+                        self._vectors.put(digest, vector)
+                estimate = await self._estimated(queries)
             self._models = estimate.models
             for digest, rows in zip(
                 unknown, zip(estimate.quality, estimate.cost_usd, strict=True), strict=True
@@ -106,14 +112,15 @@ class Estimator:
         """What the estimate of `text` rests on; nothing where the router cannot say, or the embedder not in time."""
         if not isinstance(self.router, Explaining):
             return {}
+        if (vector := self._vectors.get(*self.digests([text]))) is not None:
+            return self.router.reasons(Queries([text], vector[None]))
         try:
             async with asyncio.timeout(min(self.deadline_s, run.remaining_s)):
                 return self.router.reasons(await self._queries([text], run))
         except (ChorusError, TimeoutError):
             return {}
 
-    async def _estimated(self, texts: list[str], run: Run) -> Estimate:
-        queries = await self._queries(texts, run)
+    async def _estimated(self, queries: Queries) -> Estimate:
         if not self.threaded:
             return self.router.estimate(queries)
         waiting = _Waiting(queries, asyncio.get_running_loop().create_future())

@@ -64,6 +64,7 @@ async def test_route_asks_no_model(client: httpx.AsyncClient, upstream: Scripted
     assert neighbour["scores"] == {"weak": 0.8, "strong": 0.8}
     assert neighbour["id"] == query_id("short")
     assert "short" not in str(told), "no stored text is told"
+    assert len(upstream.seen) == 1, "what the reasons need is embedded once"
     long = await _routed(client, "auto", messages=[{"role": "user", "content": "long " * 8}])
     assert long["model"] == "strong"
     assert "decision" not in long

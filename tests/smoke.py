@@ -160,9 +160,12 @@ def main() -> int:
     arguments = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    arguments.add_argument("--url", default=os.environ.get("CHORUS_URL", "http://127.0.0.1:8080/v1"))
+    url = os.environ.get("CHORUS_URL", "http://127.0.0.1:8080/v1")
+    arguments.add_argument("--url", default=url, help="up to and including /v1")
     arguments.add_argument("--key", default=os.environ.get("CHORUS_MASTER_KEY", "unused"))
     given = arguments.parse_args()
+    if not given.url.rstrip("/").endswith("/v1"):
+        arguments.error(f"--url goes up to and including /v1, as {url}; got {given.url}")
     return Smoke(OpenAI(base_url=given.url, api_key=given.key, max_retries=0, timeout=300)).run()
 
 

@@ -40,10 +40,7 @@ class Served:
     process: subprocess.Popen[bytes]
     base: str
     admin: str
-
-    @property
-    def client(self) -> OpenAI:
-        return OpenAI(base_url=f"{self.base}/v1", api_key="unused", max_retries=0, timeout=120)
+    client: OpenAI
 
     def readiness(self) -> tuple[int, dict[str, Any]]:
         """Status and body of the admin side's `/readyz`."""
@@ -96,7 +93,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     try:
         wait_for(lambda: b"Chorus is ready" in log.read_bytes() or process.poll() is not None, LOADED_S)
         assert process.poll() is None, log.read_text()
-        yield Served(process, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin_port}")
+        base = f"http://127.0.0.1:{port}"
+        with OpenAI(base_url=f"{base}/v1", api_key="unused", max_retries=0, timeout=120) as client:
+            yield Served(process, base, f"http://127.0.0.1:{admin_port}", client)
     finally:
         process.terminate()
         process.wait(60)
@@ -256,17 +255,19 @@ def test_messages_and_responses(served: Served, model: str) -> None:
         with client.messages.stream(model=model, max_tokens=8, messages=ask) as stream:
             assert "".join(stream.text_stream)
             assert stream.get_final_message().usage.input_tokens > 0
-    with served.client as sdk:
-        told = sdk.responses.create(model=model, input="What is the capital of France?", max_output_tokens=8)
-        assert told.output_text
-        events = list(sdk.responses.create(model=model, input="Hello.", max_output_tokens=8, stream=True))
-        assert events[-1].type in ("response.completed", "response.incomplete")
+    responses = served.client.responses
+    told = responses.create(model=model, input="What is the capital of France?", max_output_tokens=8)
+    assert told.output_text
+    events = list(responses.create(model=model, input="Hello.", max_output_tokens=8, stream=True))
+    assert events[-1].type in ("response.completed", "response.incomplete")
 
 
 def test_text_models_refuse_images(served: Served) -> None:
     """A picture for a model that only reads text is a 400 naming its place, not an answer about nothing."""
     picture: Any = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}]
     for model in ("gemma3-270m", "duet"):
-        with served.client as sdk, pytest.raises(openai.BadRequestError) as caught:
-            sdk.chat.completions.create(model=model, messages=[{"role": "user", "content": picture}])
+        with pytest.raises(openai.BadRequestError) as caught:
+            served.client.chat.completions.create(
+                model=model, messages=[{"role": "user", "content": picture}]
+            )
         assert caught.value.param == "messages[0].content[0]"

@@ -28,6 +28,7 @@ from backends._http1_errors import (
     BadResponse,
     ClosedEarly,
     FirstByteTimeout,
+    Http1Error,
     IdleTimeout,
     TooLarge,
     TotalTimeout,
@@ -39,6 +40,9 @@ __all__ = ["Clocks", "Connection", "Limits", "Raced", "Response"]
 RACE_S = 1.0
 """A close within this time after the request went out may be the server's answer to silence, not to the
 request."""
+
+DRAIN_S = 0.1
+"""How long a finished stream may take to end properly, which is what lets its connection be used again."""
 
 ONE_WRITE = 64 * 1024
 """Bodies up to this size are copied behind their head, which costs less than a second buffer."""
@@ -159,6 +163,17 @@ class Response:
             while data := await self.piece():
                 yield data
         finally:
+            self.close()
+
+    async def drain(self) -> None:
+        """Read the end of a stream whose last event has come; a server that does not end it loses the connection."""
+        if self.complete:
+            return
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                while await self.piece():
+                    pass
+        except (Http1Error, TimeoutError):
             self.close()
 
     def close(self) -> None:

@@ -41,9 +41,6 @@ __all__ = ["Deployment", "UpstreamStream"]
 ANTHROPIC_VERSION = "2023-06-01"
 """Of the protocol that `messages` endpoints speak."""
 
-DRAIN_S = 0.1
-"""How long a finished stream may take to end properly, which is what lets its connection be used again."""
-
 _ANSWERS: Mapping[str, tuple[str, str, tuple[type, ...]]] = {
     "/chat/completions": ("choices", "message", (dict,)),
     "/completions": ("choices", "text", (str,)),
@@ -316,15 +313,9 @@ class UpstreamStream:
             self._response.close()
 
     async def _end(self) -> bytes:
-        """The stream is over. After `[DONE]` the end of the body is read, which lets the connection be used again; a
-        server that does not end it loses the connection."""
-        if self.tap.done and not self._response.complete:
-            try:
-                async with asyncio.timeout(DRAIN_S):
-                    while await self._response.piece():
-                        pass
-            except (Http1Error, TimeoutError):
-                self._response.close()
+        """The stream is over. After `[DONE]` the end of the body is read."""
+        if self.tap.done:
+            await self._response.drain()
         self.abort()
         self.tap.end()
         return b""

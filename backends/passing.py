@@ -6,7 +6,6 @@ are the deployment's. Nothing of the answer is read but its status and, where th
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -20,8 +19,6 @@ __all__ = ["Outgoing", "Passed"]
 
 MAX_WHOLE_BYTES = 64 * 1024 * 1024
 """A JSON answer longer than this is not read into memory."""
-
-DRAIN_S = 0.1
 
 _CONTENT_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+/;=\" -]{1,200}")
 
@@ -86,14 +83,9 @@ class Passed:
             raise translate(error, self._name) from error
 
     async def drain(self) -> None:
-        """Read the end of a stream whose last event has come; a server that does not end it loses the connection."""
+        """Read the end of a stream whose last event has come."""
         self.whole = True
-        try:
-            async with asyncio.timeout(DRAIN_S):
-                while await self._response.piece():
-                    pass
-        except (Http1Error, TimeoutError):
-            self._response.close()
+        await self._response.drain()
 
     def abort(self) -> None:
         """Close the connection unless the answer has ended by itself; safe to repeat."""

@@ -152,6 +152,8 @@ class Gateway:
                 await asyncio.gather(*watches, *self._closing, return_exceptions=True)
                 for generation in (*self._old, self._now):
                     await generation.catalogue.close()
+                if self._now.caches is not None:
+                    await self._now.caches.store.close()
                 if tracing is not None:
                     await asyncio.to_thread(tracing.close)
 

@@ -7,20 +7,19 @@ One process holds the model once, and texts of all workers share its batches.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import base64
 import logging
-import os
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import orjson
 import uvicorn
 
-from gateway import parent
+from gateway import helper
 from gateway.embedding_batches import EmbeddingBatches, Vector
 from gateway.exchange import ClientLeft, Exchange, Receive, Scope, Send
 from gateway.ids import Ids
@@ -36,7 +35,7 @@ from protocol.errors import (
     SettingsError,
 )
 from protocol.log_pipe import start_logging
-from protocol.settings import Settings, load_settings
+from protocol.settings import Settings
 
 __all__ = ["EmbedderHost", "main"]
 
@@ -134,7 +133,7 @@ def load(settings: Settings) -> dict[str, EmbeddingBatches]:
     return models
 
 
-async def serve(models: Mapping[str, EmbeddingBatches], uds: Path, supervisor: int) -> None:
+async def serve(models: Mapping[str, EmbeddingBatches], uds: Path) -> None:
     """Serve on the Unix socket `uds` until SIGTERM."""
     config = uvicorn.Config(
         EmbedderHost(models),
@@ -145,32 +144,22 @@ async def serve(models: Mapping[str, EmbeddingBatches], uds: Path, supervisor: i
         timeout_keep_alive=65,
         timeout_graceful_shutdown=5,
     )
-    background = [asyncio.create_task(model.run()) for model in models.values()]
-    background.append(asyncio.create_task(parent.watch(supervisor)))
+    batching = [asyncio.create_task(model.run()) for model in models.values()]
     try:
         await uvicorn.Server(config).serve()
     finally:
-        for task in background:
+        for task in batching:
             task.cancel()
+
+
+def _prepare(settings: Settings) -> helper.Serve:
+    start_logging(settings, "embedder")
+    return partial(serve, load(settings))
 
 
 def main() -> int:
     """The process's entry point; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="gateway.embedder_host")
-    parser.add_argument("config", type=Path)
-    parser.add_argument("--base", type=Path, help="what paths in it are relative to; its folder by default")
-    parser.add_argument("--uds", type=Path, required=True, help="the Unix socket to serve on")
-    arguments = parser.parse_args()
-    supervisor = os.getppid()
-    try:
-        settings = load_settings(arguments.config, arguments.base)
-        start_logging(settings, "embedder")
-        models = load(settings)
-    except SettingsError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    asyncio.run(serve(models, arguments.uds, supervisor))
-    return 0
+    return helper.run("embedder_host", _prepare)
 
 
 if __name__ == "__main__":

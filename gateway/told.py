@@ -34,7 +34,7 @@ class Told:
         self, request: ChatRequest, reply: Reply, target: Target, run: LiveRun, exchange: Exchange
     ) -> None:
         """A complete answer to a caller who does not stream."""
-        summed = {"usage": run.trace.usage.wire()} if len(run.trace.calls) > 1 else {}
+        summed = {"usage": run.trace.usage.wire()} if run.trace.composed else {}
         with _blamed_on_the_backend():
             body = self.telling.whole({**reply.body, **summed})
         body |= self._explained(request, reply.members, target, run)

@@ -27,6 +27,7 @@ import uvicorn
 
 from gateway import control, parent
 from gateway.app import Gateway, make_app
+from gateway.child import BAD_SETTINGS
 from gateway.generation import Generation
 from gateway.http_server import HttpServer
 from gateway.public_tls import PublicTls, server_context
@@ -196,7 +197,7 @@ def main() -> int:
         worker = Worker(app, settings, boot, arguments.base, run_dir.ready_mark(arguments.name))
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
-        return 2
+        return BAD_SETTINGS
     worker.serves(arguments.config.stem, arguments.restart_needed)
     listener = socket.socket(fileno=arguments.fd)
     orders = run_dir.orders(arguments.name)

@@ -40,11 +40,15 @@ WHOLE = ("stop", "tool_calls", "function_call")
 
 
 class AnswerStore(Protocol):
-    """Where answers are kept. Neither method fails: an answer that cannot be had is not there."""
+    """Where answers are kept. No method fails: an answer that cannot be had is not there."""
 
     async def get(self, name: str) -> bytes | None: ...
 
     async def put(self, name: str, value: bytes, ttl_s: float) -> None: ...
+
+    async def close(self) -> None:
+        """Let go of what it holds open."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,9 @@ class MemoryStore:
         while self._size > self._capacity:
             self._drop(next(iter(self._entries)))
 
+    async def close(self) -> None:
+        """Nothing is open."""
+
     def _drop(self, name: str) -> None:
         _, value = self._entries.pop(name)
         self._size -= len(value) + OVERHEAD

@@ -41,3 +41,7 @@ class SharedStore:
             await self._client.run(work)
         except StoreAway:
             return
+
+    async def close(self) -> None:
+        """Close the connections to Redis."""
+        await self._client.close()

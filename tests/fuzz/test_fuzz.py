@@ -21,7 +21,6 @@ import protocol.chat
 import protocol.litellm_config
 import protocol.multipart
 import protocol.responses
-import protocol.settings
 import protocol.sse
 import protocol.telling
 from backends.passing_tap import MESSAGES, RESPONSES, PassingTap
@@ -30,7 +29,7 @@ from gateway.surfaces import SURFACES
 from protocol.chat import ChatRequest
 from protocol.errors import BadRequest, SettingsError, UpstreamBroken, UpstreamRefused
 from protocol.multipart import boundary_of, field, with_field
-from protocol.settings import parse_settings
+from protocol.settings import faults, models, names, parse_settings, prices, reading, strategies, whole
 from protocol.sse import EventSplitter, event_data
 from tests.fuzz.bodies import body, value
 from tests.fuzz.guided import fuzz, mutated_json
@@ -257,7 +256,8 @@ def test_settings_loader() -> None:
         except SettingsError:
             return
 
-    modules = [protocol.settings, protocol.litellm_config]
+    parts = [faults, models, names, prices, reading, strategies, whole]
+    modules = [*parts, protocol.litellm_config]
     fuzz(target, [SETTINGS, LITELLM], modules, words=SETTINGS_WORDS, rounds=ROUNDS // 3)
 
 

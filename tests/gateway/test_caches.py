@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,12 @@ import httpx
 import pytest
 
 from backends.scripted import ScriptedUpstream
+from gateway.app import make_app
+from gateway.state.redis_client import RedisClient
+from tests.gateway.conftest import settings_for
 from tests.gateway.test_tenancy import make_key
+from tests.listening import listening
+from tests.redis_server import RedisServer
 
 ASK = {"model": "one", "max_tokens": 5, "messages": [{"role": "user", "content": "Say something."}]}
 CHAT, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/messages", "/v1/responses"
@@ -91,3 +97,28 @@ async def test_tenants_are_apart(serve: Any, tmp_path: Path) -> None:
     assert [await told(key) for key in (dave, alice, bob, carol, dave, alice)] == [
         None, "miss", "exact", "miss", None, "exact",
     ]  # fmt: skip
+
+
+@pytest.mark.requires("redis-server")
+async def test_leaves_no_connection_behind(upstream: ScriptedUpstream, redis: RedisServer) -> None:
+    """What a gateway keeps in Redis it asks for over connections of its own, and it closes them when it ends."""
+
+    async def connected(client: Any) -> int:
+        return len(await client.client_list())
+
+    looker = RedisClient(redis.url, timeout_s=2.0)
+    async with upstream.serving() as url:
+        settings = settings_for(
+            url,
+            {"one": {}},
+            redis={"url": redis.url},
+            keys={"pepper": "p" * 32},
+            cache={"store": "redis"},
+        )
+        async with listening(make_app(settings, {})) as base, httpx.AsyncClient(base_url=base) as client:
+            assert (await client.post(CHAT, json=ASK)).headers["x-chorus-cache"] == "miss"
+            assert await looker.run(connected) > 1
+    async with asyncio.timeout(5):
+        while await looker.run(connected) > 1:  # noqa: ASYNC110 - the server hears of each end by itself
+            await asyncio.sleep(0.01)
+    await looker.close()

@@ -49,6 +49,11 @@ class FineTuning:
     checkpoint: str = ""
     report: Callable[[int, int, float], None] | None = None
 
+    @property
+    def slow(self) -> bool:
+        """It reads every query with the network that was trained (`protocol.routing.Slow`)."""
+        return True
+
     def recipe(self) -> dict[str, Any]:
         """The settings as parameters of an artefact: all that shaped the weights, no path of this machine."""
         names = [field.name for field in fields(self) if field.name not in ("checkpoint", "report")]

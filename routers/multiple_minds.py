@@ -98,6 +98,11 @@ class MultipleMinds(EncoderTraining):
     max_df: float = 0.95
     seed: int = 10
 
+    @property
+    def slow(self) -> bool:
+        """Whether an encoder reads every query (`protocol.routing.Slow`): counting words is no work."""
+        return self.router == "classifier"
+
     def fit(self, outcomes: Outcomes) -> Self:
         """Cluster the training texts and measure accuracies, or train the classifier. Raises `MethodError`."""
         learn = learning_set(outcomes, METHOD.id, embedded=False)

@@ -9,7 +9,6 @@ training starts; its forward pass here is the one of `outcomes.causal_lm`, in ba
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import orjson
 
 from outcomes.causal_lm import CausalLm, rotation
 from outcomes.fine_tuning import Checkpoint, FineTuning, like_lengths, threads, torch_module
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "CausalTraining", "Learner", "TrainedLm"]
 
-WARMUP = 0.06
 KEPT_EVERY = 10
 """Rounds between checkpoints."""
 ADAPTED = ("self_attn.q_proj", "self_attn.v_proj")
@@ -220,18 +217,10 @@ class Learner:
         self, sequences: Sequence[Sequence[int]], loss: BatchLoss, step: int, steps: int, rate: float
     ) -> None:
         """One step of the optimiser: step number `step` of `steps`, which scale the `rate`."""
-        scale = min((step + 1) / max(1.0, WARMUP * steps), 1 - step / steps)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate * scale
-        self.torch.manual_seed(self.settings.seed * 1_000_003 + step)
-        found = loss(self.batch(sequences))
-        self.optimiser.zero_grad()
-        self.torch.autograd.backward(found)
-        self.torch.nn.utils.clip_grad_norm_(list(self.learnt.values()), 1.0)
-        self.optimiser.step()
-        self.losses.append(float(found.detach()))
-        if self.settings.report is not None:
-            self.settings.report(step + 1, steps, self.losses[-1])
+        value = self.settings.learn(
+            lambda: loss(self.batch(sequences)), self.learnt, self.optimiser, (rate,), step, steps
+        )
+        self.losses.append(value)
 
     def batch(self, sequences: Sequence[Sequence[int]]) -> Batch:
         """What the model makes of `sequences`."""
@@ -311,12 +300,8 @@ class Learner:
         return TrainedLm(self.lm.adapted(adapter), extra, np.array(self.losses, dtype=np.float32))
 
     def mark(self, sequences: Sequence[Sequence[int]]) -> str:
-        """What a checkpoint must agree in: the recipe, the texts, and where training starts."""
-        told = [self.settings.recipe(), self.lm.digest, [list(row) for row in sequences]]
-        hashed = hashlib.sha256(orjson.dumps(told, option=orjson.OPT_SORT_KEYS))
-        for name in sorted(self.learnt):
-            hashed.update(self.learnt[name].detach().numpy().tobytes())
-        return hashed.hexdigest()
+        """What a checkpoint must agree in."""
+        return self.settings.mark([self.lm.digest, [list(row) for row in sequences]], self.learnt)
 
     def _checkpoint(self, stage: str, mark: str) -> Checkpoint:
         folder = self.settings.checkpoint

@@ -9,13 +9,12 @@ interrupted and goes on ends in the same weights as one that was not.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import orjson
 
 from outcomes.encoder import Encoder, TrainedEncoder, starting_encoder
 from outcomes.fine_tuning import Checkpoint, FineTuning, like_lengths, threads, torch_module
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["EncoderTraining"]
 
-WARMUP = 0.06
 DROPOUT = 0.1
 HEAD = ("head.weight", "head.bias")
 
@@ -116,35 +114,22 @@ class EncoderTraining(FineTuning):
         ids = encoder.tokens(texts)
         per_epoch = -(-len(ids) // self.batch)
         steps = self.epochs * per_epoch
-        state = Checkpoint(self.checkpoint, self._mark(texts, learnt))
+        state = Checkpoint(self.checkpoint, self.mark([list(texts)], learnt))
         losses, done = state.resume(learnt, optimiser)
+        rates = (self.rate, self.head_rate)
+
+        def found(rows: NDArray[np.intp]) -> torch.Tensor:
+            # Entered anew at every step: it keeps casts of the weights for as long as it lasts.
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16"):
+                pooled = _pooled(values, encoder, [ids[row] for row in rows], DROPOUT).float()
+            return loss(rows, _outputs(values, pooled, unit), pooled)
+
         for epoch in range(done, self.epochs):
             for i, rows in enumerate(like_lengths(ids, self.batch, (self.seed, epoch))):
                 step = epoch * per_epoch + i
-                scale = min((step + 1) / max(1.0, WARMUP * steps), 1 - step / steps)
-                for group, rate in zip(optimiser.param_groups, (self.rate, self.head_rate), strict=True):
-                    group["lr"] = rate * scale
-                torch.manual_seed(self.seed * 1_000_003 + step)
-                # Entered anew at every step: it keeps casts of the weights for as long as it lasts.
-                with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16"):
-                    pooled = _pooled(values, encoder, [ids[row] for row in rows], DROPOUT).float()
-                found = loss(rows, _outputs(values, pooled, unit), pooled)
-                optimiser.zero_grad()
-                torch.autograd.backward(found)
-                torch.nn.utils.clip_grad_norm_(list(learnt.values()), 1.0)
-                optimiser.step()
-                losses.append(float(found.detach()))
-                if self.report is not None:
-                    self.report(step + 1, steps, losses[-1])
+                losses.append(self.learn(partial(found, rows), learnt, optimiser, rates, step, steps))
             state.keep(epoch + 1, losses, learnt, optimiser)
         return np.array(losses, dtype=np.float32)
-
-    def _mark(self, texts: Sequence[str], learnt: Mapping[str, torch.Tensor]) -> str:
-        """What a checkpoint must agree in: the recipe, the texts, and where training starts."""
-        hashed = hashlib.sha256(orjson.dumps([self.recipe(), list(texts)], option=orjson.OPT_SORT_KEYS))
-        for name in sorted(learnt):
-            hashed.update(learnt[name].detach().numpy().tobytes())
-        return hashed.hexdigest()
 
 
 def _trainable(encoder: Encoder, layers: int) -> list[str]:

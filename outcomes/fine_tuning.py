@@ -1,4 +1,4 @@
-"""What fine-tuning of encoders and language models shares: settings, batches, checkpoints, and torch on demand.
+"""What fine-tuning of encoders and language models shares: settings, batches, steps, checkpoints, and torch on demand.
 
 torch is imported when training starts and never by who serves the result. All randomness of a training is a function
 of the seed and the step, so that one that was interrupted and goes on ends in the same weights as one that was not.
@@ -6,6 +6,7 @@ of the seed and the step, so that one that was interrupted and goes on ends in t
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,10 @@ __all__ = [
 ]
 
 
+WARMUP = 0.06
+"""The share of the steps in which the rate rises."""
+
+
 @dataclass(kw_only=True, eq=False)
 class FineTuning:
     """How a pretrained network is trained further; every router that does so takes these settings.
@@ -49,10 +54,48 @@ class FineTuning:
     checkpoint: str = ""
     report: Callable[[int, int, float], None] | None = None
 
+    @property
+    def slow(self) -> bool:
+        """It reads every query with the network that was trained (`protocol.routing.Slow`)."""
+        return True
+
     def recipe(self) -> dict[str, Any]:
         """The settings as parameters of an artefact: all that shaped the weights, no path of this machine."""
         names = [field.name for field in fields(self) if field.name not in ("checkpoint", "report")]
         return {name: getattr(self, name) for name in names} | {"start": Path(self.start).name}
+
+    def mark(self, read: Sequence[Any], learnt: Mapping[str, torch.Tensor]) -> str:
+        """What a checkpoint must agree in: the recipe, what is `read` (JSON values), and where training starts."""
+        hashed = hashlib.sha256(orjson.dumps([self.recipe(), *read], option=orjson.OPT_SORT_KEYS))
+        for name in sorted(learnt):
+            hashed.update(learnt[name].detach().numpy().tobytes())
+        return hashed.hexdigest()
+
+    def learn(
+        self,
+        loss: Callable[[], torch.Tensor],
+        learnt: Mapping[str, torch.Tensor],
+        optimiser: Any,
+        rates: Sequence[float],
+        step: int,
+        steps: int,
+    ) -> float:
+        """Step number `step` of `steps`, which scale the `rates` of the optimiser's groups: a warm-up, then a linear
+        fall. Chance in `loss` is a function of the seed and the step. Returns the loss."""
+        torch = torch_module()
+        scale = min((step + 1) / max(1.0, WARMUP * steps), 1 - step / steps)
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate * scale
+        torch.manual_seed(self.seed * 1_000_003 + step)
+        found = loss()
+        optimiser.zero_grad()
+        torch.autograd.backward(found)
+        torch.nn.utils.clip_grad_norm_(list(learnt.values()), 1.0)
+        optimiser.step()
+        value = float(found.detach())
+        if self.report is not None:
+            self.report(step + 1, steps, value)
+        return value
 
 
 def progress_line(step: int, steps: int, loss: float) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["category_centres", "group_means", "kmeans", "membership", "nearest_groups"]
+__all__ = ["category_centres", "group_means", "kmeans", "membership", "nearest_group", "nearest_groups"]
 
 
 def kmeans(vectors: Floats, k: int, *, seed: int, starts: int = 4, iterations: int = 1000) -> Floats:
@@ -35,6 +35,12 @@ def kmeans(vectors: Floats, k: int, *, seed: int, starts: int = 4, iterations: i
 def membership(labels: NDArray[np.intp], groups: int) -> Floats:
     """One-hot rows, shape (n, groups)."""
     return np.asarray(labels[:, None] == np.arange(groups), dtype=np.float64)
+
+
+def nearest_group(vectors: Floats, centres: Floats) -> NDArray[np.intp]:
+    """The nearest centre by Euclidean distance, shape (n,); of those equally near up to rounding, the first."""
+    distance = (centres**2).sum(axis=1) - 2 * vectors @ centres.T
+    return np.asarray(np.round(distance, 9).argmin(axis=1), dtype=np.intp)
 
 
 def nearest_groups(vectors: Floats, centres: Floats, top: int, beta: float) -> Floats:

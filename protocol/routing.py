@@ -20,6 +20,7 @@ __all__ = [
     "Policy",
     "Queries",
     "Router",
+    "Slow",
 ]
 
 
@@ -111,6 +112,16 @@ class Explaining(Protocol):
 
     def reasons(self, queries: Queries) -> Mapping[str, Any]:
         """The facts behind the estimate of one query, as JSON values: ids, scores, weights; never a stored text."""
+        ...
+
+
+@runtime_checkable
+class Slow(Protocol):
+    """A router whose estimates may take tens of milliseconds, which are not the event loop's."""
+
+    @property
+    def slow(self) -> bool:
+        """Whether those of this one, as it is set up, do."""
         ...
 
 

@@ -133,6 +133,11 @@ class LlmRank(NetworkTraining):
         return dict(sorted(lost.items(), key=lambda item: -item[1]))
 
     @property
+    def slow(self) -> bool:
+        """Whether a language model tries every prompt first (`protocol.routing.Slow`)."""
+        return bool(self.solver)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """What each feature is."""
         return (*NAMES, *SIGNALS) if self.solver else NAMES

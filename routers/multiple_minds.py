@@ -43,7 +43,7 @@ from outcomes.encoder import TrainedEncoder
 from outcomes.encoder_artefact import load_encoder, save_encoder
 from outcomes.encoder_losses import multi_label
 from outcomes.encoder_training import EncoderTraining
-from outcomes.groups import group_means, kmeans, membership
+from outcomes.groups import group_means, kmeans, membership, nearest_group
 from outcomes.learning_set import constant_costs, learning_set, require_fitted
 from outcomes.networks import sigmoid
 from outcomes.word_features import WordFeatures
@@ -98,6 +98,11 @@ class MultipleMinds(EncoderTraining):
     max_df: float = 0.95
     seed: int = 10
 
+    @property
+    def slow(self) -> bool:
+        """Whether an encoder reads every query (`protocol.routing.Slow`): counting words is no work."""
+        return self.router == "classifier"
+
     def fit(self, outcomes: Outcomes) -> Self:
         """Cluster the training texts and measure accuracies, or train the classifier. Raises `MethodError`."""
         learn = learning_set(outcomes, METHOD.id, embedded=False)
@@ -114,7 +119,7 @@ class MultipleMinds(EncoderTraining):
         words = WordFeatures.of(learn.texts, min_df=self.min_df, max_df=self.max_df)
         vectors = words(learn.texts)
         centres = kmeans(vectors, min(self.clusters, max(1, len(learn) // 20)), seed=self.seed)
-        members = membership(_nearest(vectors, centres), len(centres))
+        members = membership(nearest_group(vectors, centres), len(centres))
         self.learnt_ = _Clusters(words, centres, learn.listed(group_means(members, learn.score)))
         return self
 
@@ -175,7 +180,7 @@ class _Clusters:
     accuracy: Floats
 
     def __call__(self, texts: Sequence[str]) -> Floats:
-        return self.accuracy[_nearest(self.words(texts), self.centres)]
+        return self.accuracy[nearest_group(self.words(texts), self.centres)]
 
 
 def cautious_choice(confidence: Floats, *, seed: int = 0, sure: float = 0.6) -> NDArray[np.intp]:
@@ -185,9 +190,3 @@ def cautious_choice(confidence: Floats, *, seed: int = 0, sure: float = 0.6) -> 
     drawn = np.random.default_rng(seed).integers(0, order.shape[1], len(order))
     pick = np.where(confidence.max(axis=1) > sure, 0, drawn)
     return np.asarray(order[np.arange(len(order)), pick], dtype=np.intp)
-
-
-def _nearest(vectors: Floats, centres: Floats) -> NDArray[np.intp]:
-    """The nearest centre by Euclidean distance; of those equally near up to rounding, the first."""
-    distance = (centres**2).sum(axis=1) - 2 * vectors @ centres.T
-    return np.asarray(np.round(distance, 9).argmin(axis=1), dtype=np.intp)

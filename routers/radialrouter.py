@@ -36,7 +36,7 @@ from outcomes import autograd as ad
 from outcomes.artefact import Manifest, arguments, load_artefact, save_artefact, tensor
 from outcomes.attention import attend, attention_start, dense, dense_start, layer_norm
 from outcomes.autograd import Tensor
-from outcomes.groups import kmeans
+from outcomes.groups import kmeans, nearest_group
 from outcomes.learning_set import constant_costs, known_means, learning_set, query_vectors, require_fitted
 from outcomes.neighbours import in_blocks
 from outcomes.networks import softmax
@@ -118,8 +118,7 @@ class RadialRouter:
         vectors, target = learn.vectors[telling].astype(np.float32), target[telling].astype(np.float32)
         known = ~np.isnan(learn.score[telling])
         centres = kmeans(learn.vectors, self.clusters, seed=self.seed)
-        closeness = vectors @ centres.T - (centres**2).sum(axis=1) / 2
-        labels = np.round(closeness, 6).argmax(axis=1)
+        labels = nearest_group(learn.vectors[telling], centres)
         rng = np.random.default_rng(self.seed)
         batches = [
             rows

@@ -67,7 +67,7 @@ METHOD = Method(
             "tests/routers/test_routellm_mf.py::test_antisymmetry_scale_and_shapes",
         ),
         Evidence(
-            "reproduced figure",
+            "invariant",
             "held-out RouteLLM tables: APGR above a random router's 0.5, on MMLU and on GSM8K",
             "tests/routers/test_routellm_mf.py::test_beats_random_on_the_published_tables",
         ),

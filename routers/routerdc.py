@@ -30,7 +30,7 @@ import numpy as np
 
 from outcomes.encoder_artefact import EncoderRouter
 from outcomes.encoder_losses import in_cluster, ranked_contrastive
-from outcomes.groups import kmeans
+from outcomes.groups import kmeans, nearest_group
 from outcomes.learning_set import constant_costs, learning_set, require_fitted
 from protocol.methods import Evidence, Method
 from protocol.routing import Estimate, Outcomes, Queries
@@ -93,7 +93,7 @@ class RouterDc(EncoderRouter):
         vectors = self.pooled(start, learn.texts).astype(np.float64)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         centres = kmeans(vectors, self.clusters, seed=self.seed)
-        labels = np.round(vectors @ centres.T - (centres**2).sum(axis=1) / 2, 9).argmax(axis=1)
+        labels = nearest_group(vectors, centres)
 
         def loss(rows: NDArray[np.intp], outputs: Any, pooled: Any) -> Any:
             ranked = ranked_contrastive(

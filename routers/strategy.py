@@ -11,11 +11,10 @@ from typing import Any
 
 from outcomes.artefact import Manifest, load_router
 from outcomes.assignment import Knob, utilities, utility_choice
-from outcomes.fine_tuning import FineTuning
 from protocol.chat import ChatRequest, human_ask, human_asks
 from protocol.errors import BadRequest, ChorusError, MethodError
 from protocol.methods import find_method
-from protocol.routing import Estimate, Policy
+from protocol.routing import Estimate, Policy, Slow
 from protocol.run import Event, Run
 from protocol.settings import Routing, RuleSettings
 from routers.estimating import Estimator, Remembered
@@ -53,7 +52,7 @@ def load_routed(settings: Routing, *, answering: Collection[str], embedder_id: s
             router,
             settings.embedder if "embedding" in method.needs else None,
             deadline_s=settings.embed_deadline_ms / 1000,
-            threaded=isinstance(router, FineTuning) or bool(getattr(router, "solver", "")),
+            threaded=isinstance(router, Slow) and router.slow,
         ),
         Knob.parse(manifest.knob),
         default=settings.default,

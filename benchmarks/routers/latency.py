@@ -32,7 +32,7 @@ from engines.weights import Home
 from outcomes.assignment import utility_choice
 from outcomes.compare import complete
 from outcomes.embedder import Embedder
-from outcomes.embedding_cache import cached_embeddings
+from outcomes.embedding_cache import cached_embeddings, embedded
 from outcomes.index import NeighbourIndex
 from outcomes.metrics import chosen
 from outcomes.neighbours import TIE
@@ -170,10 +170,7 @@ def _same(router: KnnRouter | Eagle, queries: Queries) -> tuple[float, NDArray[n
 
 def _real(folder: Path, embedder: Embedder, cache: Path) -> dict[str, Any]:
     """The same on a published table: its held-out queries, asked of the others."""
-    texts = read_table(folder).queries.texts
-    vectors = dict(zip(texts, cached_embeddings(texts, embedder, cache), strict=True))
-    table = complete(read_table(folder))
-    train, test = split(table.embedded(np.stack([vectors[text] for text in table.queries.texts])))
+    train, test = split(complete(embedded(read_table(folder), embedder, cache)))
     rows: dict[str, Any] = {"stored": len(train), "asked": len(test)}
     for name, router in (("knn-router", KnnRouter(20)), ("eagle", Eagle())):
         same, found, exact = _same(router.fit(train), test.queries)

@@ -28,7 +28,7 @@ from engines.weights import Home
 from outcomes.assignment import utility_choice
 from outcomes.compare import complete
 from outcomes.embedder import Embedder, ServedEmbedder, load_embedder
-from outcomes.embedding_cache import cached_embeddings
+from outcomes.embedding_cache import embedded
 from outcomes.metrics import best_single, chosen, oracle, paired_bootstrap
 from outcomes.table import OutcomeTable, read_table, split
 from protocol.methods import find_method, load_method
@@ -69,17 +69,14 @@ def main() -> int:
         "sources": {},
     }
     for source in SOURCES:
-        table = complete(read_table(asked.data / source))
-        texts = read_table(asked.data / source).queries.texts
-        vectors = dict(zip(texts, cached_embeddings(texts, encoder, home.root / "embeddings"), strict=True))
-        whole = table.embedded(np.stack([vectors[text] for text in table.queries.texts]))
-        small = table.embedded(static.embed(table.queries.texts))
+        whole = complete(embedded(read_table(asked.data / source), encoder, home.root / "embeddings"))
+        small = whole.embedded(static.embed(whole.queries.texts))
         found["sources"][source] = {
             "agreement": _agreement(whole, small),
             "routing": {name: _routing(name, whole, small) for name in METHODS},
         }
         print(source, orjson.dumps(found["sources"][source], option=orjson.OPT_INDENT_2).decode(), flush=True)
-        timed = table.queries.texts[:TIMED]
+        timed = whole.queries.texts[:TIMED]
     found["us_per_query"] = {"encoder": _microseconds(encoder, timed), "static": _microseconds(static, timed)}
     print(found["us_per_query"], f"load {os.getloadavg()[0]:.1f}")
     asked.out.write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2) + b"\n")

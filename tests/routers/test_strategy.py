@@ -27,8 +27,11 @@ from protocol.wire import completion
 from routers.estimating import Estimator, Remembered
 from routers.knn_router import KnnRouter
 from routers.llmrank import LlmRank
+from routers.multiple_minds import MultipleMinds
 from routers.strategy import Routed, load_routed
+from routers.zooter import Zooter
 from tests.contracts import router_checks
+from tests.language_models import tiny_lm
 
 CHEAP, DEAR = "cheap", "dear"
 EASY, HARD = np.array([1, 0], dtype=np.float32), np.array([0, 1], dtype=np.float32)
@@ -213,6 +216,26 @@ def test_an_artefact_for_others_stops_the_start(tmp_path: Path) -> None:
     annotate(tmp_path, knob=None)
     with pytest.raises(MethodError, match="chorus train"):
         load_routed(settings, answering={CHEAP, DEAR}, embedder_id="e@1")
+
+
+def test_who_is_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A router computes beside the event loop when a network reads every query as it is set up, and else on it."""
+    monkeypatch.setenv("CHORUS_HOME", str(tmp_path))
+    tiny_lm(tmp_path / "weights" / "tiny", dimensions=16, layers=1, heads=2, kv_heads=1)
+    for slow, method, router in (
+        (False, "llmrank", LlmRank(epochs=1)),
+        (True, "llmrank", LlmRank(epochs=1, solver="tiny")),
+        (False, "multiple-minds", MultipleMinds(clusters=2)),
+    ):
+        router.fit(router_checks.TRAIN.only(("small", "large"))).save(tmp_path / "router")
+        annotate(tmp_path / "router", knob=Knob((0.5,), (1e4,)).wire())
+        settings = Routing(method=method, artefact=tmp_path / "router", default="small")
+        routed = load_routed(settings, answering=("small", "large"), embedder_id=None)
+        assert routed.estimator.threaded is slow
+    settings = _settings(_saved(tmp_path / "knn"))
+    assert not load_routed(settings, answering=(CHEAP, DEAR), embedder_id="e@1").estimator.threaded
+    assert MultipleMinds(router="classifier").slow
+    assert Zooter().slow
 
 
 async def test_a_slow_router_does_not_hold_the_loop() -> None:

@@ -21,8 +21,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
+from ensembles.options import one_of, whole
 from ensembles.spans.base import (
     Draft,
     Score,
@@ -36,7 +37,6 @@ from ensembles.spans.base import (
     propose,
     words,
 )
-from protocol.errors import SettingsError
 from protocol.methods import Evidence, Method
 
 __all__ = ["METHOD", "CoolFusion"]
@@ -105,16 +105,9 @@ class CoolFusion:
     temperature: float | None = 0.0
 
     def __post_init__(self) -> None:
-        if self.boundary not in get_args(Boundary):
-            raise SettingsError(
-                f"cool-fusion: boundary must be one of {get_args(Boundary)}, got {self.boundary!r}."
-            )
-        if self.measure not in get_args(Measure):
-            raise SettingsError(
-                f"cool-fusion: measure must be one of {get_args(Measure)}, got {self.measure!r}."
-            )
-        if not isinstance(self.tokens, int) or isinstance(self.tokens, bool) or not 1 <= self.tokens <= 512:
-            raise SettingsError(f"cool-fusion: tokens must be between 1 and 512, got {self.tokens!r}.")
+        one_of(METHOD.id, Boundary, boundary=self.boundary)
+        one_of(METHOD.id, Measure, measure=self.measure)
+        whole(METHOD.id, 1, 512, tokens=self.tokens)
 
     def write(self, task: Task) -> Writing:
         """Segment by segment."""

@@ -25,6 +25,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ensembles.options import whole
 from ensembles.spans.base import (
     Draft,
     Score,
@@ -102,8 +103,7 @@ class SpecFuse:
     faithful: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.window, int) or isinstance(self.window, bool) or not 1 <= self.window <= 512:
-            raise SettingsError(f"specfuse: window must be between 1 and 512, got {self.window!r}.")
+        whole(METHOD.id, 1, 512, window=self.window)
         if not isinstance(self.rate, int | float) or not 0 <= self.rate < math.inf:
             raise SettingsError(f"specfuse: rate must be at least 0, got {self.rate!r}.")
 

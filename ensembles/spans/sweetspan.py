@@ -21,6 +21,7 @@ import statistics
 from dataclasses import dataclass
 from operator import attrgetter
 
+from ensembles.options import whole
 from ensembles.spans.base import (
     Draft,
     Table,
@@ -33,7 +34,6 @@ from ensembles.spans.base import (
     propose,
     words,
 )
-from protocol.errors import SettingsError
 from protocol.methods import Evidence, Method
 
 __all__ = ["METHOD", "SweetSpan"]
@@ -89,9 +89,7 @@ class SweetSpan:
     temperature: float | None = 0.0
 
     def __post_init__(self) -> None:
-        for name, value in (("words", self.words), ("tokens", self.tokens or 1)):
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 100_000:
-                raise SettingsError(f"sweetspan: {name} must be a positive integer, got {value!r}.")
+        whole(METHOD.id, 1, 100_000, words=self.words, tokens=self.tokens or 1)
 
     def write(self, task: Task) -> Writing:
         """Round by round."""

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 
 from ensembles.options import whole
 from ensembles.spans.base import (
+    ON_ENGINES,
     Draft,
     Score,
     Span,
@@ -46,7 +47,6 @@ __all__ = ["METHOD", "SpecFuse", "learned", "shares", "wins"]
 
 _SMALL = "tests/ensembles/spans/test_specfuse.py"
 _HOST = "tests/engines/test_span_decode.py"
-_REAL = "tests/engines/test_plain_spans.py"
 
 METHOD = Method(
     id="specfuse",
@@ -59,16 +59,7 @@ METHOD = Method(
     needs=frozenset({"scoring"}),
     aliases=("specem",),
     evidence=(
-        Evidence(
-            "exact equivalence",
-            "copies of one model write its own greedy text, byte for byte",
-            f"{_REAL}::test_copies_of_a_model_write_its_text",
-        ),
-        Evidence(
-            "exact equivalence",
-            "texts equal a loop written with transformers alone on two real models",
-            f"{_REAL}::test_spans_equal_a_plain_loop",
-        ),
+        *ON_ENGINES,
         Evidence(
             "exact equivalence",
             "wins of a 3 × 3 table counted by hand",

@@ -23,6 +23,7 @@ from operator import attrgetter
 
 from ensembles.options import whole
 from ensembles.spans.base import (
+    ON_ENGINES,
     Draft,
     Table,
     Task,
@@ -40,7 +41,6 @@ __all__ = ["METHOD", "SweetSpan"]
 
 _SMALL = "tests/ensembles/spans/test_sweetspan.py"
 _HOST = "tests/engines/test_span_decode.py"
-_REAL = "tests/engines/test_plain_spans.py"
 
 METHOD = Method(
     id="sweetspan",
@@ -52,16 +52,7 @@ METHOD = Method(
     implementation="SweetSpan",
     needs=frozenset({"scoring"}),
     evidence=(
-        Evidence(
-            "exact equivalence",
-            "copies of one model write its own greedy text, byte for byte",
-            f"{_REAL}::test_copies_of_a_model_write_its_text",
-        ),
-        Evidence(
-            "exact equivalence",
-            "texts equal a loop written with transformers alone on two real models",
-            f"{_REAL}::test_spans_equal_a_plain_loop",
-        ),
+        *ON_ENGINES,
         Evidence(
             "exact equivalence",
             "with spans of one word and no filter it is cool-fusion's shortest mode",

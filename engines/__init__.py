@@ -2,7 +2,10 @@
 
     server      HTTP in front          answer      one answer, whole or streamed
     host        the step loop          engine      one vLLM engine, its step cut in two
-    plain_decode, fused_decode         one request to one model, one text by several, token by token
+    decode                             what every request has in common; a team of engines
+    plain_decode                       one request to one model
+    fused_decode, spec_decode, search_decode
+                                       one text by several, token by token; drafted ahead; searched for
     span_decode, seat, own_words       one text by several, some words at a time
     byte_vocab, union, text_state      what makes different vocabularies comparable
     visible_text, token_trail, choose  what the client sees, and sampling

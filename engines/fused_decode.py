@@ -10,19 +10,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from engines import shared_text
-from engines.byte_vocab import ByteVocab
 from engines.choose import Chooser
+from engines.decode import Joint, Team
 from engines.engine import Engine
-from engines.generation import End, Generation, MemberUsage, Piece, Sink, TokenLogprob
-from engines.own_words import OwnWords
-from engines.text_state import Feedback, TextState
-from engines.token_trail import TokenTrail
-from engines.union import Union
-from engines.visible_text import VisibleText
+from engines.generation import Generation, MemberUsage, Sink, TokenLogprob
+from engines.text_state import TextState
 from ensembles.spans.base import SpanFusion
 from ensembles.tokens.base import Ask, Fusion, Mixture, Prepares, Prompt, PromptRow, Search, Step
 from protocol.errors import MethodError
@@ -30,64 +25,20 @@ from protocol.errors import MethodError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["FusedDecode", "Member", "Tally", "Team"]
+__all__ = ["FusedDecode"]
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
-    """An engine in a team, with its vocabulary and weight."""
-
-    engine: Engine
-    vocab: ByteVocab
-    weight: float
-
-
-@dataclass(slots=True)
-class Tally:
-    """Of a team whose members draft: forwards of members, symbols drafted, drafts verified and accepted, and
-    symbols written. Counted over all requests since the start."""
-
-    forwards: int = 0
-    drafted: int = 0
-    verified: int = 0
-    accepted: int = 0
-    written: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Team:
-    """A fusion ready to serve: members whose weights sum to 1, the union of their vocabularies, the method,
-    and which member's tokens count against `max_tokens`. `readers` are the members' own, for a method in spans."""
-
-    members: tuple[Member, ...]
-    union: Union
-    fusion: Fusion | Search | SpanFusion
-    main: int = 0
-    feedback: Feedback = "append"
-    tally: Tally = field(default_factory=Tally)
-    readers: tuple[OwnWords, ...] = ()
-
-
-class FusedDecode:
-    """The host's view of a fused request.
-
-    Each step: `advance` takes the rows that its members produced and says which ids they go on with; `wake`,
-    after the step, feeds members that were not in it."""
+class FusedDecode(Joint):
+    """A request that is fused token by token; each member has one engine request."""
 
     def __init__(self, generation: Generation, team: Team, sink: Sink) -> None:
-        self.id = generation.id
-        self.sink = sink
-        self.done = False
-        self.model = generation.model
+        super().__init__(generation, team, sink)
         assert not isinstance(team.fusion, Search | SpanFusion)
-        self._generation, self._team = generation, team
         self._fusion: Fusion = team.fusion
         self._state = TextState([member.vocab for member in team.members], team.main, team.feedback)
-        self._text = VisibleText(generation.sampling.stops, generation.sampling.before)
         self._chooser = Chooser(
             generation.sampling.temperature, generation.sampling.top_p, generation.sampling.seed
         )
-        self._trail = TokenTrail()
         self._rows: dict[int, Tensor] = {}
         self._computing: set[int] = set()
         self._started: set[int] = set()
@@ -117,10 +68,6 @@ class FusedDecode:
         else:
             self._decide()
         self.wake()
-
-    def requests(self) -> list[tuple[Engine, str]]:
-        """The engine requests to drop when this one is over."""
-        return list(self.member_requests().values())
 
     def member_requests(self) -> dict[int, tuple[Engine, str]]:
         """Engine and request id of every member that has joined."""
@@ -191,8 +138,7 @@ class FusedDecode:
                     for i, start in self._shown(m)
                 )
             )
-        weights = tuple(member.weight for member in self._team.members)
-        self._fusion = fusion.prepare(Prompt(union, weights, tuple(rows)))
+        self._fusion = fusion.prepare(Prompt(union, self._weights, tuple(rows)))
         self._unprepared = False
 
     def _decide(self) -> None:
@@ -210,10 +156,9 @@ class FusedDecode:
 
     def _next(self, rows: Mapping[int, Tensor]) -> Ask | tuple[Mixture, int]:
         """The fusion's decision on `rows` and the symbol chosen from it."""
-        weights = tuple(member.weight for member in self._team.members)
         # Where the few symbols that a short answer names cannot be written: see all of them.
         for greedy in dict.fromkeys((self._short, False)):
-            decision = self._fusion.decide(Step(self._team.union, weights, rows, greedy))
+            decision = self._fusion.decide(Step(self._team.union, self._weights, rows, greedy))
             if isinstance(decision, Ask):
                 return decision
             if (symbol := self._choose(decision)) is not None:
@@ -238,20 +183,15 @@ class FusedDecode:
         self._rows = {}
         if symbol == team.union.eos:
             self._end_tokens = 1
-            self._end("stop", "")
+            self._end("stop")
             return
         bound = asked.max_tokens
         room = None if bound is None else bound - self._state.length
         added = self._state.commit(team.union.symbols[symbol], room)
         if asked.top_logprobs is not None:
             self._trail.push(self._logprob(decision, symbol, added))
-        shown = self._text.push(added)
-        if self._text.stopped:
-            self._end("stop", shown)
-        elif (bound is not None and self._state.length >= bound) or self._full():
-            self._end("length", shown)
-        else:
-            self._show(shown)
+        full = (bound is not None and self._state.length >= bound) or self._full()
+        self._add(added, "length" if full else None)
 
     def _logprob(self, decision: Mixture, symbol: int, added: bytes) -> TokenLogprob:
         def log(p: float) -> float:
@@ -270,30 +210,18 @@ class FusedDecode:
 
     def _full(self) -> bool:
         """Whether some member's context has no room for another token."""
-        return any(
-            len(prompt) + len(ids) >= member.engine.spec.max_model_len
-            for member, prompt, ids in zip(
-                self._team.members, self._generation.prompts, self._state.ids, strict=True
-            )
-        )
+        return any(len(ids) >= self._room(m) for m, ids in enumerate(self._state.ids))
 
-    def _show(self, text: str) -> None:
-        tokens = self._trail.release(self._text.released)
-        if text or tokens:
-            self.sink(Piece(text, tokens))
-
-    def _end(self, reason: str, shown: str) -> None:
-        self._show(shown + self._text.finish())
-        self.done = True
-        self.sink(End(reason, tuple(self._spent(m) for m in range(len(self._team.members)))))
-
-    def _spent(self, m: int) -> MemberUsage:
-        """What a member chose or computed: not the text it was never asked to catch up with."""
-        name = self._team.members[m].engine.spec.name
+    def _member_usage(self, m: int) -> MemberUsage:
+        engine = self._team.members[m].engine
         if m not in self._started:
-            return MemberUsage(name, 0, 0)
-        chose = m in self._heard
-        tokens = len(self._state.ids[m]) - (0 if chose else len(self._state.unfed[m]))
+            return MemberUsage(engine.spec.name, 0, 0)
         prompt = len(self._generation.prompts[m])
-        cached = min(prompt, self._team.members[m].engine.cached(self.name_of(m)))
-        return MemberUsage(name, prompt, tokens + (self._end_tokens if chose else 0), cached)
+        cached = min(prompt, engine.cached(self.name_of(m)))
+        return MemberUsage(engine.spec.name, prompt, self._tokens(m), cached)
+
+    def _tokens(self, m: int) -> int:
+        """What a member chose or computed: not the text it was never asked to catch up with."""
+        if m in self._heard:
+            return len(self._state.ids[m]) + self._end_tokens
+        return len(self._state.ids[m]) - len(self._state.unfed[m])

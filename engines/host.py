@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.byte_vocab import ByteVocab
+from engines.decode import Decode, Joint, Member, Tally, Team
 from engines.embedding_rows import TeamTables
 from engines.engine import Engine, EngineSpec
-from engines.fused_decode import FusedDecode, Member, Tally, Team
+from engines.fused_decode import FusedDecode
 from engines.generation import Event, Failure, Generation, Sink
 from engines.metrics import EngineNumbers, Steps, exposition
 from engines.own_words import OwnWords
@@ -58,10 +59,6 @@ class FusionSpec:
     feedback: Feedback = "append"
 
 
-Joint = FusedDecode | SearchDecode | SpanDecode
-"""A request that several engines serve."""
-
-
 class Host:
     """Engines and fusions by name, and the loop that runs them. `start` loads; `stop` ends the loop."""
 
@@ -80,7 +77,7 @@ class Host:
         self._load_engine = load
         self._engines: dict[str, Engine] = {}
         self._teams: dict[str, Team] = {}
-        self._live: dict[str, PlainDecode | Joint] = {}
+        self._live: dict[str, Decode] = {}
         self._inbox: queue.SimpleQueue[tuple[Generation, Sink] | str | None] = queue.SimpleQueue()
         self._ready = threading.Event()
         self._failed: BaseException | None = None
@@ -220,7 +217,7 @@ class Host:
                 self._begin(*item)
 
     def _begin(self, generation: Generation, sink: Sink) -> None:
-        decode: PlainDecode | Joint
+        decode: Decode
         if (team := self._teams.get(generation.model)) is not None:
             kind: type[Joint] = FusedDecode
             if isinstance(team.fusion, Search):
@@ -299,7 +296,7 @@ class Host:
 
         self._guarded(decode, decide)
 
-    def _guarded(self, decode: PlainDecode | Joint, act: Callable[[], None]) -> None:
+    def _guarded(self, decode: Decode, act: Callable[[], None]) -> None:
         """Run `act`; what it raises fails this request and no other."""
         try:
             act()
@@ -315,7 +312,7 @@ class Host:
                 )
             )
 
-    def _drop(self, decode: PlainDecode | Joint | None) -> None:
+    def _drop(self, decode: Decode | None) -> None:
         """Forget a request and free what it holds in its engines."""
         if decode is None:
             return

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from engines.byte_vocab import ByteVocab
+from engines.decode import Decode
 from engines.engine import Engine, Sampled
-from engines.generation import End, Generation, MemberUsage, Piece, Sink, TokenLogprob
-from engines.token_trail import TokenTrail
-from engines.visible_text import VisibleText
+from engines.generation import Generation, MemberUsage, Sink, TokenLogprob
 
 __all__ = ["PlainDecode"]
 
 
-class PlainDecode:
-    """The host's view of a plain request: `start` queues it, `sampled` is called with what each step chose,
-    until `done`."""
+class PlainDecode(Decode):
+    """A request that one engine serves: `sampled` is called with what each step chose, until `done`."""
 
     def __init__(self, generation: Generation, engine: Engine, vocab: ByteVocab, sink: Sink) -> None:
-        self.id = generation.id
-        self.sink = sink
-        self.done = False
-        self.model = generation.model
-        self._generation, self._engine, self._vocab = generation, engine, vocab
-        self._text = VisibleText(generation.sampling.stops, generation.sampling.before)
-        self._trail = TokenTrail()
+        super().__init__(generation, sink)
+        self._engine, self._vocab = engine, vocab
         self._spent = 0
 
     def start(self) -> None:
@@ -42,15 +35,11 @@ class PlainDecode:
                 (self._vocab.emits[i], logp) for i, logp in step.top[: self._generation.sampling.top_logprobs]
             )
             self._trail.push(TokenLogprob(self._vocab.text_of(step.ids), step.logprob, top))
-        shown = self._text.push(self._vocab.text_of(step.ids))
-        reason = "stop" if self._text.stopped else step.finish_reason
-        if reason is not None:
-            shown += self._text.finish()
-        tokens = self._trail.release(self._text.released)
-        if shown or tokens:
-            self.sink(Piece(shown, tokens))
-        if reason is not None:
-            self.done = True
-            prompt = len(self._generation.prompts[0])
-            spent = MemberUsage(self._generation.model, prompt, self._spent, self._engine.cached(self.id))
-            self.sink(End("length" if reason == "length" else "stop", (spent,)))
+        reason = step.finish_reason
+        if reason is not None and reason != "length":
+            reason = "stop"
+        self._add(self._vocab.text_of(step.ids), reason)
+
+    def _usage(self) -> tuple[MemberUsage, ...]:
+        prompt = len(self._generation.prompts[0])
+        return (MemberUsage(self.model, prompt, self._spent, self._engine.cached(self.id)),)

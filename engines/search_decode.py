@@ -15,10 +15,9 @@ from collections.abc import Mapping, Sequence
 from itertools import count, takewhile
 from typing import TYPE_CHECKING
 
+from engines.decode import Joint, Team
 from engines.engine import Engine
-from engines.fused_decode import Team
-from engines.generation import End, Generation, MemberUsage, Piece, Sink
-from engines.visible_text import VisibleText
+from engines.generation import Generation, MemberUsage, Sink
 from ensembles.tokens.base import Hypothesis, Search, SearchStep
 from protocol.errors import BadRequest, MethodError
 
@@ -31,19 +30,13 @@ Node = tuple[int, tuple[int, ...]]
 """A member, and its ids behind the prompt."""
 
 
-class SearchDecode:
-    """The host's view of a request that searches; `advance` and `wake` as in `FusedDecode`, a number standing
-    for each engine request."""
+class SearchDecode(Joint):
+    """A request that searches; its engine requests are numbered as they are made."""
 
     def __init__(self, generation: Generation, team: Team, sink: Sink) -> None:
+        super().__init__(generation, team, sink)
         assert isinstance(team.fusion, Search)
-        self.id = generation.id
-        self.sink = sink
-        self.done = False
-        self.model = generation.model
-        self._generation, self._team, self._search = generation, team, team.fusion
-        self._weights = tuple(member.weight for member in team.members)
-        self._text = VisibleText(generation.sampling.stops, generation.sampling.before)
+        self._search = team.fusion
         none = ((),) * len(team.members)
         self._beam = [Hypothesis((b"",) * len(none), none, (0.0,) * len(none), (False,) * len(none))]
         self._finished: list[Hypothesis] = []
@@ -59,10 +52,6 @@ class SearchDecode:
         if self._generation.sampling.top_logprobs is not None:
             raise BadRequest("A search has no distribution to give log-probabilities of.", param="logprobs")
         self.wake()
-
-    def requests(self) -> list[tuple[Engine, str]]:
-        """The engine requests to drop when this one is over."""
-        return list(self.member_requests().values())
 
     def member_requests(self) -> dict[int, tuple[Engine, str]]:
         """Engine and id of every engine request, by its number."""
@@ -151,47 +140,31 @@ class SearchDecode:
             over = all(hypothesis.ended) or self._full(hypothesis)
             (self._finished if over else self._beam).append(hypothesis)
         if not self._beam or len(self._finished) >= self._search.beams:
-            self._end()
+            self._conclude()
             return
         texts = [h.texts[self._team.main] for h in (*self._beam, *self._finished)]
-        self._show(_common(texts))
+        self._reveal(_common(texts))
 
     def _full(self, hypothesis: Hypothesis) -> bool:
         """Whether the main member has written all it may, or some member's context is full."""
         bound, main = self._generation.sampling.max_tokens, self._team.main
         if bound is not None and len(self._ids(main, hypothesis)) >= bound:
             return True
-        return any(
-            len(prompt) + len(self._ids(m, hypothesis)) >= self._team.members[m].engine.spec.max_model_len
-            for m, prompt in enumerate(self._generation.prompts)
-        )
+        return any(len(self._ids(m, hypothesis)) >= self._room(m) for m in range(len(self._weights)))
 
-    def _show(self, text: bytes) -> None:
-        shown = self._text.push(text[self._shown :])
-        self._shown = max(self._shown, len(text))
-        if shown:
-            self.sink(Piece(shown))
-        if self._text.stopped:
-            self._close("stop")
+    def _reveal(self, text: bytes, reason: str | None = None) -> None:
+        """Add what of `text` was not added before."""
+        shown, self._shown = self._shown, max(self._shown, len(text))
+        self._add(text[shown:], reason)
 
-    def _end(self) -> None:
-        """Show the rest of the best text."""
+    def _conclude(self) -> None:
+        """The rest of the best text, and the end."""
         best = max(self._finished, key=lambda h: self._search.score(h, self._weights))
-        self._show(best.texts[self._team.main])
-        if not self.done:
-            if rest := self._text.finish():
-                self.sink(Piece(rest))
-            self._close("stop" if all(best.ended) else "length")
+        self._reveal(best.texts[self._team.main], "stop" if all(best.ended) else "length")
 
-    def _close(self, reason: str) -> None:
-        self.done = True
-        usage = tuple(
-            MemberUsage(member.engine.spec.name, len(prompt), spent)
-            for member, prompt, spent in zip(
-                self._team.members, self._generation.prompts, self._spent, strict=True
-            )
-        )
-        self.sink(End(reason, usage))
+    def _member_usage(self, m: int) -> MemberUsage:
+        name, prompt = self._team.members[m].engine.spec.name, self._generation.prompts[m]
+        return MemberUsage(name, len(prompt), self._spent[m])
 
 
 def _common(texts: Sequence[bytes]) -> bytes:

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from engines.byte_vocab import Unencodable
 from engines.choose import Chooser
+from engines.decode import Joint, Team
 from engines.engine import Engine
-from engines.fused_decode import Team
-from engines.generation import End, Generation, MemberUsage, Piece, Sink, Written
+from engines.generation import Generation, MemberUsage, Sink, Written
 from engines.seat import Seat, common_length
 from engines.text_state import extended
-from engines.visible_text import VisibleText
 from ensembles.spans.base import Ask, Commit, Draft, Judge, Propose, Score, Span, SpanFusion, Task, most_spent
 from protocol.errors import MethodError
 
@@ -30,20 +29,16 @@ if TYPE_CHECKING:
 __all__ = ["SpanDecode"]
 
 
-class SpanDecode:
-    """The host's view of a request that is written in spans; used as a `FusedDecode` is."""
+class SpanDecode(Joint):
+    """A request that is written in spans; each member has one engine request."""
 
     def __init__(self, generation: Generation, team: Team, sink: Sink) -> None:
+        super().__init__(generation, team, sink)
         assert isinstance(team.fusion, SpanFusion)
-        self.id, self.model = generation.id, generation.model
-        self.sink = sink
-        self.done = False
-        self._generation, self._team = generation, team
         self._seats = [
             Seat(member.engine, f"{self.id}/{m}", prompt)
             for m, (member, prompt) in enumerate(zip(team.members, generation.prompts, strict=True))
         ]
-        self._visible = VisibleText(generation.sampling.stops, generation.sampling.before)
         self._text = b""
         self._ids: list[dict[bytes, list[int]]] = [{b"": []} for _ in team.members]
         """By member and text, from the answer's first byte: how the member holds it."""
@@ -51,22 +46,16 @@ class SpanDecode:
         self._lines: list[deque[_Drafting | _Reading]] = [deque() for _ in team.members]
         self._round: list[_Drafting | _Reading] = []
         self._spent = [0 for _ in team.members]
-        self._written: list[Written] = []
-        weights = tuple(member.weight for member in team.members)
         prompts = tuple(
             member.vocab.text_of(prompt)
             for member, prompt in zip(team.members, generation.prompts, strict=True)
         )
-        self._work = team.fusion.write(Task(weights, self._splits, prompts))
+        self._work = team.fusion.write(Task(self._weights, self._splits, prompts))
 
     def start(self) -> None:
         """Begin with what the method wants first."""
         self._go_on(None)
         self.wake()
-
-    def requests(self) -> list[tuple[Engine, str]]:
-        """The engine requests to drop when this one is over."""
-        return list(self.member_requests().values())
 
     def member_requests(self) -> dict[int, tuple[Engine, str]]:
         """Engine and request id of every member that has joined."""
@@ -95,14 +84,14 @@ class SpanDecode:
             try:
                 work = self._work.send(result)
             except StopIteration:
-                self._end("stop", "")
+                self._end("stop")
                 return
             result = None
             if isinstance(work, Commit):
                 self._commit(work.span)
                 continue
             if self._overspent():
-                self._end("length", "")
+                self._end("length")
                 return
             if isinstance(work, Propose):
                 self._round = [self._drafting(draft) for draft in work.drafts]
@@ -120,11 +109,11 @@ class SpanDecode:
 
     def _overspent(self) -> bool:
         """Whether a member has worked more for this answer than it is worth: a budget was reserved for so much."""
-        most, asked = most_spent(len(self._seats)), self._generation.sampling.max_tokens
-        bounded = asked is not None and self._written  # a first span is let come, however short the answer
+        most = most_spent(len(self._seats))
+        # A first span is let come, however short the answer.
+        asked = self._generation.sampling.max_tokens if self._written else None
         return any(
-            spent >= most * (asked if bounded and asked is not None else self._room(m))
-            for m, spent in enumerate(self._spent)
+            spent >= most * (self._room(m) if asked is None else asked) for m, spent in enumerate(self._spent)
         )
 
     def _turn(self, m: int, rows: list[Tensor]) -> None:
@@ -147,7 +136,7 @@ class SpanDecode:
         if spans:
             self._go_on(tuple(spans))
         else:  # nothing that every member could hold
-            self._end("length", "")
+            self._end("length")
 
     def _fits(self, text: bytes) -> bool:
         """Whether every member can write `text` and has room for it."""
@@ -155,10 +144,6 @@ class SpanDecode:
             return all(len(self._ids_of(m, text)) < self._room(m) for m in range(len(self._team.members)))
         except Unencodable:
             return False
-
-    def _room(self, m: int) -> int:
-        """Tokens of an answer the member's context has room for."""
-        return self._team.members[m].engine.spec.max_model_len - len(self._generation.prompts[m])
 
     def _ids_of(self, m: int, text: bytes) -> list[int]:
         """How member m holds `text`. Raises `Unencodable`."""
@@ -213,33 +198,24 @@ class SpanDecode:
         self._ids = [{text: self._ids_of(m, text)} for m in range(len(self._seats))]
         added, self._text = text[len(self._text) :], text
         self._written.append(Written(team.members[span.author].engine.spec.name, len(added)))
-        shown = self._visible.push(added)
-        if self._visible.stopped or (span.ended and not cut):
-            self._end("stop", shown)
-        elif cut or (bound is not None and len(ids) >= bound) or self._full():
-            self._end("length", shown)
-        elif shown:
-            self.sink(Piece(shown))
+        reason = None
+        if span.ended and not cut:
+            reason = "stop"
+        elif (bound is not None and len(ids) >= bound) or self._full():
+            reason = "length"
+        self._add(added, reason)
 
     def _full(self) -> bool:
         return any(len(self._ids_of(m, self._text)) + 1 >= self._room(m) for m in range(len(self._seats)))
 
-    def _end(self, reason: str, shown: str) -> None:
-        shown += self._visible.finish()
-        if shown:
-            self.sink(Piece(shown))
-        self.done = True
+    def _end(self, reason: str, shown: str = "") -> None:
         self._work.close()
-        members = tuple(
-            MemberUsage(
-                seat.engine.spec.name,
-                len(self._generation.prompts[m]) if seat.started else 0,
-                self._spent[m],
-                seat.cached,
-            )
-            for m, seat in enumerate(self._seats)
-        )
-        self.sink(End(reason, members, tuple(self._written)))
+        super()._end(reason, shown)
+
+    def _member_usage(self, m: int) -> MemberUsage:
+        seat = self._seats[m]
+        prompt = len(self._generation.prompts[m]) if seat.started else 0
+        return MemberUsage(seat.engine.spec.name, prompt, self._spent[m], seat.cached)
 
 
 class _Drafting:

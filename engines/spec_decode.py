@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from engines.fused_decode import FusedDecode, Team
-from engines.generation import Generation, MemberUsage, Sink
+from engines.decode import Team
+from engines.fused_decode import FusedDecode
+from engines.generation import Generation, Sink
 from ensembles.tokens.base import Ask, Drafts, Mixture, Step
 from protocol.errors import MethodError
 
@@ -167,8 +168,7 @@ class SpecDecode(FusedDecode):
 
     def _judge(self, rows: Mapping[int, Tensor], drafted: int, q: Tensor) -> tuple[Mixture, int]:
         """The drafted symbol, or the one that takes its place."""
-        weights = tuple(member.weight for member in self._team.members)
-        decision = self._fusion.decide(Step(self._team.union, weights, rows))
+        decision = self._fusion.decide(Step(self._team.union, self._weights, rows))
         if isinstance(decision, Ask):
             raise MethodError(f"the fusion asked for {sorted(decision.members)} having all members")
         feedable = self._team.union.feedable
@@ -207,18 +207,10 @@ class SpecDecode(FusedDecode):
     def _fits(self, draft: _Draft) -> bool:
         """Whether every context has room for the draft with this symbol more."""
         return all(
-            len(prompt) + len(ids) + sum(len(self._ids(m, one)) for one in [*self._draft, draft])
-            < member.engine.spec.max_model_len
-            for m, (member, prompt, ids) in enumerate(
-                zip(self._team.members, self._generation.prompts, self._state.ids, strict=True)
-            )
+            len(ids) + sum(len(self._ids(m, one)) for one in [*self._draft, draft]) < self._room(m)
+            for m, ids in enumerate(self._state.ids)
         )
 
-    def _spent(self, m: int) -> MemberUsage:
+    def _tokens(self, m: int) -> int:
         """The text's tokens, which every member had a say in; void drafts are not counted."""
-        name = self._team.members[m].engine.spec.name
-        if m not in self._started:
-            return MemberUsage(name, 0, 0)
-        prompt = len(self._generation.prompts[m])
-        cached = min(prompt, self._team.members[m].engine.cached(self.name_of(m)))
-        return MemberUsage(name, prompt, len(self._state.ids[m]) + self._end_tokens, cached)
+        return len(self._state.ids[m]) + self._end_tokens

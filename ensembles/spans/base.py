@@ -21,7 +21,10 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from protocol.methods import Evidence
+
 __all__ = [
+    "ON_ENGINES",
     "Ask",
     "Commit",
     "Draft",
@@ -44,6 +47,34 @@ __all__ = [
     "propose",
     "words",
 ]
+
+_HOST = "tests/engines/test_span_decode.py"
+_REAL = "tests/engines/test_plain_spans.py"
+
+ON_ENGINES = (
+    Evidence(
+        "exact equivalence",
+        "copies of one model write its own greedy text, byte for byte",
+        f"{_REAL}::test_copies_of_a_model_write_its_text",
+    ),
+    Evidence(
+        "exact equivalence",
+        "so does a member alone, on tiny models",
+        f"{_HOST}::test_one_member_and_copies_are_the_model",
+    ),
+    Evidence(
+        "exact equivalence",
+        "greedy texts equal a loop written with transformers alone on two real models, up to where rounding could "
+        "decide",
+        f"{_REAL}::test_spans_equal_a_plain_loop",
+    ),
+    Evidence(
+        "exact equivalence",
+        "the same on two tiny models with different vocabularies, every answer to its end",
+        f"{_HOST}::test_texts_equal_an_independent_loop",
+    ),
+)
+"""What every method in spans is held to."""
 
 
 class Stop(Protocol):

@@ -25,7 +25,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ensembles.options import whole
 from ensembles.spans.base import (
+    ON_ENGINES,
     Draft,
     Score,
     Span,
@@ -45,7 +47,6 @@ __all__ = ["METHOD", "SpecFuse", "learned", "shares", "wins"]
 
 _SMALL = "tests/ensembles/spans/test_specfuse.py"
 _HOST = "tests/engines/test_span_decode.py"
-_REAL = "tests/engines/test_plain_spans.py"
 
 METHOD = Method(
     id="specfuse",
@@ -58,16 +59,7 @@ METHOD = Method(
     needs=frozenset({"scoring"}),
     aliases=("specem",),
     evidence=(
-        Evidence(
-            "exact equivalence",
-            "copies of one model write its own greedy text, byte for byte",
-            f"{_REAL}::test_copies_of_a_model_write_its_text",
-        ),
-        Evidence(
-            "exact equivalence",
-            "texts equal a loop written with transformers alone on two real models",
-            f"{_REAL}::test_spans_equal_a_plain_loop",
-        ),
+        *ON_ENGINES,
         Evidence(
             "exact equivalence",
             "wins of a 3 × 3 table counted by hand",
@@ -102,8 +94,7 @@ class SpecFuse:
     faithful: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.window, int) or isinstance(self.window, bool) or not 1 <= self.window <= 512:
-            raise SettingsError(f"specfuse: window must be between 1 and 512, got {self.window!r}.")
+        whole(METHOD.id, 1, 512, window=self.window)
         if not isinstance(self.rate, int | float) or not 0 <= self.rate < math.inf:
             raise SettingsError(f"specfuse: rate must be at least 0, got {self.rate!r}.")
 

@@ -21,7 +21,9 @@ import statistics
 from dataclasses import dataclass
 from operator import attrgetter
 
+from ensembles.options import whole
 from ensembles.spans.base import (
+    ON_ENGINES,
     Draft,
     Table,
     Task,
@@ -33,14 +35,12 @@ from ensembles.spans.base import (
     propose,
     words,
 )
-from protocol.errors import SettingsError
 from protocol.methods import Evidence, Method
 
 __all__ = ["METHOD", "SweetSpan"]
 
 _SMALL = "tests/ensembles/spans/test_sweetspan.py"
 _HOST = "tests/engines/test_span_decode.py"
-_REAL = "tests/engines/test_plain_spans.py"
 
 METHOD = Method(
     id="sweetspan",
@@ -52,16 +52,7 @@ METHOD = Method(
     implementation="SweetSpan",
     needs=frozenset({"scoring"}),
     evidence=(
-        Evidence(
-            "exact equivalence",
-            "copies of one model write its own greedy text, byte for byte",
-            f"{_REAL}::test_copies_of_a_model_write_its_text",
-        ),
-        Evidence(
-            "exact equivalence",
-            "texts equal a loop written with transformers alone on two real models",
-            f"{_REAL}::test_spans_equal_a_plain_loop",
-        ),
+        *ON_ENGINES,
         Evidence(
             "exact equivalence",
             "with spans of one word and no filter it is cool-fusion's shortest mode",
@@ -89,9 +80,7 @@ class SweetSpan:
     temperature: float | None = 0.0
 
     def __post_init__(self) -> None:
-        for name, value in (("words", self.words), ("tokens", self.tokens or 1)):
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 100_000:
-                raise SettingsError(f"sweetspan: {name} must be a positive integer, got {value!r}.")
+        whole(METHOD.id, 1, 100_000, words=self.words, tokens=self.tokens or 1)
 
     def write(self, task: Task) -> Writing:
         """Round by round."""

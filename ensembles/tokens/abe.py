@@ -30,8 +30,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ensembles.options import whole
 from ensembles.tokens.base import Alphabet, Hypothesis, SearchStep
-from protocol.errors import SettingsError
 from protocol.methods import Evidence, Method
 
 if TYPE_CHECKING:
@@ -89,9 +89,8 @@ class ABE:
     candidates: int = 64
 
     def __post_init__(self) -> None:
-        for name, value, most in (("beams", self.beams, 16), ("candidates", self.candidates, 4096)):
-            if type(value) is not int or not 1 <= value <= most:
-                raise SettingsError(f"abe: {name} must be between 1 and {most}, got {value!r}.")
+        whole(METHOD.id, 1, 16, beams=self.beams)
+        whole(METHOD.id, 1, 4096, candidates=self.candidates)
 
     def writers(self, hypothesis: Hypothesis) -> frozenset[int]:
         """The members that have to write next: those that lag, or all where none does."""

@@ -24,8 +24,9 @@ logits changes nothing."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
+from ensembles.options import one_of, whole
 from ensembles.tokens.base import Ask, Decision, Mixture, Step
 from protocol.errors import SettingsError
 from protocol.methods import Evidence, Method
@@ -82,12 +83,8 @@ class CPDelta:
     def __post_init__(self) -> None:
         if not isinstance(self.temperature, int | float) or not 0 < self.temperature < float("inf"):
             raise SettingsError(f"cp-delta: temperature must be positive, got {self.temperature!r}.")
-        if self.unmatched not in get_args(Unmatched):
-            raise SettingsError(
-                f"cp-delta: unmatched must be one of {get_args(Unmatched)}, got {self.unmatched!r}."
-            )
-        if not isinstance(self.large, int) or self.large < 0:
-            raise SettingsError(f"cp-delta: large must be the index of a member, got {self.large!r}.")
+        one_of(METHOD.id, Unmatched, unmatched=self.unmatched)
+        whole(METHOD.id, 0, large=self.large)
 
     def decide(self, step: Step) -> Decision:
         """The q of the step, or the members still wanted: all that have a weight."""

@@ -32,8 +32,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
+from ensembles.options import one_of, whole
 from ensembles.tokens.base import Ask, Decision, Mixture, Step, Tables
 from protocol.errors import SettingsError
 from protocol.methods import Evidence, Method
@@ -108,14 +109,9 @@ class DeePEn:
             value = getattr(self, name)
             if not isinstance(value, int | float) or not low <= value <= high:
                 raise SettingsError(f"deepen: {name} must be between {low} and {high:g}, got {value!r}.")
-        for name, low in (("main", 0), ("anchors", 0), ("rows", 2), ("seed", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < low:
-                raise SettingsError(f"deepen: {name} must be an integer of at least {low}, got {value!r}.")
-        if self.reduction not in get_args(Reduction):
-            raise SettingsError(
-                f"deepen: reduction must be one of {get_args(Reduction)}, got {self.reduction!r}."
-            )
+        whole(METHOD.id, 0, main=self.main, anchors=self.anchors, seed=self.seed)
+        whole(METHOD.id, 2, rows=self.rows)
+        one_of(METHOD.id, Reduction, reduction=self.reduction)
 
     def decide(self, step: Step) -> Decision:
         """Raises `SettingsError`: it must be bound to models first."""

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ensembles.options import whole
 from ensembles.tokens.base import Ask, Decision, Mixture, Step, Tables
 from protocol.errors import SettingsError
 from protocol.methods import Evidence, Method
@@ -93,10 +94,8 @@ class EVA:
     projection: str | None = None
 
     def __post_init__(self) -> None:
-        for name, low in (("pivot", 0), ("top_k", 1), ("drop", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                raise SettingsError(f"eva: {name} must be an integer of at least {low}, got {value!r}.")
+        whole(METHOD.id, 0, pivot=self.pivot, drop=self.drop)
+        whole(METHOD.id, 1, top_k=self.top_k)
         if not isinstance(self.threshold, int | float):
             raise SettingsError(f"eva: threshold must be a number, got {self.threshold!r}.")
         if self.projection is not None and not isinstance(self.projection, str):

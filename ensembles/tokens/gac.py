@@ -31,6 +31,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ensembles.options import whole
 from ensembles.tokens.base import Ask, Decision, Mixture, Step
 from protocol.errors import SettingsError
 from protocol.methods import Evidence, Method
@@ -106,8 +107,7 @@ class GaC:
             isinstance(self.threshold, int | float) and 0 <= self.threshold <= 1
         ):
             raise SettingsError(f"gac: threshold must be between 0 and 1, got {self.threshold!r}.")
-        if not isinstance(self.primary, int) or self.primary < 0:
-            raise SettingsError(f"gac: primary must be the index of a member, got {self.primary!r}.")
+        whole(METHOD.id, 0, primary=self.primary)
 
     def decide(self, step: Step) -> Decision:
         """The q of the step, or the members still wanted: all of them, or first the primary."""

@@ -29,8 +29,9 @@ weights as configured."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
+from ensembles.options import one_of, whole
 from ensembles.tokens.base import Alphabet, Ask, Decision, Mixture, Prompt, PromptRow, Step, Tables
 from protocol.errors import SettingsError
 from protocol.methods import Evidence, Method
@@ -92,14 +93,12 @@ class PackLLM:
     weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.mode not in get_args(Mode):
-            raise SettingsError(f"packllm: mode must be one of {get_args(Mode)}, got {self.mode!r}.")
+        one_of(METHOD.id, Mode, mode=self.mode)
         if not isinstance(self.temperature, int | float) or not self.temperature > 0:
             raise SettingsError(f"packllm: temperature must be positive, got {self.temperature!r}.")
-        if not isinstance(self.reach, int) or isinstance(self.reach, bool) or not 1 <= self.reach <= 512:
-            raise SettingsError(f"packllm: reach must be between 1 and 512, got {self.reach!r}.")
-        if self.reference is not None and (not isinstance(self.reference, int) or self.reference < 0):
-            raise SettingsError(f"packllm: reference must be the index of a member, got {self.reference!r}.")
+        whole(METHOD.id, 1, 512, reach=self.reach)
+        if self.reference is not None:
+            whole(METHOD.id, 0, reference=self.reference)
 
     def bind(self, tables: Tables) -> PackLLM:
         """Have it looked up once how each member begins the tokens of every other."""

@@ -25,10 +25,10 @@ give its greedy text; members heard in any order give the same q."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
+from ensembles.options import one_of, whole
 from ensembles.tokens.base import Ask, Decision, Mixture, Step
-from protocol.errors import SettingsError
 from protocol.methods import Evidence, Method
 
 if TYPE_CHECKING:
@@ -84,10 +84,8 @@ class UniTE:
     repeats: Repeats = "drop"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.top_k, int) or isinstance(self.top_k, bool) or self.top_k < 1:
-            raise SettingsError(f"unite: top_k must be a positive integer, got {self.top_k!r}.")
-        if self.repeats not in get_args(Repeats):
-            raise SettingsError(f"unite: repeats must be one of {get_args(Repeats)}, got {self.repeats!r}.")
+        whole(METHOD.id, 1, top_k=self.top_k)
+        one_of(METHOD.id, Repeats, repeats=self.repeats)
 
     def decide(self, step: Step) -> Decision:
         """The q of the step over U_t, or the members still wanted: all of them."""

@@ -29,6 +29,9 @@ PYTHON      ?= python3
 TORCH       ?= torch==2.13.0+cpu
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
+# The suite runs in this many processes, a file's tests in one: each may load both small models (3 GB). 0 is this one.
+PROCESSES ?= 2
+
 CONFIG ?= config/local.yaml
 PIP     = $(BIN)/python -m pip --disable-pip-version-check --quiet
 BIN    := .venv/bin
@@ -66,7 +69,7 @@ weights: $(STAMPS)/serve
 
 test: $(STAMPS)/dev weights lint
 	$(say) "tests (a few minutes: the real small models answer)"
-	@$(BIN)/python -m pytest $(PYTEST)
+	@$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile $(PYTEST)
 
 test-full: export CHORUS_REQUIRE_ALL := 1
 test-full: export HYPOTHESIS_PROFILE := thorough

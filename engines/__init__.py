@@ -2,6 +2,7 @@
 
     server      HTTP in front          answer      one answer, whole or streamed
     host        the step loop          engine      one vLLM engine, its step cut in two
+    inside      hidden states, for those who ask
     decode                             what every request has in common; a team of engines
     plain_decode                       one request to one model
     fused_decode, spec_decode, search_decode

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.generation import Sampling
+from engines.inside import Inside
 
 if TYPE_CHECKING:
     import torch
@@ -79,6 +80,7 @@ class Engine:
         self._watched: dict[str, frozenset[int]] = {}
         self._seen: dict[str, dict[int, torch.Tensor]] = {}
         self._cached: dict[str, int] = {}
+        self._inside = Inside(self._runner)
 
     @classmethod
     def load(cls, spec: EngineSpec) -> Engine:
@@ -167,6 +169,16 @@ class Engine:
         self._watched.pop(request_id, None)
         return self._seen.pop(request_id, {})
 
+    def look_inside(self, request_id: str, layers: Sequence[int]) -> None:
+        """From now on `inside` has what these layers (see `engines.inside`) give at the request's last token.
+        Raises `MethodError` for one the model has not."""
+        self._inside.look(request_id, layers)
+
+    def inside(self, request_id: str) -> torch.Tensor:
+        """Hidden states of a request that looks and has a row in this step: shape (layers, d), its own to
+        keep. Call between `forward` and `finish`."""
+        return self._inside.states(request_id)
+
     def _add(self, request_id: str, prompt: Sequence[int], params: Any) -> None:
         from vllm.v1.request import Request
 
@@ -187,6 +199,7 @@ class Engine:
             self._watched.pop(request_id, None)
             self._seen.pop(request_id, None)
             self._cached.pop(request_id, None)
+            self._inside.forget(request_id)
 
     def feed(self, request_id: str, ids: Sequence[int]) -> None:
         """Wake a stalled request with `ids`: the next `forward` computes them all and yields its logits

@@ -16,10 +16,10 @@ from engines import shared_text
 from engines.choose import Chooser
 from engines.decode import Joint, Team
 from engines.engine import Engine
-from engines.generation import Generation, MemberUsage, Sink, TokenLogprob
+from engines.generation import Generation, MemberUsage, Sink, TokenLogprob, Written
 from engines.text_state import TextState
 from ensembles.spans.base import SpanFusion
-from ensembles.tokens.base import Ask, Fusion, Mixture, Prepares, Prompt, PromptRow, Search, Step
+from ensembles.tokens.base import Ask, Fusion, Looks, Mixture, Prepares, Prompt, PromptRow, Search, Step
 from protocol.errors import MethodError
 
 if TYPE_CHECKING:
@@ -39,7 +39,10 @@ class FusedDecode(Joint):
         self._chooser = Chooser(
             generation.sampling.temperature, generation.sampling.top_p, generation.sampling.seed
         )
+        self._layers = dict(team.fusion.layers) if isinstance(team.fusion, Looks) else {}
         self._rows: dict[int, Tensor] = {}
+        self._states: dict[int, Tensor] = {}
+        self._memory: object = None
         self._computing: set[int] = set()
         self._started: set[int] = set()
         self._restarts: Counter[int] = Counter()
@@ -86,6 +89,8 @@ class FusedDecode(Joint):
             if m in self._computing:  # else a preempted member recomputed a row used already: no news
                 self._computing.discard(m)
                 self._rows[m] = row
+                if m in self._layers:
+                    self._states[m] = self._team.members[m].engine.inside(self.name_of(m))
         if self._rows and not self._computing:
             if self._unprepared:
                 self._prepare()
@@ -113,6 +118,8 @@ class FusedDecode(Joint):
                 self._started.add(m)
                 watch = [i for i, _ in self._shown(m)] if self._unprepared else ()
                 engine.add_forced(name, [*self._generation.prompts[m], *ids], watch)
+                if m in self._layers:
+                    engine.look_inside(name, self._layers[m])
         self._computing |= self._wanted
         self._wanted = set()
 
@@ -158,7 +165,8 @@ class FusedDecode(Joint):
         """The fusion's decision on `rows` and the symbol chosen from it."""
         # Where the few symbols that a short answer names cannot be written: see all of them.
         for greedy in dict.fromkeys((self._short, False)):
-            decision = self._fusion.decide(Step(self._team.union, self._weights, rows, greedy))
+            step = Step(self._team.union, self._weights, rows, greedy, self._states, self._memory)
+            decision = self._fusion.decide(step)
             if isinstance(decision, Ask):
                 return decision
             if (symbol := self._choose(decision)) is not None:
@@ -180,7 +188,7 @@ class FusedDecode(Joint):
         """Add a symbol to the text, and end where the answer ends."""
         team, asked = self._team, self._generation.sampling
         self._heard = frozenset(self._rows)
-        self._rows = {}
+        self._rows, self._states, self._memory = {}, {}, decision.memory
         if symbol == team.union.eos:
             self._end_tokens = 1
             self._end("stop")
@@ -188,10 +196,19 @@ class FusedDecode(Joint):
         bound = asked.max_tokens
         room = None if bound is None else bound - self._state.length
         added = self._state.commit(team.union.symbols[symbol], room)
+        if decision.author is not None:
+            self._sign(decision.author, len(added))
         if asked.top_logprobs is not None:
             self._trail.push(self._logprob(decision, symbol, added))
         full = (bound is not None and self._state.length >= bound) or self._full()
         self._add(added, "length" if full else None)
+
+    def _sign(self, author: int, size: int) -> None:
+        """Note whose words were added; what one member wrote in a row is one part."""
+        name = self._team.members[author].engine.spec.name
+        if self._written and self._written[-1].model == name:
+            size += self._written.pop().size
+        self._written.append(Written(name, size))
 
     def _logprob(self, decision: Mixture, symbol: int, added: bytes) -> TokenLogprob:
         def log(p: float) -> float:

@@ -84,7 +84,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """One member's part of a text that is written in spans: its model, and the span's bytes."""
+    """One member's part of a text in which each part is one's alone: its model, and the part's bytes."""
 
     model: str
     size: int
@@ -94,7 +94,8 @@ class Written:
 class End:
     """The answer is complete: `reason` is "stop" or "length"; `members` in the order of the config, the main
     one's tokens being what `max_tokens` counted (in spans: those of the text; drafts that were not taken up and
-    the reading of other members' are spent beside). `spans` tells who wrote what, in order."""
+    the reading of other members' are spent beside). `spans` tells who wrote what, in order, where that can be
+    told."""
 
     reason: str
     members: tuple[MemberUsage, ...]

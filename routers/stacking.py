@@ -24,8 +24,8 @@ weighed on; a table without signal gives the incumbent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -38,6 +38,7 @@ from outcomes.learning_set import known_means, learning_set, query_vectors, requ
 from outcomes.networks import Network, fit_network, ridge, softmax
 from outcomes.table import hash_folds
 from outcomes.text_features import FORM, TextFeatures
+from protocol.errors import MethodError
 from protocol.methods import Evidence, Method
 from protocol.routing import Estimate, Outcomes, Queries
 
@@ -81,6 +82,8 @@ PRIOR = 5.0
 MEMBERS = ("means", "category", "fine", "coarse", "ridge")
 CAUTION = (0.0, 0.01, 0.02, 0.04)
 """The values of κ tried: small, for they come off the estimates."""
+TOLD = 3
+"""Categories that reasons tell of, at most."""
 LARGEST_FOREST = 400
 """Leaves of a tree, about: bounds artefact and time however many queries there are."""
 
@@ -127,6 +130,7 @@ class Stacking:
         members = self._members(dense, narrow, guessed, category, score)
         self._keep(
             learn.models,
+            tuple(names.tolist()),
             text,
             axes,
             _classifier(dense, category, self.seed),
@@ -141,16 +145,37 @@ class Stacking:
         """The stack's estimates. Raises `MethodError` before `fit`, and for embeddings of another size."""
         require_fitted(self, METHOD.id)
         vectors = query_vectors(queries, len(self.axes_), METHOD.id)
-        dense = _dense(self.text_, queries.texts, vectors)
-        guessed = np.asarray(softmax(self.classifier_(dense)), dtype=np.float64)
-        found = self.members_(dense, _narrow(self.text_, dense, self.axes_, self.components), guessed)
+        guessed, found = self._read(queries.texts, vectors)
         quality = _combined(found, self.weights_) - self.caution_
         return Estimate(self.models_, np.clip(quality, 0.0, 1.0), guessed @ self.category_cost_)
+
+    def reasons(self, queries: Queries) -> dict[str, Any]:
+        """What the estimate of one query is the sum of. `members`: the weights u and v of each, and what it adds to
+        every model's quality; `caution`: κ, taken from all but the `incumbent`; `categories`: the likeliest, and the
+        chance of each. There are no neighbours to tell of: no queries are stored."""
+        vectors = query_vectors(queries, len(self.axes_), METHOD.id)
+        guessed, found = self._read(queries.texts, vectors)
+        added = _added(found, self.weights_)[:, 0]
+        members = {
+            name: {
+                "difficulty": round(hard, 4),
+                "difference": round(better, 4),
+                "adds": dict(zip(self.models_, np.round(row, 4).tolist(), strict=True)),
+            }
+            for name, (hard, better), row in zip(MEMBERS, self.weights_.T.tolist(), added, strict=True)
+        }
+        likely = np.argsort(-guessed[0], kind="stable")[:TOLD].tolist()
+        return {
+            "members": members,
+            "incumbent": self.models_[int(np.argmax(self.members_.means - self.caution_))],
+            "caution": float(self.caution_.max()),
+            "categories": {self.categories_[i]: round(float(guessed[0, i]), 4) for i in likely},
+        }
 
     def save(self, folder: Path) -> None:
         """Write the artefact."""
         names = ("rank", "components", "trees", "leaf", "penalty", "seed")
-        parameters = {name: getattr(self, name) for name in names}
+        parameters = {name: getattr(self, name) for name in names} | {"categories": list(self.categories_)}
         tensors: dict[str, NDArray[Any]] = {
             **self.text_.tensors(),
             **self.members_.tensors(),
@@ -166,14 +191,20 @@ class Stacking:
     def load(cls, folder: Path) -> Self:
         """Read an artefact. Raises `MethodError`, `ArtefactMismatch`."""
         manifest, tensors = load_artefact(folder, method=METHOD.id)
-        router, m = cls(**arguments(cls, manifest)), len(manifest.models)
+        parameters, m = dict(manifest.parameters), len(manifest.models)
+        named = parameters.pop("categories", None)  # artefacts of before know none
+        router = cls(**arguments(cls, replace(manifest, parameters=parameters)))
         text = TextFeatures.read(tensors)
         axes = tensor(tensors, "axes", (None, None))
         cost = tensor(tensors, "category_cost", (None, m), finite=False)
         wide = len(axes) + text.rank + FORM
         narrow = axes.shape[1] + min(router.components, text.rank) + FORM
+        categories = tuple(map(str, range(len(cost)) if named is None else named))
+        if len(categories) != len(cost):
+            raise MethodError(f"{folder} names {len(categories)} categories and has costs in {len(cost)}.")
         router._keep(
             manifest.models,
+            categories,
             text,
             axes,
             Network.of(tensors, len(cost)),
@@ -188,6 +219,7 @@ class Stacking:
     def _keep(
         self,
         models: tuple[str, ...],
+        categories: tuple[str, ...],
         text: TextFeatures,
         axes: Floats,
         classifier: Network,
@@ -196,9 +228,16 @@ class Stacking:
         caution: Floats,
         category_cost: Floats,
     ) -> None:
-        self.models_, self.text_, self.axes_, self.classifier_ = models, text, axes, classifier
+        self.models_, self.categories_ = models, categories
+        self.text_, self.axes_, self.classifier_ = text, axes, classifier
         self.members_, self.weights_, self.caution_ = members, weights, caution
         self.category_cost_ = category_cost
+
+    def _read(self, texts: Sequence[str], vectors: Floats) -> tuple[Floats, Floats]:
+        """Chances of the categories, shape (n, n_categories), and the members' estimates, (n_members, n, n_models)."""
+        dense = _dense(self.text_, texts, vectors)
+        guessed = np.asarray(softmax(self.classifier_(dense)), dtype=np.float64)
+        return guessed, self.members_(dense, _narrow(self.text_, dense, self.axes_, self.components), guessed)
 
     def _members(
         self, dense: Floats, narrow: Floats, guessed: Floats, category: Floats, score: Floats
@@ -257,13 +296,15 @@ class _Members:
 
 
 def _combined(found: Floats, weights: Floats) -> Floats:
-    """The weights (u, v) applied to the members' estimates, shape (n_queries, n_models)."""
+    """The stack's estimates from its members', shape (n_queries, n_models)."""
+    return np.asarray(_added(found, weights).sum(axis=0))
+
+
+def _added(found: Floats, weights: Floats) -> Floats:
+    """What every member adds under the weights (u, v), shape (n_members, n_queries, n_models)."""
     common = found.mean(axis=2, keepdims=True)
-    hard, better = (
-        np.einsum("b,bnm->nm", weights[0], common),
-        np.einsum("b,bnm->nm", weights[1], found - common),
-    )
-    return np.asarray(hard + better, dtype=np.float64)
+    hard, better = weights[:, :, None, None]
+    return np.asarray(hard * common + better * (found - common), dtype=np.float64)
 
 
 def _weights(found: Floats, score: Floats) -> Floats:

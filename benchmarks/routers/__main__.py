@@ -8,6 +8,7 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -36,7 +37,8 @@ SOURCES = (
 NOT_MODELS = {"bfcl_tools": ("gpt-4o-2024-08-06",)}
 """Left out: it fails by its output format, which a router learns too easily (the data set's own caveat)."""
 SLOW = ("encoder", "language-model")
-"""Methods that need one of these train for minutes: they are measured with --methods all, or by name."""
+"""Methods that need one of these train for minutes: they are measured with --methods all, or by name, and learn from
+--most queries."""
 
 
 def main() -> int:
@@ -60,20 +62,27 @@ def main() -> int:
             table.queries.texts, embedder, home.root / "embeddings", progress=_progress
         )
         train, test = split(complete(table.embedded(vectors)))
-        cells = Cells(home.root / "benchmarks" / "routers", train, test, embedder.id, asked.limit)
+        kept = home.root / "benchmarks" / "routers"
+        cells = Cells(kept, train, test, embedder.id, asked.limit)
+        few = replace(cells, train=_sample(train, asked.most))
         fitted: dict[str, Fitted] = {}
         absent: dict[str, str] = {}
         for record in records:
-            if time.monotonic() - started > asked.budget and (record.id in again or not cells.has(record)):
+            its = few if _slow(record) else cells
+            if time.monotonic() - started > asked.budget and (record.id in again or not its.has(record)):
                 absent[record.id] = "not reached in the time given"
                 continue
             try:
-                fitted[record.id] = cells.find(record, again=record.id in again)
+                fitted[record.id] = its.find(record, again=record.id in again)
             except Absent as reason:
                 absent[record.id] = str(reason)
             print(f"   {record.id}: {absent.get(record.id, 'done')}", flush=True)
-        found[source] = _measured(train, test, fitted) | {"absent": absent}
-        _write(asked.out, found, embedder.id)
+        fewer = [record.id for record in records if _slow(record) and record.id in fitted]
+        found[source] = _measured(train, test, fitted) | {
+            "absent": absent,
+            "fewer": dict.fromkeys(fewer, len(few.train)) if len(few.train) < len(train) else {},
+        }
+        _write(asked.out, found, embedder.id, _command(asked))
     print(markdown(orjson.loads(asked.out.read_bytes())))
     return 0
 
@@ -86,6 +95,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--sources", default=",".join(SOURCES))
     parser.add_argument("--methods", default="", help="by default those that fine-tune nothing; or all")
     parser.add_argument("--again", default="", help="methods to measure anew, whatever is kept")
+    parser.add_argument("--most", type=int, default=2000, help="training queries of what fine-tunes")
     parser.add_argument("--limit", type=float, default=600, help="seconds for one method on one source")
     parser.add_argument("--budget", type=float, default=float("inf"), help="seconds for all that is not kept")
     parser.add_argument("--embedder", default="all-minilm-l6-v2-int8")
@@ -96,7 +106,18 @@ def _arguments() -> argparse.Namespace:
 def _records(names: str) -> list[Method]:
     if names and names != "all":
         return [find_method(name, "router") for name in names.split(",")]
-    return [method for method in methods("router") if names or not method.needs.intersection(SLOW)]
+    return [method for method in methods("router") if names or not _slow(method)]
+
+
+def _slow(method: Method) -> bool:
+    return bool(method.needs.intersection(SLOW))
+
+
+def _sample(table: OutcomeTable, most: int) -> OutcomeTable:
+    """At most so many of its queries, drawn by a fixed seed."""
+    if len(table) <= most:
+        return table
+    return table.take(np.sort(np.random.default_rng(0).permutation(len(table))[:most]))
 
 
 def _prepared(folder: Path, source: str) -> OutcomeTable:
@@ -117,14 +138,20 @@ def _measured(train: OutcomeTable, test: OutcomeTable, fitted: dict[str, Fitted]
     return comparison.wire() | {"alike": alike, "best_single": train.models[best]}
 
 
-def _write(path: Path, found: dict[str, Any], embedder: str) -> None:
+def _command(asked: argparse.Namespace) -> str:
+    """The command again, without paths of this machine."""
+    methods = f" --methods {asked.methods} --most {asked.most}" if asked.methods else ""
+    return f"python -m benchmarks.routers{methods} --limit {asked.limit:g}"
+
+
+def _write(path: Path, found: dict[str, Any], embedder: str, command: str) -> None:
     about = {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "numpy": version("numpy"),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, shared",
         "embedder": embedder,
-        "command": "python -m benchmarks.routers",
+        "command": command,
         "split": "30 % of the queries held out by a hash of their text; default parameters; nothing tuned on them",
     }
     path.parent.mkdir(parents=True, exist_ok=True)

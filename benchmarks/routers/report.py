@@ -38,6 +38,12 @@ def markdown(found: dict[str, Any]) -> str:
     ]
     for source, result in found["sources"].items():
         lines += _source(source, result)
+        if fewer := result.get("fewer"):
+            most = max(fewer.values())
+            lines += [
+                f"Trained on {most} of these queries only, because they fine-tune: {', '.join(fewer)}.",
+                "",
+            ]
         if result["absent"]:
             told = "; ".join(f"{name}: {reason}" for name, reason in sorted(result["absent"].items()))
             lines += [f"Without figures here: {told}", ""]

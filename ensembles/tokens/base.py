@@ -8,7 +8,9 @@ catches up, in one forward, when it is asked again.
 
 Two steps come before the first sync point, for methods that need them: `bind`, once, when the models are
 loaded, gives a method their embeddings (`Binds`); `prepare`, once a request, lets it look at how the members
-read the prompt (`Prepares`). Both return a fusion and change nothing.
+read the prompt (`Prepares`). Both return a fusion and change nothing. A method may also see hidden states of
+its members (`Looks`), and what it has to know of the text so far it hands itself on, from a decision to the
+next step (`memory`).
 
 Laws (`tests/contracts/fusion_checks.py`): decide() changes nothing and depends on nothing but its step; q ≥ 0
 and Σq = 1 (of a greedy step: the same most likely symbol); it never asks for a member it was given; given all
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
@@ -33,6 +35,7 @@ __all__ = [
     "Drafts",
     "Fusion",
     "Hypothesis",
+    "Looks",
     "Mixture",
     "Prepares",
     "Prompt",
@@ -91,12 +94,16 @@ class Step:
     """One sync point. `logits[m]` has shape (|V_m|,), raw, for the members heard so far; `weights` sum to 1.
 
     `greedy`: the host will take the most likely symbol and look at nothing else, so the decision's q may be
-    anything with the right maximum: that is where a method may save work."""
+    anything with the right maximum: that is where a method may save work. `states[m]`, shape (layers, d_m), has
+    the hidden states of the members heard that the method looks into. `memory` is that of the decision before;
+    None at the first."""
 
     alphabet: Alphabet
     weights: tuple[float, ...]
     logits: Mapping[int, Tensor]
     greedy: bool = False
+    states: Mapping[int, Tensor] = field(default_factory=dict)
+    memory: object = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +116,15 @@ class Ask:
 @dataclass(frozen=True, slots=True)
 class Mixture:
     """The fused next-symbol distribution. Without `symbols`, `q` has shape (|U|,); with them, q[i] belongs to
-    symbols[i], both of shape (n,), and no other symbol can come. Of equally likely ones the first is taken."""
+    symbols[i], both of shape (n,), and no other symbol can come. Of equally likely ones the first is taken.
+
+    `author`: the member whose word this is, where it is one's alone; the answer then tells who wrote what.
+    `memory` goes into the next step, and is not changed."""
 
     q: Tensor
     symbols: Tensor | None = None
+    author: int | None = None
+    memory: object = None
 
 
 Decision = Ask | Mixture
@@ -183,6 +195,17 @@ class Prepares(Protocol):
 
     def prepare(self, prompt: Prompt) -> Fusion:
         """The fusion for this request. Pure."""
+
+
+@runtime_checkable
+class Looks(Protocol):
+    """A fusion that sees hidden states of its members: at the token after which the next one is chosen."""
+
+    @property
+    def layers(self) -> Mapping[int, Sequence[int]]:
+        """By member, the layers it wants to see, in this order, as transformers' `hidden_states` numbers them:
+        0 the embeddings, l what block l gives, -1 what the final norm makes of the last one's (the head's
+        input)."""
 
 
 @runtime_checkable

@@ -18,7 +18,8 @@ after a rejection the first begins anew.
 *Differs from the paper.* Members may have different vocabularies: symbols are drafted, and since appended
 text never changes earlier tokens, each member has one path of ids through a draft. Temperature and top-p act on
 the fused distribution, as everywhere here, and on a drafter's own; the authors apply them to each model before
-mixing. Batches need no common acceptance length. The rule may be any fusion that does not look at prompts.
+mixing. Batches need no common acceptance length. The rule may be any fusion that looks neither at
+prompts nor into models.
 
 *Laws.* Greedy, the text is the rule's, token for token; sampled, each symbol has distribution r; the expected
 acceptance is 1 − TV(q, r), for averages at least the drafter's weight; copies of one model accept all."""
@@ -29,7 +30,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ensembles.tokens.base import Binds, Decision, Fusion, Prepares, Step, Tables
+from ensembles.tokens.base import Binds, Decision, Fusion, Looks, Prepares, Step, Tables
 from protocol.errors import SettingsError
 from protocol.methods import Evidence, Method, find_method, load_method
 
@@ -104,6 +105,8 @@ class SpecEnsemble:
             raise SettingsError(f"spec-ensemble: rule_options: {error}") from None
         if isinstance(rule, Prepares):
             raise SettingsError(f"spec-ensemble: rule {self.rule!r} looks at prompts and cannot be drafted.")
+        if isinstance(rule, Looks):
+            raise SettingsError(f"spec-ensemble: rule {self.rule!r} looks into models and cannot be drafted.")
         return rule
 
     def bind(self, tables: Tables) -> SpecEnsemble:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -26,6 +27,9 @@ from ensembles.tokens.gac import GaC
 from ensembles.tokens.packllm import PackLLM
 from ensembles.tokens.spec_ensemble import SpecEnsemble
 from ensembles.tokens.unite import UniTE
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 prepare_environment()  # before any test imports torch: OpenMP looks only once
 
@@ -84,6 +88,28 @@ class Overheard:
 
 
 OVERHEARD = Overheard(CoolFusion())
+
+
+class Onlooker:
+    """The mean of both members, which keeps the hidden states it was shown: a list an answer, as they began."""
+
+    def __init__(self) -> None:
+        self.layers = {0: (0, 7, 29, 30), 1: (0, 9, 17, -1)}
+        self.answers: list[list[dict[int, Tensor]]] = []
+
+    def decide(self, step: Step) -> Decision:
+        decision = GaC().decide(step)
+        if isinstance(decision, Ask):
+            return decision
+        seen = step.memory
+        if seen is None:
+            self.answers.append(seen := [])
+        assert isinstance(seen, list)
+        seen.append({m: states.clone() for m, states in step.states.items()})
+        return Mixture(decision.q, decision.symbols, memory=seen)
+
+
+ONLOOKER = Onlooker()
 
 
 class Broken:
@@ -219,6 +245,7 @@ def ask(weights: Callable[[str], Path]) -> Iterator[Asker]:
             for name, members in ((kind, PAIR), (f"{kind}-twice", (SMOL, SMOL)))
         ),
         FusionSpec("overheard", PAIR, (0.5, 0.5), OVERHEARD, feedback="retail"),
+        FusionSpec("onlooker", PAIR, (0.5, 0.5), ONLOOKER),
         FusionSpec("broken", PAIR, (0.5, 0.5), Broken()),
     ]
     host = Host(specs, fusions)

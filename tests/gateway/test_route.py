@@ -17,6 +17,7 @@ from outcomes.assignment import Knob
 from outcomes.table import OutcomeTable, query_id
 from protocol.settings import parse_settings
 from routers.knn_router import KnnRouter
+from routers.stacking import Stacking
 
 ASK = {"messages": [{"role": "user", "content": "ab"}]}
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
@@ -69,6 +70,31 @@ async def test_route_asks_no_model(client: httpx.AsyncClient, upstream: Scripted
     assert long["model"] == "strong"
     assert "decision" not in long
     assert {seen.body["model"] for seen in upstream.seen} == {"upstream-e"}
+
+
+async def test_reasons_of_a_router_that_stores_no_queries(serve: Any, tmp_path: Path) -> None:
+    """Stacking tells what each of its estimators adds to a model's quality, and which category it takes the ask for."""
+    length = np.random.default_rng(0).integers(1, 60, 80)
+    vectors = np.stack([length, np.full(80, 3), np.full(80, 4)], axis=1).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    score = np.stack([length < 20, length > 10], axis=1).astype(float)
+    texts = [f"{'secret ' * n}{i}" for i, n in enumerate(length)]
+    table = OutcomeTable.of_matrices(
+        ("weak", "strong"), texts, score, np.full((80, 2), [1e-6, 9e-6]),
+        embeddings=vectors, categories=["long" if n >= 20 else "short" for n in length],
+    )  # fmt: skip
+    Stacking(trees=10, rank=4).fit(table).save(tmp_path / "stack")
+    annotate(tmp_path / "stack", embedder="upstream-e", knob=Knob((0.5,), (1e4,)).wire())
+    route = {"method": "stacking", "artefact": str(tmp_path / "stack"), "embedder": "e", "default": "weak"}
+    client = await serve({"weak": {}, "strong": {}, "e": {}}, configured={"auto": {"route": route}})
+    told = await _routed(client, "auto", chorus={"explain": True})
+    reasons = told["decision"]["reasons"]
+    adds = [member["adds"]["weak"] for member in reasons["members"].values()]
+    caution = 0 if reasons["incumbent"] == "weak" else reasons["caution"]
+    assert told["decision"]["estimates"]["weak"]["quality"] == pytest.approx(sum(adds) - caution, abs=1e-3)
+    assert max(reasons["categories"], key=reasons["categories"].get) == "short"
+    assert "secret" not in str(told)
+    assert "reasons" not in (await _routed(client, "auto")).get("decision", {})
 
 
 async def test_route_of_what_decides_nothing(client: httpx.AsyncClient) -> None:

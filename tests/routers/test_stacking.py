@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,25 @@ def test_unknown_scores_count_as_expected_there() -> None:
     table.score[:, 2] = np.nan
     estimate = Stacking(trees=10).fit(table).estimate(table.queries)
     assert (Utility().choose(estimate) != 2).all()
+
+
+def test_reasons_add_up_to_the_estimate(tmp_path: Path) -> None:
+    """What the members add, less the caution of all but the incumbent, is the estimate; categories go by their names,
+    in an artefact of before by numbers."""
+    table, asked = topical_table(200), topical_table(1, seed=5).queries
+    router = Stacking(trees=10).fit(table)
+    told, quality = router.reasons(asked), router.estimate(asked).quality[0]
+    added = np.array([list(member["adds"].values()) for member in told["members"].values()]).sum(axis=0)
+    caution = np.where(np.array(router.models_) == told["incumbent"], 0.0, told["caution"])
+    assert np.allclose(np.clip(added - caution, 0, 1), quality, atol=1e-3)
+    assert next(iter(told["categories"])) == "topic 0"
+    router.save(tmp_path)
+    assert Stacking.load(tmp_path).reasons(asked) == told
+    manifest = tmp_path / "manifest.json"
+    known = json.loads(manifest.read_text())
+    del known["parameters"]["categories"]
+    manifest.write_text(json.dumps(known))
+    assert next(iter(Stacking.load(tmp_path).reasons(asked)["categories"])) == "0"
 
 
 def test_no_text_of_a_training_query_is_kept(tmp_path: Path) -> None:

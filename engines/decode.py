@@ -117,7 +117,8 @@ class Joint(Decode):
     def __init__(self, generation: Generation, team: Team, sink: Sink) -> None:
         super().__init__(generation, sink)
         self._team = team
-        self._weights = tuple(member.weight for member in team.members)
+        weights = generation.weights or tuple(member.weight for member in team.members)
+        self._weights = tuple(weight / sum(weights) for weight in weights)
 
     def requests(self) -> list[tuple[Engine, str]]:
         """The engine requests to drop when this one is over."""

@@ -30,7 +30,8 @@ class Sampling:
 
     `stops` are byte strings that end the answer and are not shown; `before` is what the prompt ends with,
     should a stop string begin there. `top_logprobs` None: no log-probabilities; k: of the chosen token and
-    the k most likely ones. `extra` goes to vLLM's sampler unchanged (plain models only)."""
+    the k most likely ones. `extra` has further sampling fields by the names of vLLM's `SamplingParams`. `grammar`, of
+    `GrammarCompiler`, is what the text has to be."""
 
     max_tokens: int | None = None
     temperature: float = 1.0
@@ -40,17 +41,19 @@ class Sampling:
     before: bytes = b""
     top_logprobs: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    grammar: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
     """One answer to make. `model` is a plain model or a fusion; `prompts` has the token ids for each of its
-    members."""
+    members. `weights` take the place of the fusion's, one a member, ≥ 0, not all 0."""
 
     id: str
     model: str
     prompts: tuple[tuple[int, ...], ...]
     sampling: Sampling
+    weights: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

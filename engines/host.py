@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engines.byte_vocab import ByteVocab
 from engines.decode import Decode, Joint, Member, Tally, Team
@@ -26,16 +26,19 @@ from engines.embedding_rows import TeamTables
 from engines.engine import Engine, EngineSpec
 from engines.fused_decode import FusedDecode
 from engines.generation import Event, Failure, Generation, Sink
+from engines.grammar import Grammar, GrammarCompiler
 from engines.metrics import EngineNumbers, Steps, exposition
 from engines.own_words import OwnWords
 from engines.plain_decode import PlainDecode
+from engines.sampler_options import RANGES
 from engines.search_decode import SearchDecode
 from engines.span_decode import SpanDecode
 from engines.spec_decode import SpecDecode
 from engines.text_state import Feedback
 from engines.union import Union
 from ensembles.spans.base import SpanFusion
-from ensembles.tokens.base import Binds, Drafts, Fusion, Search
+from ensembles.tokens.base import Binds, Drafts, Fusion, Prepares, Search
+from ensembles.tokens.gac import GaC
 from protocol.errors import ChorusError, InternalError, UpstreamUnavailable
 
 if TYPE_CHECKING:
@@ -59,6 +62,20 @@ class FusionSpec:
     feedback: Feedback = "append"
 
 
+_SEARCH = "its text is the best of several found by search, not drawn token by token"
+_SPANS = "its text is chosen span by span"
+CANNOT: Mapping[type, Mapping[str, str]] = {
+    Search: dict.fromkeys(("logprobs", *RANGES, "logit_bias", "response_format"), _SEARCH),
+    Prepares: {"chorus.weights": "it weighs its members by how they read the prompt"},
+    SpanFusion: {
+        "logprobs": f"{_SPANS}, so no token has one",
+        "logit_bias": f"{_SPANS}, by members whose tokens are not the same",
+        "response_format": f"{_SPANS}, each judged as a whole",
+    },
+}
+"""Kind of fusion → field → why it cannot honour it."""
+
+
 class Host:
     """Engines and fusions by name, and the loop that runs them. `start` loads; `stop` ends the loop."""
 
@@ -77,6 +94,10 @@ class Host:
         self._load_engine = load
         self._engines: dict[str, Engine] = {}
         self._teams: dict[str, Team] = {}
+        self._alone: dict[str, Team] = {}
+        """Engines as teams of one, which write what a grammar wants of them; made when first asked for."""
+        self._compilers: dict[tuple[str, ...], GrammarCompiler] = {}
+        self._compiling = threading.Lock()
         self._live: dict[str, Decode] = {}
         self._inbox: queue.SimpleQueue[tuple[Generation, Sink] | str | None] = queue.SimpleQueue()
         self._ready = threading.Event()
@@ -111,9 +132,22 @@ class Host:
             return self.fusion_specs[model].members
         return (self.engine_specs[model].name,)
 
-    def in_spans(self, model: str) -> bool:
-        """Whether `model` writes its text in spans, which have no distribution over tokens."""
-        return model in self.fusion_specs and isinstance(self.fusion_specs[model].fusion, SpanFusion)
+    def cannot(self, model: str) -> Mapping[str, str]:
+        """Fields of a request that `model` cannot honour, with the reason."""
+        fusion = self.fusion_specs[model].fusion if model in self.fusion_specs else None
+        return next((fields for kind, fields in CANNOT.items() if isinstance(fusion, kind)), {})
+
+    def grammar(self, model: str, schema: Mapping[str, Any], *, strict: bool) -> Grammar:
+        """What binds a text of `model` to a JSON schema. May compute for seconds. Raises `BadRequest`."""
+        members = self.members_of(model)
+        with self._compiling:
+            if model not in self._teams and model not in self._alone:
+                alone = Member(self._engines[model], self.vocabs[model], 1.0)
+                self._alone[model] = Team((alone,), Union.of([alone.vocab]), GaC())
+            if members not in self._compilers:
+                union = (self._teams.get(model) or self._alone[model]).union
+                self._compilers[members] = GrammarCompiler(union.symbols, union.eos)
+        return self._compilers[members].compile(schema, strict=strict)
 
     def submit(self, generation: Generation, sink: Sink) -> None:
         """Start a generation; its events go to `sink`. Ids must be unique among live generations."""
@@ -218,7 +252,10 @@ class Host:
 
     def _begin(self, generation: Generation, sink: Sink) -> None:
         decode: Decode
-        if (team := self._teams.get(generation.model)) is not None:
+        team = self._teams.get(generation.model)
+        if generation.sampling.grammar is not None:
+            team = team or self._alone[generation.model]
+        if team is not None:
             kind: type[Joint] = FusedDecode
             if isinstance(team.fusion, Search):
                 kind = SearchDecode

@@ -168,15 +168,12 @@ class SpecDecode(FusedDecode):
 
     def _judge(self, rows: Mapping[int, Tensor], drafted: int, q: Tensor) -> tuple[Mixture, int]:
         """The drafted symbol, or the one that takes its place."""
-        decision = self._fusion.decide(Step(self._team.union, self._weights, rows))
+        decision = self._fusion.decide(Step(self._team.union, self._weights, self._readable(rows)))
         if isinstance(decision, Ask):
             raise MethodError(f"the fusion asked for {sorted(decision.members)} having all members")
-        feedable = self._team.union.feedable
-        if decision.symbols is None:
-            r = self._chooser.distribution(decision.q, feedable)
-        else:
-            some = self._chooser.distribution(decision.q, feedable[decision.symbols])
-            r = some.new_zeros(self._team.union.size).index_copy_(0, decision.symbols, some)
+        r = self._chooser.distribution(*self._wished(decision))
+        if decision.symbols is not None:
+            r = r.new_zeros(self._team.union.size).index_copy_(0, decision.symbols, r)
         if self._chooser.uniform(q) * float(q[drafted]) < float(r[drafted]):
             return decision, drafted
         rest = (r - q).clamp_min(0.0)

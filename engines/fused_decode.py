@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from engines import shared_text
 from engines.choose import Chooser
-from engines.decode import Joint, Team
+from engines.decode import Joint, Team, normalised
 from engines.engine import Engine
-from engines.generation import Generation, MemberUsage, Sink, TokenLogprob
+from engines.generation import Generation, LeftOut, MemberUsage, Sink, TokenLogprob
 from engines.grammar import Reader
 from engines.penalties import Penalties
 from engines.text_state import TextState
@@ -53,6 +53,8 @@ class FusedDecode(Joint):
         self._computing: set[int] = set()
         self._started: set[int] = set()
         self._restarts: Counter[int] = Counter()
+        self._gone: dict[int, MemberUsage] = {}
+        """What members had spent when they left."""
         self._wanted: set[int] = set()
         self._heard: frozenset[int] = frozenset()
         self._end_tokens = 0
@@ -127,6 +129,44 @@ class FusedDecode(Joint):
                 engine.add_forced(name, [*self._generation.prompts[m], *ids], watch)
         self._computing |= self._wanted
         self._wanted = set()
+
+    def lose(self, engine: Engine) -> bool:
+        """Write on with the members that are left, their weights in proportion."""
+        lost = [m for m, member in enumerate(self._team.members) if member.engine is engine]
+        left = [0.0 if m in lost else w for m, w in enumerate(self._weights)]
+        if not self._team.drop or self._unprepared or not any(left):
+            return False
+        self._weights = normalised(left)
+        self._absent |= set(lost)
+        for m in lost:
+            self._left_out.append(LeftOut(engine.spec.name, "failed", len(self._state.text)))
+            self._leave(m)
+            self._rows.pop(m, None)
+            self._wanted.discard(m)
+            self._computing.discard(m)
+        if not self._computing and not self._wanted:
+            self._decide()  # all that is left was waiting for the lost
+        return True
+
+    def yield_room(self, engine: Engine) -> bool:
+        """Give up the requests of stalled members."""
+        idle = [
+            m
+            for m in self._started - self._computing - self._wanted
+            if self._team.members[m].engine is engine and not self._unprepared
+        ]
+        for m in idle:
+            engine.abort([self.name_of(m)])
+            self._leave(m)
+        return bool(idle)
+
+    def _leave(self, m: int) -> None:
+        """The member has no request any more; one that it makes later begins anew."""
+        if m in self._started:
+            self._gone[m] = self._member_usage(m)
+            self._started.discard(m)
+            self._restarts[m] += 1
+            self._state.forget(m)
 
     def _shown(self, m: int) -> list[tuple[int, int]]:
         """The member's prompt tokens that the fusion is shown: index, and byte offset in the shared text."""
@@ -247,13 +287,15 @@ class FusedDecode(Joint):
         return TokenLogprob(added, log(float(decision.q[place])), top)
 
     def _full(self) -> bool:
-        """Whether some member's context has no room for another token."""
-        return any(len(ids) >= self._room(m) for m, ids in enumerate(self._state.ids))
+        """Whether the context of a member that has a part has no room for another token."""
+        return any(
+            len(ids) >= self._room(m) for m, ids in enumerate(self._state.ids) if m not in self._absent
+        )
 
     def _member_usage(self, m: int) -> MemberUsage:
         engine = self._team.members[m].engine
         if m not in self._started:
-            return MemberUsage(engine.spec.name, 0, 0)
+            return self._gone.get(m, MemberUsage(engine.spec.name, 0, 0))
         prompt = len(self._generation.prompts[m])
         cached = min(prompt, engine.cached(self.name_of(m)))
         return MemberUsage(engine.spec.name, prompt, self._tokens(m), cached)

@@ -5,15 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from protocol.errors import ChorusError
 
 __all__ = [
+    "Begun",
     "End",
     "Event",
     "Failure",
     "Generation",
+    "LeftOut",
     "MemberUsage",
     "Piece",
     "Sampling",
@@ -94,14 +96,32 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A member without a part in the answer from byte `at` of its text on: it failed, or the host was busy."""
+
+    model: str
+    why: Literal["failed", "load"]
+    at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The answer begins with fewer members than its fusion has. Comes before everything else, or not at all."""
+
+    left_out: tuple[LeftOut, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """The answer is complete: `reason` is "stop" or "length"; `members` in the order of the config, the main
     one's tokens being what `max_tokens` counted (in spans: those of the text; drafts that were not taken up and
-    the reading of other members' are spent beside). `spans` tells who wrote what, in order."""
+    the reading of other members' are spent beside). `spans` tells who wrote what, in order; `left_out` who had no
+    part."""
 
     reason: str
     members: tuple[MemberUsage, ...]
     spans: tuple[Written, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +131,6 @@ class Failure:
     error: ChorusError
 
 
-Event = Piece | End | Failure
+Event = Begun | Piece | End | Failure
 Sink = Callable[[Event], None]
 """Called from the step loop's thread, once an event; after `End` or `Failure` never again."""

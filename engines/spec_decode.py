@@ -20,6 +20,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from engines.decode import Team
+from engines.engine import Engine
 from engines.fused_decode import FusedDecode
 from engines.generation import Generation, Sink
 from ensembles.tokens.base import Ask, Drafts, Mixture, Step
@@ -104,6 +105,14 @@ class SpecDecode(FusedDecode):
             self._team.tally.forwards += 1
         self._computing |= self._wanted
         self._wanted = set()
+
+    def lose(self, engine: Engine) -> bool:
+        """Never: every drafted symbol is verified with all members."""
+        return False
+
+    def _leave(self, m: int) -> None:
+        super()._leave(m)
+        self._held[m] = []
 
     def _give(self, member: int) -> None:
         """Make it the member's turn."""

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from engines.generation import End, Event, Failure, Generation, MemberUsage, Piece, TokenLogprob
+from engines.generation import Begun, End, Event, Failure, Generation, MemberUsage, Piece, TokenLogprob
 from engines.host import Host
 from protocol import sse
 from protocol.usage import Usage
@@ -25,6 +25,8 @@ __all__ = ["Answer", "Shape"]
 log = logging.getLogger("chorus.engines")
 
 KEEP_ALIVE_S = 15.0
+LEFT_OUT = b"x-chorus-left-out"
+"""Header: members that a fused answer begins without, comma-separated."""
 
 
 class Shape:
@@ -118,6 +120,13 @@ class Shape:
             ]
             if spans:
                 body["chorus"]["spans"] = spans
+            left_out = [
+                {"index": index, "model": out.model, "why": out.why, "at": out.at}
+                for index, end in enumerate(ends)
+                for out in end.left_out
+            ]
+            if left_out:
+                body["chorus"]["left_out"] = left_out
         return body
 
 
@@ -169,7 +178,9 @@ class Answer:
             if isinstance(event, Failure):
                 await self._send(send, event.error.status, event.error.body(), event.error.headers())
                 return
-            if isinstance(event, End):
+            if isinstance(event, Begun):
+                self._say(event)
+            elif isinstance(event, End):
                 ends[index] = event
             else:
                 texts[index].append(event.text)
@@ -181,10 +192,11 @@ class Answer:
         await self._send(send, 200, {**self._shape.head(stream=False), "choices": choices, **accounts}, {})
 
     async def _write_stream(self, events: asyncio.Queue[tuple[int, Event]], send: Send) -> None:
-        (
-            index,
-            event,
-        ) = await events.get()  # the status waits for the first event: a request that fails at once says so
+        # The status waits for the first event: a request that fails at once says so.
+        index, event = await events.get()
+        while isinstance(event, Begun):
+            self._say(event)
+            index, event = await events.get()
         if isinstance(event, Failure):
             await self._send(send, event.error.status, event.error.body(), event.error.headers())
             return
@@ -207,6 +219,8 @@ class Answer:
             elif isinstance(event, End):
                 ends[index] = event
                 out += sse.event(self._shape.chunk(index, None, (), event.reason))
+            elif isinstance(event, Begun):
+                pass  # another choice's: the usage event tells it
             else:
                 await send({"type": "http.response.body", "body": out + sse.event(event.error.body())})
                 return
@@ -219,6 +233,12 @@ class Answer:
             accounts = self._shape.accounts([ends[i] for i in range(len(self._generations))])
             tail = sse.event({**self._shape.head(stream=True), "choices": [], **accounts})
         await send({"type": "http.response.body", "body": tail + sse.DONE})
+
+    def _say(self, begun: Begun) -> None:
+        """Tell in a header who has no part in the answer."""
+        names = ",".join(out.model for out in begun.left_out).encode()
+        if (LEFT_OUT, names) not in self._headers:
+            self._headers.append((LEFT_OUT, names))
 
     async def _next(self, events: asyncio.Queue[tuple[int, Event]], send: Send) -> tuple[int, Event]:
         """The next event, with a comment line now and then so that no proxy takes a long wait for a dead

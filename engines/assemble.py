@@ -60,6 +60,8 @@ def engine_specs(settings: Settings, progress: Progress | None = None) -> list[E
                 engine.kv_cache_gib,
                 engine.max_running,
                 temperature=engine.temperature,
+                max_waiting=engine.max_waiting,
+                kv_commit=engine.kv_commit,
             )
         )
     return specs
@@ -75,4 +77,26 @@ def fusion_spec(name: str, settings: FusionSettings) -> FusionSpec:
     members = tuple(settings.members)
     main = 0 if settings.main is None else members.index(settings.main)
     feedback: Feedback = "retail" if method.contract == "span" else "append"
-    return FusionSpec(name, members, tuple(settings.members.values()), fusion, main, feedback)
+    shed = settings.shed
+    keep: tuple[int, ...] = (main,)
+    for field, wanted in (("on_member_failure", settings.on_member_failure == "drop"), ("shed", shed)):
+        if wanted and not method.optional_members:
+            raise SettingsError(f"strategies.{name}.fuse.{field}: {method.id} cannot go on without a member.")
+    if shed is not None and shed.keep:
+        strangers = set(shed.keep) - set(members)
+        if strangers:
+            raise SettingsError(
+                f"strategies.{name}.fuse.shed.keep: {', '.join(sorted(strangers))}: not among the members."
+            )
+        keep = tuple(members.index(each) for each in shed.keep)
+    return FusionSpec(
+        name,
+        members,
+        tuple(settings.members.values()),
+        fusion,
+        main,
+        feedback,
+        drop=settings.on_member_failure == "drop",
+        shed_above=shed.above if shed else None,
+        keep=keep,
+    )

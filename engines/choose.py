@@ -1,9 +1,11 @@
-"""Choosing a symbol from a fused distribution: the most likely one, or a draw with temperature and
-nucleus."""
+"""Choosing a symbol from a fused distribution: the most likely one, or a draw with temperature from the most
+likely ones."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from engines.generation import Sampling
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -16,11 +18,21 @@ NUCLEUS = 4096
 
 class Chooser:
     """Draws for one request. Temperature 0 takes the first of the most likely symbols; the same seed, the
-    same draws."""
+    same draws. Drawn from are symbols of at least `min_p` times the largest probability, of these the `top_k` most
+    likely (0: all), of these the fewest that have `top_p` of what is left."""
 
-    def __init__(self, temperature: float, top_p: float, seed: int | None) -> None:
+    def __init__(
+        self, temperature: float, top_p: float, seed: int | None, top_k: int = 0, min_p: float = 0.0
+    ) -> None:
         self._temperature, self._top_p, self._seed = temperature, top_p, seed
+        self._top_k, self._min_p = top_k, min_p
         self._generator: Generator | None = None
+
+    @classmethod
+    def of(cls, asked: Sampling) -> Chooser:
+        """As a request wants it."""
+        few = {key: asked.extra[key] for key in ("top_k", "min_p") if key in asked.extra}
+        return cls(asked.temperature, asked.top_p, asked.seed, **few)
 
     @property
     def greedy(self) -> bool:
@@ -37,7 +49,7 @@ class Chooser:
         q = q.masked_fill(~allowed, 0.0)
         if self.greedy:
             return int(q.argmax())
-        p = torch.softmax(q.log() / self._temperature, dim=-1)
+        p = self._few(torch.softmax(q.log() / self._temperature, dim=-1))
         if self._top_p >= 1:
             return self.draw(p)
         values, symbols = self._nucleus(p)
@@ -52,7 +64,7 @@ class Chooser:
             p = torch.zeros_like(q)
             p[self.choose(q, allowed)] = 1.0
             return p
-        p = torch.softmax(q.masked_fill(~allowed, 0.0).log() / self._temperature, dim=-1)
+        p = self._few(torch.softmax(q.masked_fill(~allowed, 0.0).log() / self._temperature, dim=-1))
         if self._top_p >= 1:
             return p
         values, symbols = self._nucleus(p)
@@ -80,6 +92,16 @@ class Chooser:
             else:
                 self._generator.manual_seed(self._seed & (2**63 - 1))
         return self._generator
+
+    def _few(self, p: Tensor) -> Tensor:
+        """The p without what is less likely than `min_p` and `top_k` allow, sum 1. Of equally likely ones all stay."""
+        least = self._min_p * float(p.max())
+        if 0 < self._top_k < p.shape[0]:
+            least = max(least, float(p.topk(self._top_k).values[-1]))
+        if least <= 0:
+            return p
+        p = p.masked_fill(p < least, 0.0)
+        return p / p.sum()
 
     def _nucleus(self, p: Tensor) -> tuple[Tensor, Tensor]:
         """The most likely positions and their p, best first, 0 behind the nucleus."""

@@ -6,13 +6,13 @@ is over, by itself (`done`) or because the client went. A `Joint` one is served 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from engines.byte_vocab import ByteVocab
 from engines.engine import Engine
-from engines.generation import End, Generation, MemberUsage, Piece, Sink, Written
+from engines.generation import Begun, End, Generation, LeftOut, MemberUsage, Piece, Sink, Written
 from engines.own_words import OwnWords
 from engines.text_state import Feedback
 from engines.token_trail import TokenTrail
@@ -24,7 +24,7 @@ from ensembles.tokens.base import Fusion, Search
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Decode", "Joint", "Member", "Tally", "Team"]
+__all__ = ["Decode", "Joint", "Member", "Tally", "Team", "normalised"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,8 @@ class Team:
     feedback: Feedback = "append"
     tally: Tally = field(default_factory=Tally)
     readers: tuple[OwnWords, ...] = ()
+    drop: bool = False
+    """Whether the others write on where a member fails; else the answer fails."""
 
 
 class Decode(ABC):
@@ -74,6 +76,7 @@ class Decode(ABC):
         self._trail = TokenTrail()
         self._written: list[Written] = []
         """Who wrote what, where that is told."""
+        self._left_out: list[LeftOut] = []
 
     @abstractmethod
     def start(self) -> None:
@@ -100,7 +103,7 @@ class Decode(ABC):
     def _end(self, reason: str, shown: str = "") -> None:
         self._show(shown + self._visible.finish())
         self.done = True
-        self.sink(End(reason, self._usage(), tuple(self._written)))
+        self.sink(End(reason, self._usage(), tuple(self._written), tuple(self._left_out)))
 
     def _show(self, text: str) -> None:
         tokens = self._trail.release(self._visible.released)
@@ -117,11 +120,30 @@ class Joint(Decode):
     def __init__(self, generation: Generation, team: Team, sink: Sink) -> None:
         super().__init__(generation, sink)
         self._team = team
-        self._weights = tuple(member.weight for member in team.members)
+        self._weights = normalised(generation.weights or [member.weight for member in team.members])
+        self._absent: set[int] = set()
+        """Members that were left out."""
 
     def requests(self) -> list[tuple[Engine, str]]:
         """The engine requests to drop when this one is over."""
         return list(self.member_requests().values())
+
+    def begin_without(self, members: Collection[int]) -> None:
+        """Give those members no part; called before `start`, for a method of which a member without weight has none."""
+        self._weights = normalised([0.0 if m in members else w for m, w in enumerate(self._weights)])
+        self._absent |= set(members)
+        self._left_out += [LeftOut(self._team.members[m].engine.spec.name, "load") for m in sorted(members)]
+        self.sink(Begun(tuple(self._left_out)))
+
+    def lose(self, engine: Engine) -> bool:
+        """Go on without the members of an engine that failed, and forgot its requests; False where that cannot be.
+        Called between two steps."""
+        return False
+
+    def yield_room(self, engine: Engine) -> bool:
+        """Give up what stands idle in an engine in which others wait for room; False where nothing does. It is
+        computed anew when it is wanted. Called between two steps."""
+        return False
 
     @abstractmethod
     def member_requests(self) -> dict[int, tuple[Engine, str]]:
@@ -147,3 +169,11 @@ class Joint(Decode):
     def _room(self, m: int) -> int:
         """Tokens of an answer the member's context has room for."""
         return self._team.members[m].engine.spec.max_model_len - len(self._generation.prompts[m])
+
+
+def normalised(weights: Sequence[float]) -> tuple[float, ...]:
+    """Weights whose sum is 1. Raises `ValueError` where all are 0."""
+    total = sum(weights)
+    if not total > 0:
+        raise ValueError("no member has a weight")
+    return tuple(weight / total for weight in weights)

@@ -50,6 +50,10 @@ class EngineSpec:
     """Prompt tokens read in one step: what everybody else, and a cancellation, waits for at most."""
     temperature: float = 1.0
     """Of requests that name none."""
+    max_waiting: int = 1024
+    """Sequences that may wait beside those that run."""
+    kv_commit: float | None = None
+    """How often over the KV cache may be promised; None: as often as wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,8 @@ class Engine:
         self._seen: dict[str, dict[int, torch.Tensor]] = {}
         self._cached: dict[str, int] = {}
         self._inside = Inside(self._runner)
+        self.crowded = False
+        """Whether the last step computed nothing although somebody waits: there is no room, and nobody moves."""
 
     @classmethod
     def load(cls, spec: EngineSpec) -> Engine:
@@ -278,6 +284,7 @@ class Engine:
         requests still reading their prompt are absent. Rows are views that live until `finish`: copy what you
         keep. Returns `{}` when nothing ran; otherwise `finish` must follow."""
         scheduled = self._scheduler.schedule()
+        self.crowded = not scheduled.total_num_scheduled_tokens and self.counts()[1] > 0
         for new in scheduled.scheduled_new_reqs:
             self._cached.setdefault(new.req_id, new.num_computed_tokens)
         early = self._core.model_executor.execute_model(scheduled)
@@ -378,6 +385,21 @@ class Engine:
     def kv_usage(self) -> float:
         """Share of the KV cache in use, in [0, 1]."""
         return float(self._scheduler.get_kv_cache_usage())
+
+    def kv_tokens(self) -> int:
+        """Tokens the KV cache holds."""
+        config = self._core.vllm_config.cache_config
+        groups = len(self._runner.kv_cache_config.kv_cache_groups)
+        return int(config.num_gpu_blocks) // groups * int(config.block_size)
+
+    def recover(self) -> None:
+        """After a step that raised: forget all requests, and every cached prefix, which that step may have left
+        unwritten."""
+        self._scheduled, self._forced, self._logprobs = None, {}, None
+        self._runner.execute_model_state = None
+        self.abort(list(self._scheduler.requests))
+        self._scheduler.reset_prefix_cache()
+        self.crowded = False
 
     def close(self) -> None:
         """Release the model."""

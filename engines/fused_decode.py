@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 
 from engines import shared_text
 from engines.choose import Chooser
-from engines.decode import Joint, Team
+from engines.decode import Joint, Team, normalised
 from engines.engine import Engine
-from engines.generation import Generation, MemberUsage, Sink, TokenLogprob, Written
+from engines.generation import Generation, LeftOut, MemberUsage, Sink, TokenLogprob, Written
+from engines.grammar import Reader
+from engines.penalties import Penalties
 from engines.text_state import TextState
 from ensembles.spans.base import SpanFusion
 from ensembles.tokens.base import Ask, Fusion, Looks, Mixture, Prepares, Prompt, PromptRow, Search, Step
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["FusedDecode"]
 
+NEVER = -1e4
+"""The logit of what a grammar rules out: finite, for methods that take one member's logits from another's."""
+
 
 class FusedDecode(Joint):
     """A request that is fused token by token; each member has one engine request."""
@@ -36,16 +41,23 @@ class FusedDecode(Joint):
         assert not isinstance(team.fusion, Search | SpanFusion)
         self._fusion: Fusion = team.fusion
         self._state = TextState([member.vocab for member in team.members], team.main, team.feedback)
-        self._chooser = Chooser(
-            generation.sampling.temperature, generation.sampling.top_p, generation.sampling.seed
-        )
         self._layers = dict(team.fusion.layers) if isinstance(team.fusion, Looks) else {}
+        self._chooser = Chooser.of(generation.sampling)
+        symbol_of = team.union.maps[team.main]
+        prompt = [i for i in generation.prompts[team.main] if symbol_of[i] < team.union.size]
+        self._penalties = Penalties.of(generation.sampling.extra, prompt, lambda i: int(symbol_of[i]))
+        grammar = generation.sampling.grammar
+        self._reader = None if grammar is None else Reader(grammar, team.union.size)
+        self._symbols: Counter[int] = Counter()
+        """How often each symbol stands in the text."""
         self._rows: dict[int, Tensor] = {}
         self._states: dict[int, Tensor] = {}
         self._memory: object = None
         self._computing: set[int] = set()
         self._started: set[int] = set()
         self._restarts: Counter[int] = Counter()
+        self._gone: dict[int, MemberUsage] = {}
+        """What members had spent when they left."""
         self._wanted: set[int] = set()
         self._heard: frozenset[int] = frozenset()
         self._end_tokens = 0
@@ -55,7 +67,9 @@ class FusedDecode(Joint):
     @property
     def _short(self) -> bool:
         """Whether only the most likely symbol of a decision is wanted, and nothing else of it shown."""
-        return self._chooser.greedy and self._generation.sampling.top_logprobs is None
+        asked = self._generation.sampling
+        bent = self._penalties is not None or self._reader is not None
+        return self._chooser.greedy and asked.top_logprobs is None and not bent
 
     def start(self) -> None:
         """Queue the members the fusion asks for first; the others join when it first asks for them. A fusion
@@ -123,6 +137,44 @@ class FusedDecode(Joint):
         self._computing |= self._wanted
         self._wanted = set()
 
+    def lose(self, engine: Engine) -> bool:
+        """Write on with the members that are left, their weights in proportion."""
+        lost = [m for m, member in enumerate(self._team.members) if member.engine is engine]
+        left = [0.0 if m in lost else w for m, w in enumerate(self._weights)]
+        if not self._team.drop or self._unprepared or not any(left):
+            return False
+        self._weights = normalised(left)
+        self._absent |= set(lost)
+        for m in lost:
+            self._left_out.append(LeftOut(engine.spec.name, "failed", len(self._state.text)))
+            self._leave(m)
+            self._rows.pop(m, None)
+            self._wanted.discard(m)
+            self._computing.discard(m)
+        if not self._computing and not self._wanted:
+            self._decide()  # all that is left was waiting for the lost
+        return True
+
+    def yield_room(self, engine: Engine) -> bool:
+        """Give up the requests of stalled members."""
+        idle = [
+            m
+            for m in self._started - self._computing - self._wanted
+            if self._team.members[m].engine is engine and not self._unprepared
+        ]
+        for m in idle:
+            engine.abort([self.name_of(m)])
+            self._leave(m)
+        return bool(idle)
+
+    def _leave(self, m: int) -> None:
+        """The member has no request any more; one that it makes later begins anew."""
+        if m in self._started:
+            self._gone[m] = self._member_usage(m)
+            self._started.discard(m)
+            self._restarts[m] += 1
+            self._state.forget(m)
+
     def _shown(self, m: int) -> list[tuple[int, int]]:
         """The member's prompt tokens that the fusion is shown: index, and byte offset in the shared text."""
         emits = self._team.members[m].vocab.emits
@@ -163,6 +215,7 @@ class FusedDecode(Joint):
 
     def _next(self, rows: Mapping[int, Tensor]) -> Ask | tuple[Mixture, int]:
         """The fusion's decision on `rows` and the symbol chosen from it."""
+        rows = self._readable(rows)
         # Where the few symbols that a short answer names cannot be written: see all of them.
         for greedy in dict.fromkeys((self._short, False)):
             step = Step(self._team.union, self._weights, rows, greedy, self._states, self._memory)
@@ -173,16 +226,38 @@ class FusedDecode(Joint):
                 return decision, symbol
         raise MethodError("the fusion gave no symbol that every member can write")
 
+    def _readable(self, rows: Mapping[int, Tensor]) -> Mapping[int, Tensor]:
+        """The rows without what the request's grammar rules out, so that a method's candidates are among what it
+        allows."""
+        if self._reader is None:
+            return rows
+        allowed = self._reader.allowed()
+        masked = {}
+        for m, row in rows.items():
+            symbol_of = self._team.union.maps[m]
+            ruled_out = ~allowed[
+                symbol_of.clamp_max(allowed.shape[0] - 1)
+            ]  # controls are ruled out in any case
+            masked[m] = row[: symbol_of.shape[0]].masked_fill(ruled_out, NEVER)
+        return masked
+
     def _choose(self, decision: Mixture) -> int | None:
         """The symbol to come; None where no member-writable one is likely at all."""
-        union = self._team.union
+        q, allowed = self._wished(decision)
         if decision.symbols is None:
-            chosen = self._chooser.choose(decision.q, union.feedable)
-            return chosen if bool(union.feedable[chosen]) else None
-        allowed = union.feedable[decision.symbols]
-        if not bool(allowed.any()) or float(decision.q.masked_fill(~allowed, 0.0).max()) <= 0:
+            chosen = self._chooser.choose(q, allowed)
+            return chosen if bool(allowed[chosen]) else None
+        if not bool(allowed.any()) or float(q.masked_fill(~allowed, 0.0).max()) <= 0:
             return None
-        return int(decision.symbols[self._chooser.choose(decision.q, allowed)])
+        return int(decision.symbols[self._chooser.choose(q, allowed)])
+
+    def _wished(self, decision: Mixture) -> tuple[Tensor, Tensor]:
+        """The decision's q as the request wants it, and which of its positions may come, bool of the same shape."""
+        feedable, q = self._team.union.feedable, decision.q
+        if self._penalties is not None:
+            q = self._penalties.apply(q.log(), self._symbols, decision.symbols).softmax(-1)
+        allowed = feedable if self._reader is None else feedable & self._reader.allowed()
+        return q, allowed if decision.symbols is None else allowed[decision.symbols]
 
     def _commit(self, decision: Mixture, symbol: int) -> None:
         """Add a symbol to the text, and end where the answer ends."""
@@ -198,6 +273,9 @@ class FusedDecode(Joint):
         added = self._state.commit(team.union.symbols[symbol], room)
         if decision.author is not None:
             self._sign(decision.author, len(added))
+        self._symbols[symbol] += 1
+        if self._reader is not None:
+            self._reader.accept(symbol)
         if asked.top_logprobs is not None:
             self._trail.push(self._logprob(decision, symbol, added))
         full = (bound is not None and self._state.length >= bound) or self._full()
@@ -226,13 +304,15 @@ class FusedDecode(Joint):
         return TokenLogprob(added, log(float(decision.q[place])), top)
 
     def _full(self) -> bool:
-        """Whether some member's context has no room for another token."""
-        return any(len(ids) >= self._room(m) for m, ids in enumerate(self._state.ids))
+        """Whether the context of a member that has a part has no room for another token."""
+        return any(
+            len(ids) >= self._room(m) for m, ids in enumerate(self._state.ids) if m not in self._absent
+        )
 
     def _member_usage(self, m: int) -> MemberUsage:
         engine = self._team.members[m].engine
         if m not in self._started:
-            return MemberUsage(engine.spec.name, 0, 0)
+            return self._gone.get(m, MemberUsage(engine.spec.name, 0, 0))
         prompt = len(self._generation.prompts[m])
         cached = min(prompt, engine.cached(self.name_of(m)))
         return MemberUsage(engine.spec.name, prompt, self._tokens(m), cached)

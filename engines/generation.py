@@ -5,15 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from protocol.errors import ChorusError
 
 __all__ = [
+    "Begun",
     "End",
     "Event",
     "Failure",
     "Generation",
+    "LeftOut",
     "MemberUsage",
     "Piece",
     "Sampling",
@@ -30,7 +32,8 @@ class Sampling:
 
     `stops` are byte strings that end the answer and are not shown; `before` is what the prompt ends with,
     should a stop string begin there. `top_logprobs` None: no log-probabilities; k: of the chosen token and
-    the k most likely ones. `extra` goes to vLLM's sampler unchanged (plain models only)."""
+    the k most likely ones. `extra` has further sampling fields by the names of vLLM's `SamplingParams`. `grammar`, of
+    `GrammarCompiler`, is what the text has to be."""
 
     max_tokens: int | None = None
     temperature: float = 1.0
@@ -40,17 +43,19 @@ class Sampling:
     before: bytes = b""
     top_logprobs: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    grammar: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
     """One answer to make. `model` is a plain model or a fusion; `prompts` has the token ids for each of its
-    members."""
+    members. `weights` take the place of the fusion's, one a member, ≥ 0, not all 0."""
 
     id: str
     model: str
     prompts: tuple[tuple[int, ...], ...]
     sampling: Sampling
+    weights: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +96,32 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A member without a part in the answer from byte `at` of its text on: it failed, or the host was busy."""
+
+    model: str
+    why: Literal["failed", "load"]
+    at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The answer begins with fewer members than its fusion has. Comes before everything else, or not at all."""
+
+    left_out: tuple[LeftOut, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """The answer is complete: `reason` is "stop" or "length"; `members` in the order of the config, the main
     one's tokens being what `max_tokens` counted (in spans: those of the text; drafts that were not taken up and
     the reading of other members' are spent beside). `spans` tells who wrote what, in order, where that can be
-    told."""
+    told; `left_out` who had no part."""
 
     reason: str
     members: tuple[MemberUsage, ...]
     spans: tuple[Written, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +131,6 @@ class Failure:
     error: ChorusError
 
 
-Event = Piece | End | Failure
+Event = Begun | Piece | End | Failure
 Sink = Callable[[Event], None]
 """Called from the step loop's thread, once an event; after `End` or `Failure` never again."""

@@ -14,29 +14,34 @@ import logging
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engines.byte_vocab import ByteVocab
 from engines.decode import Decode, Joint, Member, Tally, Team
+from engines.door import Door
 from engines.embedding_rows import TeamTables
-from engines.engine import Engine, EngineSpec
+from engines.engine import Engine, EngineSpec, Sampled
 from engines.fused_decode import FusedDecode
 from engines.generation import Event, Failure, Generation, Sink
+from engines.grammar import Grammar, GrammarCompiler
 from engines.metrics import EngineNumbers, Steps, exposition
 from engines.own_words import OwnWords
 from engines.plain_decode import PlainDecode
+from engines.sampler_options import RANGES
 from engines.search_decode import SearchDecode
 from engines.span_decode import SpanDecode
 from engines.spec_decode import SpecDecode
 from engines.text_state import Feedback
 from engines.union import Union
 from ensembles.spans.base import SpanFusion
-from ensembles.tokens.base import Binds, Drafts, Fusion, Search
-from protocol.errors import ChorusError, InternalError, UpstreamUnavailable
+from ensembles.tokens.base import Binds, Drafts, Fusion, Prepares, Search
+from ensembles.tokens.gac import GaC
+from protocol.errors import ChorusError, InternalError, UpstreamBusy, UpstreamUnavailable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,6 +62,27 @@ class FusionSpec:
     fusion: Fusion | Search | SpanFusion
     main: int = 0
     feedback: Feedback = "append"
+    drop: bool = False
+    """Whether the others write on where a member fails."""
+    shed_above: int | None = None
+    """Generations under way from which on it begins with the members in `keep` alone; None: never."""
+    keep: tuple[int, ...] = ()
+
+
+_SEARCH = "its text is the best of several found by search, not drawn token by token"
+_SPANS = "its text is chosen span by span"
+CANNOT: Mapping[type, Mapping[str, str]] = {
+    Search: dict.fromkeys(("logprobs", *RANGES, "logit_bias", "response_format"), _SEARCH),
+    Prepares: {"chorus.weights": "it weighs its members by how they read the prompt"},
+    SpanFusion: {
+        "logprobs": f"{_SPANS}, so no token has one",
+        "logit_bias": f"{_SPANS}, by members whose tokens are not the same",
+        "response_format": f"{_SPANS}, each judged as a whole",
+    },
+}
+"""Kind of fusion → field → why it cannot honour it."""
+FAILURES = 3
+"""Steps of an engine that may fail in a row; after that the process is better started anew."""
 
 
 class Host:
@@ -77,12 +103,18 @@ class Host:
         self._load_engine = load
         self._engines: dict[str, Engine] = {}
         self._teams: dict[str, Team] = {}
+        self._alone: dict[str, Team] = {}
+        """Engines as teams of one, which write what a grammar wants of them; made when first asked for."""
+        self._compilers: dict[tuple[str, ...], GrammarCompiler] = {}
+        self._compiling = threading.Lock()
         self._live: dict[str, Decode] = {}
         self._inbox: queue.SimpleQueue[tuple[Generation, Sink] | str | None] = queue.SimpleQueue()
         self._ready = threading.Event()
         self._failed: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="chorus-engines", daemon=True)
         self._steps = Steps()
+        self._door = Door(engines)
+        self._failures: Counter[Engine] = Counter()
 
     # ── any thread
     # ────────────────────────────────────────────────────────────────────────────────────────────
@@ -111,19 +143,40 @@ class Host:
             return self.fusion_specs[model].members
         return (self.engine_specs[model].name,)
 
-    def in_spans(self, model: str) -> bool:
-        """Whether `model` writes its text in spans, which have no distribution over tokens."""
-        return model in self.fusion_specs and isinstance(self.fusion_specs[model].fusion, SpanFusion)
+    def cannot(self, model: str) -> Mapping[str, str]:
+        """Fields of a request that `model` cannot honour, with the reason."""
+        fusion = self.fusion_specs[model].fusion if model in self.fusion_specs else None
+        return next((fields for kind, fields in CANNOT.items() if isinstance(fusion, kind)), {})
+
+    def grammar(self, model: str, schema: Mapping[str, Any], *, strict: bool) -> Grammar:
+        """What binds a text of `model` to a JSON schema. May compute for seconds. Raises `BadRequest`."""
+        members = self.members_of(model)
+        with self._compiling:
+            if model not in self._teams and model not in self._alone:
+                alone = Member(self._engines[model], self.vocabs[model], 1.0)
+                self._alone[model] = Team((alone,), Union.of([alone.vocab]), GaC())
+            if members not in self._compilers:
+                union = (self._teams.get(model) or self._alone[model]).union
+                self._compilers[members] = GrammarCompiler(union.symbols, union.eos)
+        return self._compilers[members].compile(schema, strict=strict)
 
     def submit(self, generation: Generation, sink: Sink) -> None:
-        """Start a generation; its events go to `sink`. Ids must be unique among live generations."""
+        """Start a generation; its events go to `sink`. Ids must be unique among live generations. Where its engines
+        have taken on all they may, it fails at once, and the caller is told when to come back."""
         if not self.alive:
             sink(Failure(UpstreamUnavailable("The engine host is not running.")))
+            return
+        try:
+            self._door.enter(generation, self.members_of(generation.model))
+        except UpstreamBusy as busy:
+            self._steps.refused[generation.model] += 1
+            sink(Failure(busy))
             return
         self._inbox.put((generation, sink))
 
     def cancel(self, generation_id: str) -> None:
         """Drop a generation before the next step; its sink hears nothing more. Unknown ids are ignored."""
+        self._door.leave(generation_id)
         self._inbox.put(generation_id)
 
     def counts(self) -> dict[str, tuple[int, int]]:
@@ -178,6 +231,8 @@ class Host:
             log.info("loading %s from %s (%s)", name, spec.folder, spec.dtype)
             self.vocabs[name] = ByteVocab.load(spec.folder)
             self._engines[name] = self._load_engine(spec)
+            if spec.kv_commit is not None:
+                self._door.room[name] = spec.kv_commit * self._engines[name].kv_tokens()
         unions: dict[tuple[str, ...], Union] = {}
         tables: dict[tuple[Path, str], Tensor] = {}
         for name, fused in self.fusion_specs.items():
@@ -198,7 +253,9 @@ class Host:
                 if isinstance(fusion, SpanFusion)
                 else ()
             )
-            self._teams[name] = Team(members, union, fusion, fused.main, fused.feedback, readers=readers)
+            self._teams[name] = Team(
+                members, union, fusion, fused.main, fused.feedback, readers=readers, drop=fused.drop
+            )
 
     def _take(self) -> bool:
         """Empty the inbox, waiting only where there is nothing to step. False when the host is to stop."""
@@ -218,7 +275,10 @@ class Host:
 
     def _begin(self, generation: Generation, sink: Sink) -> None:
         decode: Decode
-        if (team := self._teams.get(generation.model)) is not None:
+        team = self._teams.get(generation.model)
+        if generation.sampling.grammar is not None:
+            team = team or self._alone[generation.model]
+        if team is not None:
             kind: type[Joint] = FusedDecode
             if isinstance(team.fusion, Search):
                 kind = SearchDecode
@@ -233,36 +293,106 @@ class Host:
         self._live[decode.id] = decode
         self._steps.begun[generation.model] += 1
         self._steps.live[generation.model] += 1
+        if isinstance(decode, Joint):
+            self._shed(decode, generation)
         self._guarded(decode, decode.start)
+
+    def _shed(self, decode: Joint, generation: Generation) -> None:
+        """Let a fusion begin with fewer members where the host has much to do; not one that weighs them itself."""
+        spec = self.fusion_specs.get(decode.model)
+        if spec is None or spec.shed_above is None or len(self._live) <= spec.shed_above:
+            return
+        weights = generation.weights or spec.weights
+        out = [m for m, w in enumerate(weights) if m not in spec.keep and w > 0]
+        if out and any(weights[m] > 0 for m in spec.keep):
+            decode.begin_without(out)
+            for m in out:
+                self._steps.left_out[decode.model, spec.members[m], "load"] += 1
 
     def _step(self) -> None:
         import torch
 
         began = time.perf_counter()
+        failed: dict[Engine, Exception] = {}
         with torch.inference_mode():
-            rows = {
-                engine: self._forward(name, engine)
-                for name, engine in self._engines.items()
-                if engine.has_work
-            }
+            rows: dict[Engine, Mapping[str, Tensor]] = {}
+            for name, engine in self._engines.items():
+                if engine.has_work:
+                    try:
+                        rows[engine] = self._forward(name, engine)
+                    except Exception as error:  # whatever a device or a kernel may raise
+                        log.exception("a forward of %s failed", name)
+                        failed[engine] = error
             forced: dict[Engine, dict[str, Sequence[int]]] = {engine: {} for engine in rows}
             fused = [decode for decode in self._live.values() if isinstance(decode, Joint)]
             for decode in fused:
                 deciding = time.perf_counter()
                 self._advance(decode, rows, forced)
                 self._steps.decide_s[decode.model] += time.perf_counter() - deciding
-            sampled = [item for engine in rows for item in engine.finish(forced[engine]).items()]
+            sampled: list[tuple[str, Sampled]] = []
+            for engine in rows:
+                try:
+                    sampled += engine.finish(forced[engine]).items()
+                except Exception as error:
+                    log.exception("a step of %s failed behind its forward", engine.spec.name)
+                    failed[engine] = error
         for name, step in sampled:
             plain = self._live.get(name)
             if isinstance(plain, PlainDecode):
                 self._guarded(plain, partial(plain.sampled, step))
+        for engine, fault in failed.items():
+            self._lose(engine, fault)
+        for engine in rows.keys() - failed.keys():
+            self._failures.pop(engine, None)
         for decode in fused:
             if not decode.done:
                 self._guarded(decode, decode.wake)
         for finished in [decode for decode in self._live.values() if decode.done]:
             self._drop(finished)
+        if rows and not any(rows.values()):
+            self._make_room([engine for engine in rows if engine.crowded])
         self._steps.steps += 1
         self._steps.step_s += time.perf_counter() - began
+
+    def _lose(self, engine: Engine, error: Exception) -> None:
+        """An engine's step failed: whoever is in it fails, or goes on without. Raises `error` where it is beyond
+        help."""
+        name = engine.spec.name
+        self._failures[engine] += 1
+        self._steps.failures[name] += 1
+        if self._failures[engine] >= FAILURES:
+            raise error
+        for decode in list(self._live.values()):
+            if decode.done or all(at is not engine for at, _ in decode.requests()):
+                continue
+            if isinstance(decode, Joint) and self._survives(decode, engine):
+                self._steps.left_out[decode.model, name, "failed"] += 1
+                continue
+            decode.done = True
+            decode.sink(
+                Failure(UpstreamUnavailable(f"The model {name!r} failed in the middle of the answer."))
+            )
+        engine.recover()
+
+    def _survives(self, decode: Joint, engine: Engine) -> bool:
+        survived = False
+
+        def go_on() -> None:
+            nonlocal survived
+            survived = decode.lose(engine)
+
+        self._guarded(decode, go_on)
+        return survived or decode.done
+
+    def _make_room(self, crowded: Sequence[Engine]) -> None:
+        """Nobody moves and somebody waits for room: members that stall there for others, which wait elsewhere in the
+        same way, give up their places, of the latest request first. The earliest one always keeps what it has."""
+        if not crowded:
+            return
+        for decode in reversed(list(self._live.values())):
+            if isinstance(decode, Joint) and _yielded(decode, crowded):
+                self._steps.yielded += 1
+                return
 
     def _forward(self, name: str, engine: Engine) -> Mapping[str, Tensor]:
         began = time.perf_counter()
@@ -318,6 +448,7 @@ class Host:
             return
         if self._live.pop(decode.id, None) is not None:
             self._steps.live[decode.model] -= 1
+            self._door.leave(decode.id)
         for engine, name in decode.requests():
             engine.abort([name])
 
@@ -331,3 +462,8 @@ class Host:
             item = self._inbox.get()
             if isinstance(item, tuple):
                 item[1](gone)
+
+
+def _yielded(decode: Joint, crowded: Sequence[Engine]) -> bool:
+    given = [decode.yield_room(engine) for engine in crowded]  # in each of them, not only in the first
+    return any(given)

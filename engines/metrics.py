@@ -10,6 +10,10 @@
     chorus_engine_step_seconds_total         time spent in them
     chorus_engine_forward_seconds_total{engine}  of it, in this engine's forward pass
     chorus_engine_decide_seconds_total{model}    of it, in deciding for this fusion
+    chorus_engine_refused_total{model}       generations that found no place
+    chorus_engine_failures_total{engine}     steps of an engine that failed
+    chorus_engine_yielded_total              times a stalled request gave up its place so that others could move
+    chorus_engine_left_out_total{model,member,why}   answers of a fusion without a member: "failed" or "load"
 
 Written as text by hand: the host has one process, all its numbers are kept by the loop, and nothing has to be merged.
 """
@@ -19,6 +23,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 __all__ = ["CONTENT_TYPE", "EngineNumbers", "Steps", "exposition"]
 
@@ -35,6 +40,11 @@ class Steps:
     decide_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     begun: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     live: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    refused: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    failures: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    yielded: int = 0
+    left_out: dict[tuple[str, str, str], int] = field(default_factory=lambda: defaultdict(int))
+    """By fusion, member and reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +57,8 @@ class EngineNumbers:
     kv_bytes: int
 
 
-Family = tuple[str, str, str, str | None, Mapping[str, float]]
+Labels = str | tuple[str, ...]
+Family = tuple[str, str, str, Labels | None, Mapping[Any, float]]
 
 
 def exposition(engines: Mapping[str, EngineNumbers], fusions: Collection[str], steps: Steps) -> str:
@@ -109,14 +120,47 @@ def exposition(engines: Mapping[str, EngineNumbers], fusions: Collection[str], s
             "model",
             decide,
         ),
+        (
+            "chorus_engine_refused_total",
+            "counter",
+            "Generations that found no place",
+            "model",
+            {**dict.fromkeys(models, 0), **steps.refused},
+        ),
+        (
+            "chorus_engine_failures_total",
+            "counter",
+            "Steps of an engine that failed",
+            "engine",
+            {**dict.fromkeys(engines, 0), **steps.failures},
+        ),
+        (
+            "chorus_engine_yielded_total",
+            "counter",
+            "Times a stalled request gave up its place so that others could move",
+            None,
+            {"": steps.yielded},
+        ),
+        (
+            "chorus_engine_left_out_total",
+            "counter",
+            "Answers of a fusion without a member",
+            ("model", "member", "why"),
+            dict(steps.left_out),
+        ),
     )
     lines: list[str] = []
     for name, kind, help, label, values in families:
         lines += (f"# HELP {name} {help}", f"# TYPE {name} {kind}")
-        for value, number in values.items():
-            where = "" if label is None else f'{{{label}="{_escaped(value)}"}}'
-            lines.append(f"{name}{where} {float(number)!r}")
+        lines += (f"{name}{_where(label, value)} {float(number)!r}" for value, number in values.items())
     return "\n".join((*lines, ""))
+
+
+def _where(label: Labels | None, value: Labels) -> str:
+    if label is None:
+        return ""
+    labels, values = ((label,), (value,)) if isinstance(label, str) else (label, value)
+    return "{" + ",".join(f'{k}="{_escaped(str(v))}"' for k, v in zip(labels, values, strict=True)) + "}"
 
 
 def _escaped(text: str) -> str:

@@ -4,12 +4,14 @@ Controls count nowhere, and all ends of the answer are one symbol, as in the uni
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from engines import scan
 from engines.byte_vocab import ByteVocab, Kind
 from engines.choose import Chooser
+from engines.penalties import Penalties
 from engines.union import Union
 
 if TYPE_CHECKING:
@@ -30,9 +32,13 @@ class OwnWords:
         self._eos = vocab.eos
         self._size = len(vocab)
 
-    def choose(self, row: Tensor, chooser: Chooser) -> int | None:
-        """The id to come, None for an end. `row` has shape (≥ |V_m|,) and is not changed."""
+    def choose(
+        self, row: Tensor, chooser: Chooser, penalties: Penalties | None = None, written: Sequence[int] = ()
+    ) -> int | None:
+        """The id to come behind `written`, None for an end. `row` has shape (≥ |V_m|,) and is not changed."""
         row = row[: self._size]
+        if penalties is not None:
+            row = penalties.apply(row, Counter(written))
         if chooser.greedy:
             chosen = int(scan.top(row, 1))
             if bool(self._mute[chosen]):

@@ -1,5 +1,5 @@
-"""The sampling fields beyond OpenAI's common ones that a plain model takes, checked before vLLM's sampler
-sees them.
+"""The sampling fields beyond the most common ones, checked before a sampler sees them: vLLM's for a plain model,
+ours for a fusion.
 
 The sampler trusts its input: an id outside the vocabulary breaks the step of every request in the batch.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 from protocol.errors import BadRequest
 
-__all__ = ["sampler_options"]
+__all__ = ["RANGES", "sampler_options"]
 
 RANGES: Mapping[str, tuple[type[int] | type[float], float, float, tuple[float, ...]]] = {
     "top_k": (int, -1, 2**31, (-1, 0)),

@@ -19,7 +19,7 @@ from engines.decode import Joint, Team
 from engines.engine import Engine
 from engines.generation import Generation, MemberUsage, Sink
 from ensembles.tokens.base import Hypothesis, Search, SearchStep
-from protocol.errors import BadRequest, MethodError
+from protocol.errors import MethodError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,9 +48,7 @@ class SearchDecode(Joint):
         self._spent = [0] * len(team.members)
 
     def start(self) -> None:
-        """Queue the members that write first. Raises `BadRequest` where log-probabilities are asked for."""
-        if self._generation.sampling.top_logprobs is not None:
-            raise BadRequest("A search has no distribution to give log-probabilities of.", param="logprobs")
+        """Queue the members that write first."""
         self.wake()
 
     def member_requests(self) -> dict[int, tuple[Engine, str]]:

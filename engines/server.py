@@ -25,12 +25,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from engines.answer import Answer, Shape
+from engines.byte_vocab import Kind
 from engines.generation import Generation, Sampling
+from engines.grammar import schema_of
 from engines.host import Host
 from engines.metrics import CONTENT_TYPE
 from engines.sampler_options import sampler_options
 from engines.templates import Prompting
-from protocol.chat import ChatRequest, check_model, check_sampling, parse_object
+from protocol.chat import ChatRequest, Options, check_model, check_sampling, parse_object
 from protocol.errors import (
     BadRequest,
     ChorusError,
@@ -85,13 +87,15 @@ class Service:
         ]
         wants = bool(request.body.get("logprobs"))
         top = (request.body.get("top_logprobs") or 0) if wants else None
+        weights = self._weights(request.model, request.options)
         return self._answer(
-            request.body, members, prompts, stops, before, request.max_tokens, top, True, request_id
+            request.body, members, prompts, stops, before, request.max_tokens, top, weights, True, request_id
         )
 
     def complete(self, raw: bytes, request_id: str) -> Answer:
         """A text completion of a raw prompt. Raises `ChorusError`."""
         body = parse_object(raw)
+        options = Options.parse(body.pop("chorus", None))
         check_model(body)
         top = body.get("logprobs")
         if top is not None and (isinstance(top, bool) or not isinstance(top, int) or not 0 <= top <= 20):
@@ -105,8 +109,9 @@ class Service:
         if not isinstance(prompt, str) or not prompt:
             raise BadRequest("'prompt' is required and must be a non-empty string.", param="prompt")
         prompts = [self.host.vocabs[m].encode_prompt(prompt) for m in members]
+        weights = self._weights(body["model"], options)
         return self._answer(
-            body, members, prompts, (), b"", body.get("max_tokens") or 16, top, False, request_id
+            body, members, prompts, (), b"", body.get("max_tokens") or 16, top, weights, False, request_id
         )
 
     def _members(self, model: str) -> tuple[str, ...]:
@@ -115,6 +120,22 @@ class Service:
         if not self.host.alive:
             raise UpstreamUnavailable("The engine host is loading or has stopped.")
         return self.host.members_of(model)
+
+    def _weights(self, model: str, options: Options) -> tuple[float, ...] | None:
+        """The members' weights that the request wants, in their order."""
+        if (asked := options.weights) is None:
+            return None
+        if (reason := self.host.cannot(model).get("chorus.weights")) is not None:
+            raise BadRequest(
+                f"'chorus.weights' is not supported by {model!r}: {reason}.", param="chorus.weights"
+            )
+        members = self.host.members_of(model) if model in self.host.fusion_specs else ()
+        if asked.keys() != set(members):
+            raise BadRequest(
+                f"'chorus.weights' must name the members of {model!r}: {', '.join(members) or 'it has none'}.",
+                param="chorus.weights",
+            )
+        return tuple(asked[member] for member in members)
 
     def _answer(
         self,
@@ -125,6 +146,7 @@ class Service:
         before: bytes,
         max_tokens: int | None,
         top_logprobs: int | None,
+        weights: tuple[float, ...] | None,
         chat: bool,
         request_id: str,
     ) -> Answer:
@@ -134,22 +156,29 @@ class Service:
             limit = self.host.engine_specs[member].max_model_len
             if len(prompt) >= limit:
                 raise ContextLengthExceeded(limit=limit, prompt_tokens=len(prompt))
-        extra = sampler_options(body, min(len(self.host.vocabs[member]) for member in members))
-        if fused and extra:
-            name = next(iter(extra))
-            raise BadRequest(f"'{name}' is not supported by the fused model {model!r}.", param=name)
-        if top_logprobs is not None and self.host.in_spans(model):
+        main = members[self.host.fusion_specs[model].main if fused else 0]
+        kinds = self.host.vocabs[main].kind
+        extra = sampler_options(body, len(kinds))
+        wanted = schema_of(body.get("response_format"))
+        asked_for = {*extra}
+        asked_for |= {"logprobs"} if top_logprobs is not None else set()
+        asked_for |= {"response_format"} if wanted is not None else set()
+        for name, reason in self.host.cannot(model).items():
+            if name in asked_for:
+                raise BadRequest(f"'{name}' is not supported by {model!r}: {reason}.", param=name)
+        mute = [i for i in extra.get("logit_bias", ()) if fused and kinds[i] is Kind.CONTROL]
+        if mute:
             raise BadRequest(
-                f"'logprobs' is not supported by {model!r}: its text is chosen span by span, so no token has one.",
-                param="logprobs",
+                f"'logit_bias' names {mute[0]}, a control token, which a fusion never writes.",
+                param="logit_bias",
             )
+        grammar = None if wanted is None else self.host.grammar(model, wanted[0], strict=wanted[1])
         stop = body.get("stop") or ()
         asked = tuple(text.encode() for text in ([stop] if isinstance(stop, str) else stop) if text)
         seed = body.get("seed")
         temperature = body.get("temperature")
         if temperature is None:
-            main = self.host.fusion_specs[model].main if fused else 0
-            temperature = self.host.engine_specs[members[main]].temperature
+            temperature = self.host.engine_specs[main].temperature
         if temperature < LOWEST_TEMPERATURE:
             temperature = 0.0
 
@@ -163,12 +192,15 @@ class Service:
                 before=before,
                 top_logprobs=top_logprobs,
                 extra=extra,
+                grammar=grammar,
             )
 
         id = f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(12)}"
         tokens = tuple(tuple(prompt) for prompt in prompts)
         n = body.get("n") or 1
-        generations = [Generation(f"{id}-{choice}", model, tokens, sampling(choice)) for choice in range(n)]
+        generations = [
+            Generation(f"{id}-{choice}", model, tokens, sampling(choice), weights) for choice in range(n)
+        ]
         usage = bool((body.get("stream_options") or {}).get("include_usage"))
         shape = Shape(
             id=id,

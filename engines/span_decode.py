@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from engines.byte_vocab import Unencodable
@@ -18,6 +19,7 @@ from engines.choose import Chooser
 from engines.decode import Joint, Team
 from engines.engine import Engine
 from engines.generation import Generation, MemberUsage, Sink, Written
+from engines.penalties import Penalties
 from engines.seat import Seat, common_length
 from engines.text_state import extended
 from ensembles.spans.base import Ask, Commit, Draft, Judge, Propose, Score, Span, SpanFusion, Task, most_spent
@@ -43,6 +45,7 @@ class SpanDecode(Joint):
         self._ids: list[dict[bytes, list[int]]] = [{b"": []} for _ in team.members]
         """By member and text, from the answer's first byte: how the member holds it."""
         self._choosers: dict[tuple[int, float, float], Chooser] = {}
+        self._penalties = [Penalties.of(generation.sampling.extra, prompt) for prompt in generation.prompts]
         self._lines: list[deque[_Drafting | _Reading]] = [deque() for _ in team.members]
         self._round: list[_Drafting | _Reading] = []
         self._spent = [0 for _ in team.members]
@@ -170,7 +173,7 @@ class SpanDecode(Joint):
         key = (m, temperature, top_p)
         if key not in self._choosers:
             seed = None if asked.seed is None else asked.seed * len(self._seats) + m
-            self._choosers[key] = Chooser(temperature, top_p, seed)
+            self._choosers[key] = Chooser.of(replace(asked, temperature=temperature, top_p=top_p, seed=seed))
         before = self._text + draft.after
         ids = self._ids_of(m, before)
         most = min(draft.tokens, self._room(m) - 1 - len(ids))
@@ -242,7 +245,8 @@ class _Drafting:
         """Look at the rows; True when the span is complete."""
         if self._again is not None:
             return self._again.take(rows)
-        chosen = self._own.choose(rows[-1], self._chooser)
+        penalties = self._decode._penalties[self.member]  # noqa: SLF001
+        chosen = self._own.choose(rows[-1], self._chooser, penalties, self.ids)
         self._reads += self._own.read(rows, [chosen])
         self._decode._spent[self.member] += 1  # noqa: SLF001
         if chosen is None:

@@ -20,6 +20,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from engines.decode import Team
+from engines.engine import Engine
 from engines.fused_decode import FusedDecode
 from engines.generation import Generation, Sink
 from ensembles.tokens.base import Ask, Drafts, Mixture, Step
@@ -105,6 +106,14 @@ class SpecDecode(FusedDecode):
         self._computing |= self._wanted
         self._wanted = set()
 
+    def lose(self, engine: Engine) -> bool:
+        """Never: every drafted symbol is verified with all members."""
+        return False
+
+    def _leave(self, m: int) -> None:
+        super()._leave(m)
+        self._held[m] = []
+
     def _give(self, member: int) -> None:
         """Make it the member's turn."""
         self._wanted = {member}
@@ -168,15 +177,12 @@ class SpecDecode(FusedDecode):
 
     def _judge(self, rows: Mapping[int, Tensor], drafted: int, q: Tensor) -> tuple[Mixture, int]:
         """The drafted symbol, or the one that takes its place."""
-        decision = self._fusion.decide(Step(self._team.union, self._weights, rows))
+        decision = self._fusion.decide(Step(self._team.union, self._weights, self._readable(rows)))
         if isinstance(decision, Ask):
             raise MethodError(f"the fusion asked for {sorted(decision.members)} having all members")
-        feedable = self._team.union.feedable
-        if decision.symbols is None:
-            r = self._chooser.distribution(decision.q, feedable)
-        else:
-            some = self._chooser.distribution(decision.q, feedable[decision.symbols])
-            r = some.new_zeros(self._team.union.size).index_copy_(0, decision.symbols, some)
+        r = self._chooser.distribution(*self._wished(decision))
+        if decision.symbols is not None:
+            r = r.new_zeros(self._team.union.size).index_copy_(0, decision.symbols, r)
         if self._chooser.uniform(q) * float(q[drafted]) < float(r[drafted]):
             return decision, drafted
         rest = (r - q).clamp_min(0.0)

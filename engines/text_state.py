@@ -74,6 +74,10 @@ class TextState:
         self.unfed[member].clear()
         return ids
 
+    def forget(self, member: int) -> None:
+        """Let the member have computed nothing."""
+        self.unfed[member][:] = self.ids[member]
+
 
 def extended(vocab: ByteVocab, given: list[int], symbol: bytes, feedback: Feedback) -> list[int]:
     """A member's ids with `symbol` behind them. Raises `Unencodable`."""

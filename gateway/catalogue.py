@@ -58,7 +58,7 @@ class Catalogue:
     ) -> None:
         self.models, self.strategies = models, strategies
         self.embedding, self.lacks = embedding, lacks
-        self._thresholds = thresholds or {}
+        self._fusions, self._thresholds = fusions, thresholds or {}
         self.made = made or {}
         """The strategies with what they were made of, for the catalogue that takes this one's place."""
         self.names = (*(name for name in models if name not in fusions), *strategies, *sorted(fusions))
@@ -98,6 +98,16 @@ class Catalogue:
         elif endpoint not in self.models[name].endpoints:
             raise NotFound(f"The model {name!r} has no /v1{path} here.", param="model")
         return target
+
+    def sent(self, name: str, asked: ChatRequest) -> Mapping[str, Any]:
+        """The body that the model `name` gets: the caller's, and for a fusion the weights he wants. Raises `BadRequest`
+        where a model that has no members is to weigh them."""
+        weights = asked.options.weights
+        if weights is None:
+            return asked.body
+        if name not in self._fusions:
+            raise BadRequest(f"{name!r} is no fusion: it has no members to weigh.", param="chorus.weights")
+        return {**asked.body, "chorus": {"weights": weights}}
 
     def has(self, name: str, endpoint: Endpoint) -> bool:
         """Whether `name` is a plain model whose backend has the `endpoint`."""

@@ -11,7 +11,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.surfaces import MAX_INPUTS
-from protocol.chat import INTEGERS, MAX_INTEGER, MAX_MESSAGES, MAX_STOPS, MAX_TOOLS, NUMBERS, ROLES
+from protocol.chat import (
+    INTEGERS,
+    MAX_INTEGER,
+    MAX_MEMBERS,
+    MAX_MESSAGES,
+    MAX_STOPS,
+    MAX_TOOLS,
+    MAX_WEIGHT,
+    NUMBERS,
+    ROLES,
+)
 
 __all__ = ["RELAY_SCHEMAS", "SURFACE_SCHEMAS"]
 
@@ -33,6 +43,12 @@ CHORUS: Schema = {
         "deadline_ms": {"type": ["number", "null"], "minimum": 1},
         "quality": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
         "threshold": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
+        "weights": {
+            "type": ["object", "null"],
+            "minProperties": 1,
+            "maxProperties": MAX_MEMBERS,
+            "additionalProperties": {"type": "number", "minimum": 0, "maximum": MAX_WEIGHT},
+        },
     },
 }
 

@@ -198,7 +198,8 @@ class LiveRun:
         failed: UpstreamError | None = None
         for model in self._chain(name):
             try:
-                return await self._reply(model, whole.body, first=failed is None)
+                body = self._tree.catalogue.sent(model.name, whole)
+                return await self._reply(model, body, first=failed is None)
             except (UpstreamError, _Unaffordable) as error:
                 failed = _next_or_raise(error, failed)
         assert failed is not None
@@ -278,7 +279,8 @@ class LiveRun:
         for model in self._chain(name):
             begun = False
             try:
-                async with aclosing(self._stream(model, request.body, first=failed is None)) as chunks:
+                body = self._tree.catalogue.sent(model.name, request)
+                async with aclosing(self._stream(model, body, first=failed is None)) as chunks:
                     async for chunk in chunks:
                         begun = True
                         yield chunk

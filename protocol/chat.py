@@ -13,9 +13,11 @@ from protocol.errors import BadRequest
 __all__ = [
     "INTEGERS",
     "MAX_INTEGER",
+    "MAX_MEMBERS",
     "MAX_MESSAGES",
     "MAX_STOPS",
     "MAX_TOOLS",
+    "MAX_WEIGHT",
     "NO_OPTIONS",
     "NUMBERS",
     "ROLES",
@@ -49,6 +51,8 @@ INTEGERS: Mapping[str, tuple[int, int]] = {
     "seed": (-MAX_INTEGER - 1, MAX_INTEGER),
     "top_logprobs": (0, 20),
 }
+MAX_MEMBERS = 64
+MAX_WEIGHT = 1e6
 MAX_DEPTH = 64
 """How deep a body may nest; JSON schemas of real tools stay far below it."""
 
@@ -59,7 +63,8 @@ class Options:
 
     `explain` adds the decision to the answer; `max_cost_usd` (US dollars) and `deadline_ms` (milliseconds) bound the
     whole call tree; `quality` in [0, 1] moves a router between cheapest (0) and best (1); `threshold` in [0, 1] is the
-    chance of winning from which a router with a threshold asks its strong model.
+    chance of winning from which a router with a threshold asks its strong model; `weights` take the place of a
+    fusion's own, member → weight ≥ 0.
     """
 
     explain: bool = False
@@ -67,6 +72,7 @@ class Options:
     deadline_ms: float | None = None
     quality: float | None = None
     threshold: float | None = None
+    weights: Mapping[str, float] | None = None
 
     @classmethod
     def parse(cls, value: Any) -> Options:
@@ -75,7 +81,7 @@ class Options:
             return NO_OPTIONS
         if not isinstance(value, Mapping):
             raise BadRequest("'chorus' must be an object.", param="chorus")
-        known = ("explain", "max_cost_usd", "deadline_ms", "quality", "threshold")
+        known = ("explain", "max_cost_usd", "deadline_ms", "quality", "threshold", "weights")
         for key in value:
             if key not in known:
                 raise BadRequest(
@@ -91,6 +97,7 @@ class Options:
             _number(value, "deadline_ms", 1.0, None, "chorus."),
             _number(value, "quality", 0.0, 1.0, "chorus."),
             _number(value, "threshold", 0.0, 1.0, "chorus."),
+            _weights(value.get("weights")),
         )
 
 
@@ -335,6 +342,28 @@ def check_integer(body: dict[str, Any], key: str, low: int, high: int) -> None:
         bounds = f" of at least {low}" if high == MAX_INTEGER else f" between {low} and {high}"
         raise BadRequest(f"'{key}' must be an integer{bounds}; got {str(body[key])[:64]}.", param=key)
     body[key] = value
+
+
+def _weights(value: Any) -> Mapping[str, float] | None:
+    """Who the members are is for the fusion to check."""
+    if value is None:
+        return None
+    param = "chorus.weights"
+    if not isinstance(value, Mapping) or not 0 < len(value) <= MAX_MEMBERS:
+        raise BadRequest(
+            f"'{param}' must be an object of at most {MAX_MEMBERS} members' weights.", param=param
+        )
+    weights = {}
+    for name, weight in value.items():
+        number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+        if not number or not 0 <= weight <= MAX_WEIGHT:
+            raise BadRequest(
+                f"'{param}.{str(name)[:64]}' must be a number from 0 to {MAX_WEIGHT:g}.", param=param
+            )
+        weights[str(name)] = float(weight)
+    if not sum(weights.values()) > 0:
+        raise BadRequest(f"'{param}' must give some member a weight above 0.", param=param)
+    return weights
 
 
 def _within(value: float, low: float | None, high: float | None, exclusive_low: bool = False) -> bool:

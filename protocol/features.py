@@ -68,10 +68,10 @@ FEATURES: Mapping[Feature, Finder] = {
 }
 
 TEXT_ONLY_CANNOT: Collection[Feature] = (
-    "tools", "functions", "structured output", "images", "audio input", "files", "audio output", "other modalities",
-    "predicted output", "web search",
+    "tools", "functions", "images", "audio input", "files", "audio output", "other modalities", "predicted output",
+    "web search",
 )  # fmt: skip
-"""What a model, or a fusion, that reads and writes text only cannot do."""
+"""What a model of the engine host, which reads and writes text only, cannot do, nor a fusion."""
 
 
 def first_lacking(body: Mapping[str, Any], cannot: Collection[Feature]) -> tuple[Feature, str] | None:

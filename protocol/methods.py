@@ -45,7 +45,9 @@ class Method:
     """A published method as the registry knows it.
 
     `implementation` is the class in the method's module; `needs` what it must be given (text, embedding, encoder,
-    logprobs, full-logits, samples, artefact, labels); `unverified` what its card could not verify in a source.
+    logprobs, full-logits, samples, artefact, labels); `optional_members`: of a fusion, a member without
+    weight has no part, so that the others can go on without it; `unverified` what its card could not verify in a
+    source.
     """
 
     id: str
@@ -57,6 +59,7 @@ class Method:
     implementation: str
     needs: frozenset[str]
     serving: bool = True
+    optional_members: bool = False
     aliases: tuple[str, ...] = ()
     evidence: tuple[Evidence, ...] = ()
     unverified: str = ""

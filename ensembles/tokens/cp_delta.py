@@ -47,6 +47,7 @@ METHOD = Method(
     paper="arXiv:2402.14845",
     taxonomy="b1",
     contract="fusion",
+    optional_members=True,
     implementation="CPDelta",
     needs=frozenset({"full-logits"}),
     evidence=(

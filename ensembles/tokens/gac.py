@@ -53,6 +53,7 @@ METHOD = Method(
     contract="fusion",
     implementation="GaC",
     needs=frozenset({"full-logits"}),
+    optional_members=True,
     evidence=(
         Evidence(
             "exact equivalence",
@@ -111,14 +112,13 @@ class GaC:
 
     def decide(self, step: Step) -> Decision:
         """The q of the step, or the members still wanted: all of them, or first the primary."""
-        if self.threshold is not None:
+        if self.threshold is not None and step.weights[self.primary] > 0:
             if self.primary not in step.logits:
                 return Ask(frozenset({self.primary}))
             p = step.alphabet.project(self.primary, step.logits[self.primary])
             if float(p.max()) > self.threshold:
                 return Mixture(p)
-        members = frozenset(range(len(step.weights)))
-        if missing := members - step.logits.keys():
+        if missing := frozenset(m for m, w in enumerate(step.weights) if w > 0) - step.logits.keys():
             return Ask(missing)
         return (_likeliest(step) if step.greedy else None) or Mixture(_mix(step))
 
@@ -149,7 +149,7 @@ ROUNDING = 1e-4
 
 def _mix(step: Step) -> Tensor:
     """The mixture q = Σ_m w_m p_m A_m."""
-    first, *others = range(len(step.weights))
+    first, *others = (m for m, w in enumerate(step.weights) if w > 0)
     q = step.alphabet.project(first, step.logits[first]) * step.weights[first]
     for m in others:
         q += step.alphabet.project(m, step.logits[m]) * step.weights[m]

@@ -24,6 +24,7 @@ give its greedy text; members heard in any order give the same q."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -48,6 +49,7 @@ METHOD = Method(
     paper="arXiv:2410.03777",
     taxonomy="b1",
     contract="fusion",
+    optional_members=True,
     implementation="UniTE",
     needs=frozenset({"full-logits"}),
     evidence=(
@@ -89,16 +91,16 @@ class UniTE:
 
     def decide(self, step: Step) -> Decision:
         """The q of the step over U_t, or the members still wanted: all of them."""
-        members = range(len(step.weights))
-        if missing := frozenset(members) - step.logits.keys():
+        heard = [m for m, w in enumerate(step.weights) if w > 0]
+        if missing := frozenset(heard) - step.logits.keys():
             return Ask(missing)
-        union = self._union(step)
-        q = sum(w * self._values(step, m, union).softmax(-1) for m, w in enumerate(step.weights))
+        union = self._union(step, heard)
+        q = sum(step.weights[m] * self._values(step, m, union).softmax(-1) for m in heard)
         return Mixture(q, union)  # type: ignore[arg-type]  # the sum is over tensors, not 0
 
-    def _union(self, step: Step) -> Tensor:
+    def _union(self, step: Step, heard: Sequence[int]) -> Tensor:
         """U_t in order of entry."""
-        tops = [step.alphabet.top(m, step.logits[m], self.top_k)[0] for m in range(len(step.weights))]
+        tops = [step.alphabet.top(m, step.logits[m], self.top_k)[0] for m in heard]
         order = dict.fromkeys(u for top in tops for u in top.tolist())
         return tops[0].new_tensor(list(order))
 

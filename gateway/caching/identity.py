@@ -40,7 +40,7 @@ def identity(request: ChatRequest, tenant: str, surface: str) -> Identity:
     words but may change its parts, so that it counts too."""
     options = request.options
     body = {key: value for key, value in request.body.items() if key not in IMMATERIAL}
-    told = [tenant, surface, options.quality, options.threshold]
+    told = [tenant, surface, options.quality, options.threshold, options.weights]
     return Identity(_digest([*told, body]), *_walled(told, body))
 
 

@@ -35,6 +35,16 @@ class EngineModel(Frozen):
     max_model_len: int = Field(2048, ge=64, description="context length, in tokens")
     kv_cache_gib: float = Field(0.5, gt=0, description="memory for the KV cache, in GiB")
     max_running: int = Field(16, ge=1, description="sequences decoded at once")
+    max_waiting: int = Field(
+        1024,
+        ge=0,
+        description="requests that may wait beside those; a further one is told to come back (429)",
+    )
+    kv_commit: Positive | None = Field(
+        None,
+        description="how often over the KV cache may be promised to requests under way, each counted with the most it "
+        "can hold; a further one is told to come back (429). By default as often as `max_waiting` allows",
+    )
     temperature: float = Field(
         1.0, ge=0, le=2, description="where a request names none; a fusion takes its main member's"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -16,6 +16,7 @@ __all__ = [
     "Fusion",
     "Routing",
     "RuleSettings",
+    "Shedding",
     "StrategySettings",
     "Talk",
     "ThresholdRule",
@@ -81,6 +82,15 @@ class Cascade(Frozen):
     artefact: Path = Field(description="folder written by `chorus calibrate`, relative to this file")
 
 
+class Shedding(Frozen):
+    """Serve a fusion with fewer members while the engine host is busy."""
+
+    above: int = Field(
+        ge=1, description="generations under way in the engine host from which on members are left out"
+    )
+    keep: tuple[Name, ...] = Field((), description="who goes on writing; the main member by default")
+
+
 class Fusion(Frozen):
     """Decode one text with several engine models together, in the engine host."""
 
@@ -90,6 +100,11 @@ class Fusion(Frozen):
     )
     main: Name | None = Field(None, description="whose tokens max_tokens counts; the first member by default")
     options: dict[str, Any] = Field(default_factory=dict, description="the method's own parameters")
+    on_member_failure: Literal["fail", "drop"] = Field(
+        "fail",
+        description="when a member fails in the middle of a text: the answer fails, or the others write on",
+    )
+    shed: Shedding | None = Field(None, description="off by default")
 
 
 class Aggregate(Frozen):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
+import torch
 
+from ensembles.tokens.base import Mixture, Step
 from protocol.methods import Method, load_method, methods
 from tests.contracts import fusion_checks
 from tests.contracts.fusion_checks import BROKEN, CHECKS, Make
@@ -32,6 +35,21 @@ def _exceptions(request: pytest.FixtureRequest) -> None:
 def test_fusion(method: Method, check: Callable[[Make], None]) -> None:
     """A fusion with its default options keeps the law."""
     check(load_method(method))
+
+
+@pytest.mark.parametrize("method", [m for m in FUSIONS if m.optional_members], ids=lambda method: method.id)
+def test_members_without_weight_have_no_part(method: Method) -> None:
+    """Of a method that says so: it decides without them, as it would had the team never had them."""
+    full = fusion_checks.step(fusion_checks.SHARED, (0.6, 0.4, 0.0))
+    rest = {m: row for m, row in full.logits.items() if m != 2}
+    without = replace(full, logits=rest)
+    two = fusion_checks.SmallAlphabet(fusion_checks.SHARED.maps[:2], fusion_checks.SHARED.size)
+    fusion = fusion_checks.bound(load_method(method)(), fusion_checks.SHARED)
+    decided = fusion.decide(without)
+    assert isinstance(decided, Mixture)
+    pair = fusion_checks.bound(load_method(method)(), two).decide(Step(two, (0.6, 0.4), rest))
+    assert isinstance(pair, Mixture)
+    assert torch.equal(decided.q, pair.q)
 
 
 @pytest.mark.parametrize(("broken", "check"), BROKEN, ids=lambda thing: thing.__name__)

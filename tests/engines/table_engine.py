@@ -102,6 +102,14 @@ class TableEngine:
     def kv_usage(self) -> float:
         return 0.0
 
+    crowded = False
+
+    def kv_tokens(self) -> int:
+        return 64
+
+    def recover(self) -> None:
+        self.abort(list(self.live))
+
     def close(self) -> None:
         pass
 
@@ -127,7 +135,13 @@ def host_of(
     return host, engines
 
 
-def answers(host: Host, model: str, prompts: Sequence[Sequence[int]], **sampling: Any) -> list[str]:
+def answers(
+    host: Host,
+    model: str,
+    prompts: Sequence[Sequence[int]],
+    weights: tuple[float, ...] | None = None,
+    **sampling: Any,
+) -> list[str]:
     """Texts for prompts that are the same ids for every member, decoded side by side. An end is written as
     a full stop. Raises the error of one that failed."""
     waiting = []
@@ -135,7 +149,7 @@ def answers(host: Host, model: str, prompts: Sequence[Sequence[int]], **sampling
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         asked = Sampling(**{"temperature": 0.0, "max_tokens": 24, "seed": n, **sampling})
         each = (tuple(prompt),) * len(host.members_of(model))
-        host.submit(Generation(f"{model}-{n}", model, each, asked), events.put)
+        host.submit(Generation(f"{model}-{n}", model, each, asked, weights), events.put)
         waiting.append(events)
     texts = []
     for events in waiting:

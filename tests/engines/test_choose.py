@@ -49,3 +49,12 @@ def test_a_seed_repeats() -> None:
     ]
     assert draws[0] == draws[1]
     assert torch.equal(Q, before)
+
+
+def test_few_candidates() -> None:
+    """top_k keeps so many, min_p what has its share of the largest; together, what both keep."""
+    assert _shares(Chooser(1, 1.0, 5, top_k=2))[0::3] == [0, 0]
+    assert _shares(Chooser(1, 1.0, 5, min_p=0.45))[0] == 0
+    assert _shares(Chooser(1, 1.0, 5, top_k=3, min_p=0.6))[0::3] == [0, 0]
+    kept = Chooser(1, 1.0, 5, top_k=2).distribution(Q, ALL)
+    assert torch.allclose(kept, torch.tensor([0, 4 / 7, 3 / 7, 0]))

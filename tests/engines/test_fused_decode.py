@@ -50,6 +50,15 @@ def test_degenerate_weights_give_one_member(ask: Asker, fusion: str, model: str)
     assert _texts(ask, fusion) == _texts(ask, model)
 
 
+def test_penalties_are_those_of_a_plain_model(ask: Asker) -> None:
+    """Copies of a model under penalties and a bias write what vLLM's sampler makes of that model under the same."""
+    options = {"presence_penalty": 0.6, "frequency_penalty": 0.4, "logit_bias": {28: -3.0, 260: -2.0}}
+    pairs = [(name, question) for name in ("smol-twice", SMOL) for question in PROMPTS]
+    texts = [reply.text for reply in ask.all(*pairs, extra=options)]
+    assert texts[: len(PROMPTS)] == texts[len(PROMPTS) :]
+    assert texts[: len(PROMPTS)] != _texts(ask, SMOL)
+
+
 @pytest.mark.parametrize(("fusion", "plain"), [("spec", "duet"), ("spec-cp-delta", "cp-delta")])
 def test_a_drafted_text_is_the_plain_one(ask: Asker, fusion: str, plain: str) -> None:
     """Members that draft in turn, and forget what was replaced, write the text of the plain loop."""

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from engines.engine import Engine, EngineSpec, Sampled
-from engines.generation import End, Event, Failure, Generation, Piece, Sampling
-from engines.host import FusionSpec, Host
+from engines.generation import Begun, End, Event, Failure, Generation, Piece, Sampling
+from engines.host import FAILURES, FusionSpec, Host
 from ensembles.tokens.gac import GaC
 from tests.engines.test_byte_vocab import _tokenizer
 
@@ -33,6 +33,8 @@ class ScriptedEngine:
         self.live: dict[str, tuple[list[int], int, bool]] = {}
         self.computed: dict[str, int] = {}
         self.closed = False
+        self.faults: list[int] = []
+        self.forwards = 0
 
     def add(
         self, request_id: str, prompt: Sequence[int], sampling: Sampling, end_ids: Collection[int]
@@ -58,6 +60,9 @@ class ScriptedEngine:
         return bool(self.live)
 
     def forward(self) -> dict[str, torch.Tensor]:
+        self.forwards += 1
+        if self.forwards - 1 in self.faults:
+            raise RuntimeError("the device hiccups")
         rows = {}
         for name, (ids, _, _) in self.live.items():
             if self.computed.get(name) != len(ids):
@@ -92,25 +97,40 @@ class ScriptedEngine:
     def kv_usage(self) -> float:
         return 0.0
 
+    crowded = False
+
+    def kv_tokens(self) -> int:
+        return 64
+
+    def recover(self) -> None:
+        self.abort(list(self.live))
+
     def close(self) -> None:
         self.closed = True
 
 
 def _host(
-    tmp_path: Path, scripts: Mapping[str, str], crashes: list[BaseException] | None = None
+    tmp_path: Path,
+    scripts: Mapping[str, str],
+    crashes: list[BaseException] | None = None,
+    places: tuple[int, int] = (16, 1024),
+    **fusing: Any,
 ) -> tuple[Host, dict[str, Any]]:
     specs = []
     for name, vocab in VOCABS.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "tokenizer.json").write_text(_tokenizer(vocab, "bytes", ("<eos>",)))
-        specs.append(EngineSpec(name, tmp_path / name, max_model_len=64))
+        running, waiting = places
+        specs.append(
+            EngineSpec(name, tmp_path / name, max_model_len=64, max_running=running, max_waiting=waiting)
+        )
     engines: dict[str, Any] = {}
 
     def load(spec: EngineSpec) -> Engine:
         engines[spec.name] = ScriptedEngine(spec, scripts[spec.name])
         return engines[spec.name]  # type: ignore[no-any-return]
 
-    fusion = FusionSpec("duet", ("letters", "pairs"), (0.6, 0.4), GaC())
+    fusion = FusionSpec("duet", ("letters", "pairs"), (0.6, 0.4), GaC(), **fusing)
     host = Host(specs, [fusion], (crashes if crashes is not None else []).append, load=load)
     host.start()
     return host, engines
@@ -152,13 +172,12 @@ def test_the_heavier_member_wins(tmp_path: Path) -> None:
 
 
 def test_a_loop_that_breaks_fails_everybody_and_says_so(tmp_path: Path) -> None:
-    """After a crash every request gets an error worth retrying, later ones too, and `on_crash` is called
-    once."""
+    """An engine that fails again and again brings the loop down: every request gets an error worth retrying, later
+    ones too, and `on_crash` is called once."""
     crashes: list[BaseException] = []
-    host, _ = _host(tmp_path, {"letters": "ab!", "pairs": "abcab"}, crashes)
-    waiting = [_ask(host, "letters", "x"), _ask(host, "duet", "y")]
-    for events in waiting:
-        end = _answer(events)[1]
+    host, _ = _host(tmp_path, {"letters": "!", "pairs": "abcab"}, crashes)
+    for n in range(FAILURES):
+        end = _answer(_ask(host, ("letters", "duet")[n % 2], str(n)))[1]
         assert isinstance(end, Failure)
         assert end.error.status == 503
     while not crashes:
@@ -167,6 +186,83 @@ def test_a_loop_that_breaks_fails_everybody_and_says_so(tmp_path: Path) -> None:
     assert not host.alive
     late = _answer(_ask(host, "letters", "z"))[1]
     assert isinstance(late, Failure)
+
+
+def test_a_failure_is_its_engines_own(tmp_path: Path) -> None:
+    """Who asks the engine whose step fails gets an error worth retrying; others, and what comes later, notice
+    nothing."""
+    host, engines = _host(tmp_path, {"letters": "abcab" * 3, "pairs": "abcab" * 3})
+    engines["letters"].faults = [4]
+    plain, other, fused = _ask(host, "letters", "x"), _ask(host, "pairs", "y"), _ask(host, "duet", "z")
+    for events in (plain, fused):
+        end = _answer(events)[1]
+        assert isinstance(end, Failure)
+        assert (end.error.status, end.error.code) == (503, "upstream_unavailable")
+    assert _answer(other)[0] == "abcab" * 3
+    assert _answer(_ask(host, "duet", "again"))[0] == "abcab" * 3
+    host.stop()
+    assert not any(engine.live for engine in engines.values())
+
+
+@pytest.mark.parametrize("lost", ["letters", "pairs"])
+@pytest.mark.parametrize("step", [0, 1, 5])
+def test_the_others_write_on(tmp_path: Path, lost: str, step: int) -> None:
+    """With `drop`, a member that fails in the middle is left out: the rest of the text is the other's, and the end
+    says so."""
+    scripts = {"letters": "ab" * 10, "pairs": "ab" * 3 + "c" * 14}
+    host, engines = _host(tmp_path, scripts, drop=True)
+    engines[lost].faults = [step]
+    text, end = _answer(_ask(host, "duet"))
+    assert isinstance(end, End)
+    other = "pairs" if lost == "letters" else "letters"
+    assert text == scripts[other]
+    assert [(out.model, out.why) for out in end.left_out] == [(lost, "failed")]
+    assert end.left_out[0].at <= 6
+    told = f'chorus_engine_left_out_total{{model="duet",member="{lost}",why="failed"}} 1.0'
+    assert told in host.metrics()
+    host.stop()
+    assert not any(engine.live for engine in engines.values())
+
+
+def test_a_busy_host_leaves_members_out(tmp_path: Path) -> None:
+    """Above the threshold a fusion begins with those it keeps, says so before anything else, and asks nobody else."""
+    scripts = {"letters": "ab" * 10, "pairs": "c" * 20}
+    host, engines = _host(tmp_path, scripts, shed_above=2, keep=(1,))
+    quiet = _ask(host, "duet", "1"), _ask(host, "letters", "2")
+    busy = _ask(host, "duet", "3")
+    begun = busy.get(timeout=20)
+    assert isinstance(begun, Begun)
+    assert [(out.model, out.why, out.at) for out in begun.left_out] == [("letters", "load", 0)]
+    text, end = _answer(busy)
+    assert text == scripts["pairs"]
+    assert isinstance(end, End)
+    assert end.left_out == begun.left_out
+    assert [(m.model, m.prompt_tokens > 0) for m in end.members] == [("letters", False), ("pairs", True)]
+    assert all(isinstance(_answer(events)[1], End) for events in quiet)
+    alone = _answer(_ask(host, "duet", "4"))[1]
+    assert isinstance(alone, End)
+    assert not alone.left_out
+    host.stop()
+    assert not any(engine.live for engine in engines.values())
+
+
+def test_a_full_engine_takes_no_more(tmp_path: Path) -> None:
+    """Beyond its places a request is told to come back; a place is free again when who had it has left."""
+    host, _ = _host(tmp_path, {"letters": "ab" * 4000, "pairs": "ab" * 4000}, places=(1, 1))
+    first, second = _ask(host, "duet", "1", max_tokens=7000), _ask(host, "letters", "2", max_tokens=7000)
+    for model in ("duet", "letters"):
+        end = _answer(_ask(host, model, f"late {model}"))[1]
+        assert isinstance(end, Failure)
+        assert (end.error.status, end.error.code) == (429, "rate_limit_exceeded")
+        assert "retry-after" in end.error.headers()
+    assert 'chorus_engine_refused_total{model="duet"} 1.0' in host.metrics()
+    first.get(timeout=20)
+    second.get(timeout=20)
+    host.cancel("1")
+    host.cancel("2")
+    assert _answer(_ask(host, "pairs", "3", max_tokens=2))[0] == "ab"
+    assert _answer(_ask(host, "duet", "4", max_tokens=2))[0] == "ab"
+    host.stop()
 
 
 def test_loading_that_fails_is_raised(tmp_path: Path) -> None:

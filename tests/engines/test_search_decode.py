@@ -14,7 +14,7 @@ from engines.generation import Event, Generation, Piece, Sampling
 from engines.host import FusionSpec
 from ensembles.tokens.abe import ABE
 from ensembles.tokens.base import Drafts
-from protocol.errors import BadRequest, SettingsError
+from protocol.errors import SettingsError
 from protocol.settings import Fusion
 from tests.engines.table_engine import LETTERS, PAIRS, TableEngine, answers, host_of
 
@@ -88,13 +88,14 @@ def test_an_answer_ends_where_it_must(tmp_path: Path) -> None:
     assert not any(engine.live for engine in engines.values())
 
 
-def test_a_search_has_no_log_probabilities(tmp_path: Path) -> None:
-    """Asking for them is the caller's error and nobody else's."""
+def test_a_search_cannot_bend_what_it_does_not_draw(tmp_path: Path) -> None:
+    """Log-probabilities, penalties and biases are refused by name, with the reason."""
     host, _ = host_of(tmp_path, {"x": (LETTERS, 1)}, [FusionSpec("abe", ("x",), (1.0,), ABE(2))])
-    with pytest.raises(BadRequest, match="log-probabilities"):
-        answers(host, "abe", PROMPTS[:1], top_logprobs=1)
-    assert answers(host, "abe", PROMPTS[:1])
     host.stop()
+    fields = host.cannot("abe")
+    assert {"logprobs", "logit_bias", "presence_penalty", "top_k"} <= fields.keys()
+    assert all("search" in reason for reason in fields.values())
+    assert host.cannot("x") == {}
 
 
 def test_a_config_names_both_kinds() -> None:

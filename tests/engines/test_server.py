@@ -126,6 +126,34 @@ def test_an_answer_in_spans_says_who_wrote_them(http: httpx.Client) -> None:
     assert json.loads(events[-2])["chorus"] == whole["chorus"]
 
 
+@pytest.mark.parametrize("model", ["duet", "unite", "spec"])
+def test_wishes_of_a_request_are_heard(http: httpx.Client, model: str) -> None:
+    """Weights of members, and penalties of what was written, change a fused answer as they say."""
+
+    def text(**fields: Any) -> str:
+        body = {"model": model, "messages": ASK, "temperature": 0, "max_tokens": 12, **fields}
+        return str(http.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]["content"])
+
+    alone = text(chorus={"weights": {SMOL: 3, GEMMA: 0}})
+    assert alone == text(model=SMOL)
+    assert text(repetition_penalty=10) != text(), "words of the prompt count against themselves"
+    assert text(presence_penalty=0) == text()
+
+
+@pytest.mark.parametrize("model", [GEMMA, "duet"])
+def test_an_answer_of_a_schema(http: httpx.Client, model: str) -> None:
+    """A model alone and a fusion answer in the JSON that was asked for."""
+    properties = {"city": {"enum": ["Paris", "Rome"]}, "country": {"type": "string", "maxLength": 12}}
+    schema = {"type": "object", "properties": properties, "required": [*properties]}
+    wanted = {"type": "json_schema", "json_schema": {"name": "place", "strict": True, "schema": schema}}
+    body = {"model": model, "messages": ASK, "temperature": 0, "response_format": wanted, "max_tokens": 60}
+    choice = http.post("/v1/chat/completions", json=body).json()["choices"][0]
+    assert choice["finish_reason"] == "stop"
+    value = json.loads(choice["message"]["content"])
+    assert value.keys() == properties.keys()
+    assert value["city"] in ("Paris", "Rome")
+
+
 @pytest.mark.parametrize("model", [SMOL, "duet"])
 def test_several_choices(sdk: openai.OpenAI, model: str) -> None:
     """`n` answers come back in order, differ when sampled, repeat with their seed, and the prompt counts
@@ -200,8 +228,13 @@ def test_a_stop_string(sdk: openai.OpenAI) -> None:
         ({"max_tokens": 0}, 400, None, "max_tokens"),
         ({"temperature": 3}, 400, None, "temperature"),
         ({"tools": [{"type": "function"}]}, 400, "unsupported_parameter", "tools"),
-        ({"response_format": {"type": "json_object"}}, 400, "unsupported_parameter", "response_format"),
-        ({"model": "duet", "presence_penalty": 1}, 400, None, "presence_penalty"),
+        ({"response_format": {"type": "xml"}}, 400, None, "response_format"),
+        ({"model": "cool", "response_format": {"type": "json_object"}}, 400, None, "response_format"),
+        ({"model": "duet", "logit_bias": {"1": 5}}, 400, None, "logit_bias"),
+        ({"model": "cool", "logit_bias": {"40": 5}}, 400, None, "logit_bias"),
+        ({"model": "duet", "chorus": {"weights": {SMOL: 1}}}, 400, None, "chorus.weights"),
+        ({"chorus": {"weights": {SMOL: 1}}}, 400, None, "chorus.weights"),
+        ({"model": "pack-opt", "chorus": {"weights": {SMOL: 1, GEMMA: 1}}}, 400, None, "chorus.weights"),
         ({"model": "cool", "logprobs": True}, 400, None, "logprobs"),
         (
             {"model": "duet", "messages": [{"role": "user", "content": "x " * 600}]},

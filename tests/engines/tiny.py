@@ -172,6 +172,14 @@ class TinyEngine:
     def kv_usage(self) -> float:
         return 0.0
 
+    crowded = False
+
+    def kv_tokens(self) -> int:
+        return 64
+
+    def recover(self) -> None:
+        self.abort(list(self.live))
+
     def close(self) -> None:
         pass
 

@@ -25,6 +25,11 @@ _CHORUS: Rows = (
     ({"chorus": []}, "chorus"),
     ({"chorus": {"explian": True}}, "chorus.explian"),
     ({"chorus": {"quality": 1.2}}, "chorus.quality"),
+    ({"chorus": {"weights": [1, 2]}}, "chorus.weights"),
+    ({"chorus": {"weights": {}}}, "chorus.weights"),
+    ({"chorus": {"weights": {"a": -1}}}, "chorus.weights"),
+    ({"chorus": {"weights": {"a": True}}}, "chorus.weights"),
+    ({"chorus": {"weights": {"a": 1, "b": "2"}}}, "chorus.weights"),
 )
 _STREAM: Rows = (({"stream": "yes"}, "stream"), ({"stream": 1}, "stream"))
 _SAMPLING: Rows = (
@@ -78,6 +83,11 @@ BAD: Mapping[str, Rows] = {
         ({"chorus": {"explian": True}}, "chorus.explian"),
         ({"chorus": {"explain": 1}}, "chorus.explain"),
         ({"chorus": {"quality": 1.2}}, "chorus.quality"),
+        ({"chorus": {"weights": [1, 2]}}, "chorus.weights"),
+        ({"chorus": {"weights": {}}}, "chorus.weights"),
+        ({"chorus": {"weights": {"a": -1}}}, "chorus.weights"),
+        ({"chorus": {"weights": {"a": True}}}, "chorus.weights"),
+        ({"chorus": {"weights": {"a": 1, "b": "2"}}}, "chorus.weights"),
         ({"chorus": {"max_cost_usd": -1}}, "chorus.max_cost_usd"),
         ({"chorus": {"deadline_ms": 0}}, "chorus.deadline_ms"),
     ),

@@ -10,6 +10,7 @@ import pytest
 
 from gateway.composition import make_catalogue
 from gateway.strategies import make_strategies
+from protocol.chat import ChatRequest, Options
 from protocol.errors import BadRequest, ModelNotFound, SettingsError
 from protocol.settings import parse_settings
 
@@ -96,5 +97,9 @@ strategies:
         catalogue.resolve("e", "chat", "/chat/completions")
     with pytest.raises(BadRequest, match="strategy"):
         catalogue.resolve("vote", "embeddings", "/embeddings")
+    asked = ChatRequest({"model": "duet"}, Options(weights={"a": 2.0}))
+    assert catalogue.sent("duet", asked) == {"model": "duet", "chorus": {"weights": {"a": 2.0}}}
+    with pytest.raises(BadRequest, match="no fusion"):
+        catalogue.sent("a", asked)
     with pytest.raises(ModelNotFound, match="a, e, vote, duet"):
         catalogue.resolve("nope", "chat", "/chat/completions")

@@ -24,6 +24,14 @@ def test_unknown_fields_survive() -> None:
     assert orjson.loads(request.wire()) == request.body
 
 
+def test_weights_of_members() -> None:
+    """They arrive by name as numbers; none above zero is a 400."""
+    assert parse(chorus={"weights": {"a": 1, "b": 0}}).options.weights == {"a": 1.0, "b": 0.0}
+    with pytest.raises(BadRequest, match="above 0") as caught:
+        parse(chorus={"weights": {"a": 0}})
+    assert caught.value.param == "chorus.weights"
+
+
 @pytest.mark.parametrize(("fields", "param"), BAD["/chat/completions"])
 def test_faults_name_their_field(fields: dict, param: str) -> None:
     """Each malformed field is a 400 that names it."""

@@ -29,6 +29,7 @@ BASE = identity(_ask(), "team a", "/chat/completions")
         (_ask(tools=[TOOL]), "team a", "/chat/completions"),
         (_ask(vendor_field=1), "team a", "/chat/completions"),
         (_ask(options=Options(quality=0.9)), "team a", "/chat/completions"),
+        (_ask(options=Options(weights={"a": 1.0})), "team a", "/chat/completions"),
         (_ask(messages=[{"role": "user", "content": "Why?"}]), "team a", "/chat/completions"),
         (_ask(), "team b", "/chat/completions"),
         (_ask(), "key a", "/chat/completions"),

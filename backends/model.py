@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from backends.attempts import Attempts, Calling
 from backends.balancer import Balancer, Rule, Seat, Turn
@@ -16,7 +16,7 @@ from backends.prefix import prompt_prefix
 from backends.pricing import (
     BYTES_PER_TOKEN,
     Share,
-    estimate_usd,
+    dearest_usd,
     seen_shares,
     shares,
     text_tokens,
@@ -27,6 +27,7 @@ from protocol.errors import UpstreamError
 from protocol.run import Sink
 from protocol.settings import Hedge
 from protocol.usage import NOTHING, Price
+from protocol.value import value
 
 __all__ = ["HELD_BYTES", "HELD_EVENTS", "Completed", "Model", "ModelStream"]
 
@@ -37,7 +38,8 @@ HELD_S = 5.0
 again of somebody else, unseen: events, bytes, and seconds in which it sends events without words."""
 
 
-class Completed(NamedTuple):
+@value
+class Completed:
     """A complete answer: parsed, its bytes while they may be passed on as they are, and who spent what."""
 
     body: Mapping[str, Any]
@@ -158,6 +160,7 @@ class Model:
         self.fallbacks, self.made_of = fallbacks, made_of
         self._prefix_bytes = prefix_bytes if len(self.deployments) > 1 else None
         self._prices, self._output_cap = prices, output_cap
+        self._read_usd, self._written_usd = dearest_usd(self.members, prices)
         self._hedge = hedge if len(self.deployments) > 1 else None
         self.seats = tuple(seats) or tuple(Seat() for _ in self.deployments)
         self.retrying = retrying or Retrying()
@@ -255,7 +258,7 @@ class Model:
 
     def reserve_usd(self, body: Mapping[str, Any]) -> float:
         """The most a call with `body` may cost, a hedged one included, in US dollars; see `usage_bound`."""
-        usd = estimate_usd(usage_bound(body, self._output_cap), self.members, self._prices)
+        usd = self._most_usd(body)
         return 2 * usd if self._may_hedge(body) else usd
 
     def left(self) -> None:
@@ -271,11 +274,13 @@ class Model:
         for deployment in self.deployments:
             await deployment.close()
 
+    def _most_usd(self, body: Mapping[str, Any]) -> float:
+        """The most an attempt at a call with `body` may cost, in US dollars."""
+        most = usage_bound(body, self._output_cap)
+        return most.prompt_tokens * self._read_usd + most.completion_tokens * self._written_usd
+
     def _may_hedge(self, body: Mapping[str, Any]) -> bool:
-        if self._hedge is None:
-            return False
-        usd = estimate_usd(usage_bound(body, self._output_cap), self.members, self._prices)
-        return usd <= self._hedge.max_cost_usd
+        return self._hedge is not None and self._most_usd(body) <= self._hedge.max_cost_usd
 
     def prepared(self, calling: Calling | None, body: Mapping[str, Any]) -> Calling:
         """`calling` with what of `body` the balancer goes by."""

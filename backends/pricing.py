@@ -8,18 +8,18 @@ which nothing came is charged nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from protocol.chat import message_text
 from protocol.usage import Price, Usage
+from protocol.value import value
 
 __all__ = [
     "BYTES_PER_TOKEN",
     "Share",
-    "estimate_usd",
+    "dearest_usd",
     "estimated_tokens",
     "prompt_tokens",
     "seen_shares",
@@ -35,7 +35,7 @@ TOKENS_PER_MESSAGE = 4
 """What chat templates put around a message, about."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Share:
     """What one model spent in a call; `cost_usd` in US dollars, 0 for a model without a price."""
 
@@ -81,12 +81,13 @@ def estimated_tokens(body: Mapping[str, Any]) -> int:
 
 def prompt_tokens(body: Mapping[str, Any]) -> int:
     """About how many tokens the prompt of `body` has, by its length."""
-    text = "".join(message_text(message) for message in body.get("messages") or ())
     prompt = body.get("prompt") or body.get("input") or ""
-    return round(
-        (len(text.encode()) + len(prompt if isinstance(prompt, str) else "".join(map(str, prompt))))
-        / BYTES_PER_TOKEN
-    )
+    size = len(prompt if isinstance(prompt, str) else "".join(map(str, prompt)))
+    for message in body.get("messages") or ():
+        content = message.get("content")
+        text = content if isinstance(content, str) else message_text(message)
+        size += len(text) if text.isascii() else len(text.encode())
+    return round(size / BYTES_PER_TOKEN)
 
 
 def text_tokens(answer: Mapping[str, Any]) -> int:
@@ -104,15 +105,16 @@ def usage_bound(body: Mapping[str, Any], output_cap: int | None) -> Usage:
     The prompt counts by its length; the answer by the caller's bound, else by `output_cap` tokens, else not at
     all.
     """
-    bound = body.get("max_completion_tokens") or body.get("max_tokens") or output_cap or 0
     if "messages" not in body and "prompt" not in body:
-        bound = 0  # embeddings have no answer to pay
+        return Usage(prompt_tokens(body))  # embeddings have no answer to pay
+    bound = body.get("max_completion_tokens") or body.get("max_tokens") or output_cap or 0
     return Usage(prompt_tokens(body), bound * (body.get("n") or 1))
 
 
-def estimate_usd(usage: Usage, models: Sequence[str], prices: Mapping[str, Price]) -> float:
-    """The most that `usage` can cost at `models` together, in US dollars."""
-    return sum(prices[model].most_usd(usage) for model in models if model in prices)
+def dearest_usd(models: Sequence[str], prices: Mapping[str, Price]) -> tuple[float, float]:
+    """The most that a token read, and one written, can cost at `models` together, in US dollars."""
+    priced = [prices[model] for model in models if model in prices]
+    return sum(price.dearest_input_usd for price in priced), sum(price.dearest_output_usd for price in priced)
 
 
 def _share(model: str, usage: Usage, prices: Mapping[str, Price], *, estimated: bool = False) -> Share:

@@ -35,6 +35,7 @@ from protocol.errors import (
 from protocol.run import Answer, Call, Chunk, Deciding, Event, Onward, Reply, Strategy, Trace
 from protocol.tracing import Watch
 from protocol.usage import Usage
+from protocol.value import value
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +51,7 @@ _BOUNDED_BY: Mapping[str, tuple[str, ...]] = {
 """Surface → the fields that bound an answer; of those of Messages the bound is required."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Limits:
     """What one call tree may use: seconds, US dollars (None: no bound), calls, and levels of strategies."""
 
@@ -64,9 +65,11 @@ class Limits:
     def capped(self, name: str, body: Mapping[str, Any], path: str) -> Mapping[str, Any]:
         """`body`, to be sent to `path`, with a bound on the answer of the model `name`, where it has none and one
         is set."""
-        cap, fields = self.caps.get(name), _BOUNDED_BY.get(path)
-        if cap is None or fields is None or any(body.get(field) for field in fields):
+        if (cap := self.caps.get(name)) is None or (fields := _BOUNDED_BY.get(path)) is None:
             return body
+        for bound in fields:
+            if body.get(bound):
+                return body
         return {**body, fields[0]: cap}
 
 

@@ -7,10 +7,11 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from gateway.keys.secret import Pepper, kept_secret
 from gateway.ledger.entry import Entry, cost_nano
 from gateway.ledger.place import make_ledger
 from gateway.ledger.writer import LedgerWriter
-from gateway.limits.bounds import NANO, Bound, Bounds
+from gateway.limits.bounds import NANO, Bounds
 from gateway.limits.door import Door, Stay
 from gateway.limits.rates import Rates
 from gateway.limits.slices import Slices
@@ -75,7 +76,6 @@ class Visit:
     """One request, from the door to the books."""
 
     key: Key
-    bound: Bound | None = None
     stay: Stay | None = None
 
     def headers(self) -> dict[str, str]:
@@ -145,27 +145,27 @@ class Tenancy:
         told = ["shared state"] if self._shared.store.degraded else []
         return [*told, "ledger"] if self._ledger is not None and self._ledger.failing else told
 
-    async def admit(self, headers: Mapping[bytes, bytes]) -> Key:
+    def admit(self, headers: Mapping[bytes, bytes]) -> Coroutine[Any, Any, Key]:
         """Who asks. Raises `Unauthenticated`, `StateUnavailable`."""
-        return await self._admission.admit(headers)
+        return self._admission.admit(headers)
 
     async def enter(
         self, visit: Visit, name: str, body: Mapping[str, Any], path: str, limits: Limits
     ) -> Limits:
         """Set aside what a request for `name` on the surface `path` may use, and tell what its call tree may: `limits`,
         within what was set aside. Raises `RateLimited`, `QuotaSpent`, `StateUnavailable`."""
-        concerned = self._door.concerns(visit.key, name)
-        if not concerned:
+        terms = self._door.concerns(visit.key, name)
+        if not terms.gates:
             return limits
-        visit.bound = bound = self._bounds.of(name, body, writes=path != "/embeddings")
-        visit.stay = await self._door.enter(concerned, bound)
-        if not visit.stay.metered:
+        bound = self._bounds.of(name, body, writes=path != "/embeddings")
+        visit.stay = await self._door.enter(terms, bound)
+        if not terms.metered:
             return limits
-        asked = float("inf") if limits.budget_usd is None else limits.budget_usd
         # A tree that costs nothing has no bound to keep to.
-        most = bound.nanodollars / NANO or float("inf")
-        budget = min(asked, most)
-        return replace(limits, budget_usd=None if budget == float("inf") else budget, caps=self._bounds.caps)
+        budget_usd = bound.nanodollars / NANO or None
+        if limits.budget_usd is not None:
+            budget_usd = min(limits.budget_usd, budget_usd or inf)
+        return Limits(limits.deadline_s, budget_usd, limits.max_calls, limits.max_depth, self._bounds.caps)
 
     def leave(self, visit: Visit, trace: Trace | None) -> None:
         """Settle what the request really used; to be called once, whatever became of it."""

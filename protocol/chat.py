@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from protocol.errors import BadRequest
+from protocol.value import value
 
 __all__ = [
     "INTEGERS",
@@ -104,7 +105,7 @@ class Options:
 NO_OPTIONS = Options()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ChatRequest:
     """A chat-completions request. `body` is what the caller sent, without the `chorus` object; unknown fields stay."""
 

@@ -14,6 +14,7 @@ from protocol.chat import ChatRequest
 from protocol.errors import ChorusError
 from protocol.tracing import Watch
 from protocol.usage import NOTHING, Usage
+from protocol.value import value
 from protocol.wire import reply_text, token_logprobs
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Reply:
     """A complete answer.
 
@@ -76,7 +77,7 @@ class Reply:
         return token_logprobs(self.body)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Answer:
     """A strategy's complete answer: a stream of one piece."""
 
@@ -109,7 +110,7 @@ class Onward:
     sink: Sink | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Chunk:
     """One or more whole server-sent events of an answer being streamed: bytes as they came, neither usage nor `[DONE]`
     among them. Whoever changes what comes after it makes a chunk of their own, without `onward`."""
@@ -122,7 +123,7 @@ class Chunk:
 Event = Answer | Chunk
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Call:
     """One call of the tree as it was made and paid. `outcome` is "ok" or an error's code.
 
@@ -203,8 +204,11 @@ class Trace:
     @property
     def used_tokens(self) -> int:
         """Tokens read and written by all calls together, embeddings and estimates included."""
-        calls = (*self.calls, *self.embeddings)
-        return sum(call.usage.prompt_tokens + call.usage.completion_tokens for call in calls)
+        used = 0
+        for calls in (self.calls, self.embeddings):
+            for call in calls:
+                used += call.usage.prompt_tokens + call.usage.completion_tokens
+        return used
 
     @property
     def cost_usd(self) -> float:

@@ -13,10 +13,12 @@ from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from typing import Any
 
+from protocol.value import value
+
 __all__ = ["NOTHING", "Price", "Tier", "Usage"]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Usage:
     """Tokens of one call, or of several added up.
 
@@ -129,12 +131,6 @@ class Price:
             usd += usage.audio_in_tokens * _or(price.audio_in_usd, base)
             usd += usage.audio_out_tokens * _or(price.audio_out_usd, out)
         return usd
-
-    def most_usd(self, usage: Usage) -> float:
-        """The most `usage` can cost, whatever its tokens turn out to be, in US dollars."""
-        return (
-            usage.prompt_tokens * self.dearest_input_usd + usage.completion_tokens * self.dearest_output_usd
-        )
 
     @property
     def dearest_input_usd(self) -> float:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
 from gateway.keys.key import Key
 from gateway.limits.bounds import nano
 from protocol.run import Call, Trace
+from protocol.value import value
 
 __all__ = ["Entry", "cost_nano", "facts"]
 
@@ -41,7 +42,8 @@ MAX_TEXT = 512
 MAX_PAIRS = 16
 
 
-class Entry(NamedTuple):
+@value
+class Entry:
     """A request that has been answered; made into rows when it is written. `at`: seconds since the epoch."""
 
     id: str

@@ -18,6 +18,7 @@ import orjson
 from ensembles.spans.base import most_spent
 from protocol.methods import find_method
 from protocol.settings import ModelSettings, Settings, Talk
+from protocol.value import value
 
 __all__ = ["NANO", "Bound", "Bounds", "nano"]
 
@@ -25,7 +26,7 @@ NANO = 1_000_000_000
 """Nanodollars in a US dollar: the unit all money is counted in, in whole numbers."""
 REFERENCE_TOKENS = 40_000
 """The most that one image, sound or file costs which a message only names, by a URL or an id."""
-STORED = ("previous_response_id", "conversation")
+STORED = frozenset({"previous_response_id", "conversation"})
 STORED_TOKENS = 1_000_000
 """What a conversation that the backend keeps may have, unless the model's context is known."""
 WORDS = ("text", "refusal", "input_text", "output_text", "tool_use", "tool_result", "thinking")
@@ -34,6 +35,8 @@ FUSED_FACTOR = 8
 """A fusion's main model may write this many bytes with one token, and another member as many tokens for them."""
 TOLD_BYTES = 1_024
 """What a talk adds to a request of its own words."""
+MANIFOLD = frozenset({"n", "best_of", "prompt"})
+"""What may ask for several answers."""
 LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 """Where the surfaces say how long an answer may be."""
 
@@ -43,7 +46,7 @@ def nano(usd: float) -> int:
     return round(usd * NANO)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Bound:
     """The most one request can use: nanodollars, and tokens read and written."""
 
@@ -51,7 +54,7 @@ class Bound:
     tokens: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Asked:
     """What of a request its cost depends on."""
 
@@ -62,13 +65,27 @@ class _Asked:
     writes: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Rates:
+    """What of a model its cost depends on: US dollars per token, tokens, and how often a call can be made of which both
+    attempts cost. `written`: how long an answer may be where nobody says; `engine`: how long with its prompt."""
+
+    read_usd: float
+    written_usd: float
+    context: int | None
+    written: int
+    engine: int | None
+    embeds: bool
+    attempts: int
+
+
 class Bounds:
     """Bounds of everything that `settings` can answer with. `pools` gives, for a route, the names it may choose
     among."""
 
     def __init__(self, settings: Settings, pools: Mapping[str, tuple[str, ...]]) -> None:
-        self._models, self._strategies = settings.models, settings.strategies
-        self._default, self._pools = settings.limits.default_max_tokens, pools
+        self._strategies, self._pools = settings.strategies, pools
+        self._default = settings.limits.default_max_tokens
         self._max_depth = settings.server.max_depth
         self._in_spans = {
             name
@@ -77,9 +94,15 @@ class Bounds:
             and find_method(strategy.fuse.method, "fusion", "search", "span").contract == "span"
         }
         self.caps = {
-            name: cap for name, model in self._models.items() if (cap := self._cap(model)) is not None
+            name: cap for name, model in settings.models.items() if (cap := self._cap(model)) is not None
         }
         """Model → the `max_tokens` that is sent where a request under a budget names none."""
+        self._rates = {
+            name: rates
+            for name, model in settings.models.items()
+            if (rates := self._rates_of(model)) is not None
+        }
+        self._fallbacks = {name: model.fallbacks for name, model in settings.models.items()}
 
     def of(self, name: str, body: Mapping[str, Any], *, writes: bool = True) -> Bound:
         """The bound of a request for `name` with `body`; embeddings are not answered in `writes`. A name that does not
@@ -96,14 +119,15 @@ class Bounds:
         deeper = depth + 1
         strategy = self._strategies.get(name)
         if strategy is None:
-            model = self._models.get(name)
-            names = (name, *model.fallbacks) if model else ()
-            return sum(self._model_usd(self._models[each], asked) for each in names)
+            usd = self._model_usd(name, asked)
+            for other in self._fallbacks.get(name, ()):
+                usd += self._model_usd(other, asked)
+            return usd
         if strategy.route:
             pool = {strategy.route.default, *self._pools.get(name, ())}
             dearest = max(self._usd(each, asked, deeper) for each in pool)
             embedder = strategy.route.embedder
-            return dearest + (self._model_usd(self._models[embedder], asked) if embedder else 0.0)
+            return dearest + (self._model_usd(embedder, asked) if embedder else 0.0)
         if strategy.cascade:
             return sum(self._usd(stage, asked, deeper) for stage in strategy.cascade.stages)
         if strategy.aggregate:
@@ -114,7 +138,7 @@ class Bounds:
         members = tuple(strategy.fuse.members) if strategy.fuse else ()
         drafts = name in self._in_spans  # those that are not kept fill no context
         factor = most_spent(len(members)) if drafts else FUSED_FACTOR
-        return sum(self._model_usd(self._models[m], asked, factor, again=drafts) for m in members)
+        return sum(self._model_usd(member, asked, factor, again=drafts) for member in members)
 
     def _talk_usd(self, talk: Talk, asked: _Asked, depth: int) -> float:
         """Every member once; with a router, what its turns may read and write, and a call a turn."""
@@ -132,26 +156,39 @@ class Bounds:
         spoken = (turns + 1) * self._usd(talk.router, writing, depth) + turns * dearest
         return max(spoken, self._usd(next(iter(talk.members)), asked, depth))
 
-    def _model_usd(
-        self, model: ModelSettings, asked: _Asked, factor: int = 1, *, again: bool = False
-    ) -> float:
-        if model.price is None:
+    def _model_usd(self, name: str, asked: _Asked, factor: int = 1, *, again: bool = False) -> float:
+        """What one call to the model `name` costs at most; nothing without a price."""
+        rates = self._rates.get(name)
+        if rates is None:
             return 0.0
-        price = model.price.price
-        context = model.engine.max_model_len if model.engine else model.context_length
         read = asked.size + asked.references
-        if context is not None and asked.writes:
-            read = min(read, context)
-        usd = read * price.dearest_input_usd * max(1, asked.answers if model.engine else 1)
-        if not asked.writes or model.embedder:
+        if rates.context is not None and asked.writes:
+            read = min(read, rates.context)
+        usd = read * rates.read_usd
+        if rates.engine is not None:
+            usd *= max(1, asked.answers)
+        if not asked.writes or rates.embeds:
             return usd
-        cap = self._cap(model)
-        written = (asked.most or (context if cap is None else cap) or self._default) * factor
-        if model.engine:
-            written = min(written, model.engine.max_model_len * (factor if again else 1))
-        # Two attempts can both cost: a hedged call and the one it overtook.
-        attempts = 2 if model.hedge else 1
-        return attempts * (usd + written * asked.answers * price.dearest_output_usd)
+        written = (asked.most or rates.written) * factor
+        if rates.engine is not None:
+            written = min(written, rates.engine * (factor if again else 1))
+        return rates.attempts * (usd + written * asked.answers * rates.written_usd)
+
+    def _rates_of(self, model: ModelSettings) -> _Rates | None:
+        if model.price is None:
+            return None
+        price, cap = model.price.price, self._cap(model)
+        engine = model.engine.max_model_len if model.engine else None
+        context = engine or model.context_length
+        return _Rates(
+            price.dearest_input_usd,
+            price.dearest_output_usd,
+            context,
+            (context if cap is None else cap) or self._default,
+            engine,
+            model.embedder is not None,
+            2 if model.hedge else 1,
+        )
 
     def _cap(self, model: ModelSettings) -> int | None:
         """The `max_tokens` to send for a model where the caller names none. Engines need none: what they write ends
@@ -162,22 +199,33 @@ class Bounds:
 
 
 def _asked(body: Mapping[str, Any], writes: bool) -> _Asked:
-    most = [value for field in LIMITS if isinstance(value := body.get(field), int) and value > 0]
-    answers = body.get("n") or 1
-    if isinstance(body.get("prompt"), list) and all(isinstance(text, str) for text in body["prompt"]):
-        answers *= max(1, len(body["prompt"]))  # each text is answered
-    answers = max(answers, body.get("best_of") or 1)
+    most = 0
+    for field in LIMITS:
+        told = body.get(field)
+        if isinstance(told, int) and told > most:
+            most = told
+    answers = 1 if MANIFOLD.isdisjoint(body) else _answers(body)
     size = len(orjson.dumps(body, default=str))
-    return _Asked(size, _references(body), max(most) if most else None, answers, writes)
+    return _Asked(size, _references(body), most or None, answers, writes)
+
+
+def _answers(body: Mapping[str, Any]) -> int:
+    """How many answers are written, those that are thrown away included."""
+    answers, prompt = body.get("n") or 1, body.get("prompt")
+    if isinstance(prompt, list) and all(isinstance(text, str) for text in prompt):
+        answers *= max(1, len(prompt))  # each text is answered
+    return max(answers, body.get("best_of") or 1)
 
 
 def _references(body: Mapping[str, Any]) -> int:
     """Tokens of what messages only name."""
-    named = STORED_TOKENS if any(body.get(field) for field in STORED) else 0
+    named = 0
+    if not STORED.isdisjoint(body) and any(body.get(field) for field in STORED):
+        named = STORED_TOKENS
     messages = body.get("messages") or body.get("input") or ()
     for message in messages if isinstance(messages, list) else ():
-        content = message.get("content") if isinstance(message, Mapping) else None
+        content = message.get("content") if isinstance(message, dict) else None
         for part in content if isinstance(content, list) else ():
-            if not isinstance(part, Mapping) or part.get("type") not in WORDS:
+            if not isinstance(part, dict) or part.get("type") not in WORDS:
                 named += REFERENCE_TOKENS
     return named

@@ -20,6 +20,7 @@ PERIOD_S = 60.0
 AHEAD = 50
 """A refill takes along at most a fiftieth of a minute's allowance."""
 IDLE_S = 1.0
+KEPT_S = 2 * PERIOD_S
 
 
 class TooFast(Exception):
@@ -44,14 +45,25 @@ class Rate:
     alone: Bucket | None = None
     asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    @property
-    def remaining(self) -> int:
-        return max(0, int(self.level) + self.tokens)
+    def take(self, amount: int, now: float) -> bool:
+        """Use `amount` if the worker has that much; whether it did."""
+        self.used_at = now
+        if self.tokens < amount:
+            return False
+        self.tokens -= amount
+        return True
+
+    def correct(self, taken: int, used: int) -> None:
+        """Of `taken`, `used` turned out to be used; the difference goes back, or is owed."""
+        if used <= taken:
+            self.tokens += taken - used
+        else:
+            self.debit += used - taken
 
     @property
-    def reset_s(self) -> float:
-        """Seconds until the bucket is full again."""
-        return max(0.0, (self.capacity - self.remaining) * PERIOD_S / self.capacity)
+    def remaining(self) -> int:
+        """What is left of the minute's allowance, as far as this worker knows."""
+        return max(0, int(self.level) + self.tokens)
 
 
 class Rates:
@@ -62,30 +74,24 @@ class Rates:
         self._rates: dict[str, Rate] = {}
 
     def rate(self, bucket: str, capacity: int) -> Rate:
-        """The worker's share of `bucket`, which holds `capacity` a minute."""
+        """The worker's share of `bucket`, which holds `capacity` a minute. It is kept for as long as it is used, and
+        `KEPT_S` after."""
         found = self._rates.get(bucket)
         if found is None or found.capacity != capacity:
             found = self._rates[bucket] = Rate(bucket, capacity)
+        found.used_at = asyncio.get_running_loop().time()
         return found
 
     async def take(self, rate: Rate, amount: int) -> int:
         """Use `amount` of the rate, or all a minute allows if that is less; returns how much. Raises `TooFast`, and
         `StoreAway` where nothing may be admitted without the store."""
-        amount = min(amount, rate.capacity)
-        rate.used_at = asyncio.get_running_loop().time()
-        if rate.tokens < amount:
+        amount, loop = min(amount, rate.capacity), asyncio.get_running_loop()
+        if not rate.take(amount, loop.time()):
             async with rate.asking:
-                if rate.tokens < amount:
+                if not rate.take(amount, loop.time()):
                     await self._refill(rate, amount)
-        rate.tokens -= amount
+                    rate.tokens -= amount
         return amount
-
-    def correct(self, rate: Rate, taken: int, used: int) -> None:
-        """Of `taken`, `used` turned out to be used; the difference goes back, or is owed."""
-        if used <= taken:
-            rate.tokens += taken - used
-        else:
-            rate.debit += used - taken
 
     async def run(self) -> None:
         """Give back what lies idle and report debts, until cancelled."""
@@ -99,7 +105,7 @@ class Rates:
         for rate in list(self._rates.values()):
             idle = now - rate.used_at > IDLE_S
             if rate.asking.locked() or not (rate.debit or (idle and rate.tokens)):
-                if idle and not rate.debit and now - rate.used_at > 2 * PERIOD_S:
+                if idle and not rate.debit and now - rate.used_at > KEPT_S:
                     del self._rates[rate.bucket]
                 continue
             async with rate.asking:

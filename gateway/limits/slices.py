@@ -32,7 +32,7 @@ SAFE = 0.8
 PASS_S = 0.1
 IDLE_S = 0.3
 """After so long without a reservation, what is not in use goes back."""
-FORGET_S = 60.0
+KEPT_S = 60.0
 POLL_S = 0.03
 AHEAD = 16
 """How many reservations of the last one's size a refill takes along, at least."""
@@ -77,6 +77,23 @@ class Slice:
         """What may be reserved without asking."""
         return self.held - self.spent - self.reserved if now < self.believed_until else 0
 
+    def take(self, amount: int, now: float) -> bool:
+        """Set `amount` aside if that needs nobody's leave; whether it did."""
+        self.used_at, self.last = now, amount or 1
+        if self.waiting or now >= self.believed_until or amount > self.held - self.spent - self.reserved:
+            return False
+        self.made += 1
+        self.reserved += amount
+        return True
+
+    def settle(self, reserved: int, spent: int, now: float) -> None:
+        """The call is over: free what was `reserved`, of which `spent` is used up."""
+        self.reserved -= reserved
+        self.spent += spent
+        self.used_at = now
+        if self.waiting:
+            self.changed.set()
+
     @property
     def in_use(self) -> int:
         """The least it must hold."""
@@ -96,25 +113,24 @@ class Slices:
         self._made = 0
 
     def slice(self, account: str, limit: int, forget_s: float | None = None) -> Slice:
-        """The worker's slice of `account`; `forget_s`: see `Ask`."""
+        """The worker's slice of `account`; `forget_s`: see `Ask`. It is kept for as long as it is used, and `KEPT_S`
+        after."""
         found = self._slices.get(account)
         if found is None:
             self._made += 1
             # A name of its own for every slice: a forgotten one's reports must never be taken for the next one's.
             found = Slice(account, limit, f"{self._worker}.{self._made}", forget_s)
             self._slices[account] = found
-        found.limit = limit
+        found.limit, found.used_at = limit, asyncio.get_running_loop().time()
         return found
 
     async def reserve(self, slice: Slice, amount: int, *, patience_s: float) -> None:
         """Set `amount` aside, waiting for it at most `patience_s` seconds. Raises `Exhausted`, `StoreAway`."""
-        now = asyncio.get_running_loop().time()
-        slice.used_at, slice.last = now, max(1, amount)
-        slice.made += 1
-        if not slice.waiting and slice.free(now) >= amount:
-            slice.reserved += amount
+        loop = asyncio.get_running_loop()
+        if slice.take(amount, loop.time()):
             return
-        ticket: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        slice.made += 1
+        ticket: asyncio.Future[None] = loop.create_future()
         slice.waiting.append((amount, ticket))
         if slice.pump is None or slice.pump.done():
             slice.pump = asyncio.create_task(self._pump(slice))
@@ -130,10 +146,7 @@ class Slices:
 
     def release(self, slice: Slice, reserved: int, spent: int = 0) -> None:
         """The call is over: free what was `reserved`, of which `spent` is used up."""
-        slice.reserved -= reserved
-        slice.spent += spent
-        slice.used_at = asyncio.get_running_loop().time()
-        slice.changed.set()
+        slice.settle(reserved, spent, asyncio.get_running_loop().time())
 
     async def run(self) -> None:
         """Keep reporting, renewing and giving back, until cancelled."""
@@ -166,14 +179,14 @@ class Slices:
             slice.spent > slice.reported
             or (idle and slice.held > slice.in_use)
             or (slice.held > slice.spent and now > slice.believed_until - self._lease_s * SAFE / 2)
-            or (idle and now - slice.used_at > FORGET_S and not slice.reserved)
+            or (idle and now - slice.used_at > KEPT_S and not slice.reserved)
         )
 
     async def _report(self, due: list[Slice], now: float, closing: bool) -> None:
         asks = []
         for slice in due:
             idle = now - slice.used_at > IDLE_S and not slice.waiting
-            over = idle and not slice.reserved and (closing or now - slice.used_at > FORGET_S)
+            over = idle and not slice.reserved and (closing or now - slice.used_at > KEPT_S)
             # What lies idle goes back; what is in use stays; where use goes on, the next slice is fetched ahead.
             low = not idle and slice.free(now) < slice.ahead // 2
             want = slice.in_use if idle or closing else max(slice.held, slice.in_use + slice.ahead * low)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backends.pricing import estimate_usd, seen_shares, shares, text_tokens, usage_bound
+from backends.pricing import dearest_usd, seen_shares, shares, text_tokens, usage_bound
 from protocol.usage import Price, Usage
 
 PRICES = {"a": Price(1.0, 10.0), "b": Price(2.0, 20.0)}
@@ -49,10 +49,10 @@ def test_bound() -> None:
     assert usage_bound({"input": ["x" * 4, "y" * 4]}, 99) == Usage(2, 0)
 
 
-def test_estimate() -> None:
+def test_dearest() -> None:
     """Every member with a price counts."""
-    assert estimate_usd(Usage(2, 10), ["a"], PRICES) == 102.0
-    assert estimate_usd(Usage(2, 10), ["a", "b", "c"], PRICES) == 306.0
+    assert dearest_usd(["a"], PRICES) == (1.0, 10.0)
+    assert dearest_usd(["a", "b", "c"], PRICES) == (3.0, 30.0)
 
 
 def test_seen_shares() -> None:

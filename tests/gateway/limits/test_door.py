@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from gateway.keys.key import ANYONE, Key
+from gateway.limits import rates, slices
 from gateway.limits.bounds import Bound
-from gateway.limits.door import Door, Stay
+from gateway.limits.door import TERMS_S, Door, Stay
 from gateway.limits.rates import Rates
 from gateway.limits.slices import Slices
 from protocol.errors import QuotaSpent, RateLimited, StateUnavailable
@@ -45,13 +46,29 @@ async def enter(through: Door, who: Key = ANYONE, bound: Bound = BOUND) -> Stay:
     return await through.enter(through.concerns(who, "m"), bound)
 
 
-def test_scopes_in_order() -> None:
+async def test_scopes_in_order() -> None:
     """Everyone, the model, the team, the key; those without limits are not asked."""
     one = {"rpm": 1}
     made = door(MemoryStore(), everyone=one, models={"m": one, "n": one}, teams={"t": one, "u": one})
-    told = [limit.scope for limit in made.concerns(key(rpm=1), "m")]
+    told = [gate.scope for gate in made.concerns(key(rpm=1), "m").gates]
     assert told == ["everyone", "model:m", "team:t", "key:key_1"]
-    assert door(MemoryStore()).concerns(ANYONE, "m") == []
+    assert door(MemoryStore()).concerns(ANYONE, "m").gates == ()
+
+
+async def test_terms_are_found_once() -> None:
+    """What concerns a key is looked up once, until the key is another one; equal ones count together."""
+    made, who = door(MemoryStore(), everyone={"rpm": 9}), key(concurrent=1)
+    assert made.concerns(who, "m") is made.concerns(who, "m")
+    assert made.concerns(key(concurrent=1), "m") is made.concerns(who, "m")
+    await enter(made, who)
+    await enter(made, key(concurrent=2))
+    with pytest.raises(RateLimited, match="at once"):
+        await enter(made, who)
+
+
+def test_terms_do_not_outlive_what_they_hold() -> None:
+    """Slices and rates that nobody uses are forgotten later than the terms that found them."""
+    assert min(slices.KEPT_S, rates.KEPT_S) > 2 * TERMS_S
 
 
 async def test_requests_per_minute() -> None:

@@ -149,6 +149,7 @@ class FusedDecode(Joint):
             self._left_out.append(LeftOut(engine.spec.name, "failed", len(self._state.text)))
             self._leave(m)
             self._rows.pop(m, None)
+            self._states.pop(m, None)
             self._wanted.discard(m)
             self._computing.discard(m)
         if not self._computing and not self._wanted:

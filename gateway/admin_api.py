@@ -18,14 +18,14 @@ from gateway.dashboard.figures import Figures
 from gateway.dashboard.playground import Playground
 from gateway.dashboard.site import Site
 from gateway.keys.key import Key
-from gateway.keys.office import Office, Order
+from gateway.keys.office import Order
 from gateway.keys.secret import kept_secret
 from gateway.ledger.glance import Glance
 from gateway.ledger.place import make_ledger, savings_against
 from gateway.ledger.savings import Savings
 from gateway.ledger.usage import GROUPS, Line, usage
 from gateway.state.store import StoreAway
-from gateway.tenancy import make_pepper, make_shared
+from gateway.tenancy import make_office, make_shared
 from protocol.chat import parse_object
 from protocol.errors import BadRequest, SettingsError, StateUnavailable
 from protocol.settings import ServerSettings, Settings
@@ -60,7 +60,7 @@ class AdminApi:
         given = settings.keys.admin
         key = given.get_secret_value() if given else kept_secret(folder / "admin.key", ADMIN_PREFIX)
         self.door = AdminDoor(key.encode(), settings.server.trusted_proxies)
-        self._office = Office(self._shared.book, make_pepper(settings))
+        self._office = make_office(settings, self._shared)
         self._site, self._playground = Site(), Playground(server or settings.server)
         self._figures = Figures(
             Glance(lambda: make_ledger(settings)),
@@ -86,6 +86,7 @@ class AdminApi:
             web.get("/admin/timeline", self._figure(figures.timeline)),
             web.get("/admin/requests", self._figure(figures.requests)),
             web.get("/admin/requests/{name}", self._figure(figures.request)),
+            web.get("/admin/requests/{name}/text", self._text),
             web.get("/admin/frontier", self._figure(figures.frontier)),
             web.get("/admin/routers", self._figure(figures.routers)),
             web.get("/admin/names", self._figure(figures.names)),
@@ -187,6 +188,12 @@ class AdminApi:
             return web.json_response(await told(request))
 
         return route
+
+    async def _text(self, request: web.Request) -> web.Response:
+        actor = self._admit(request)
+        told = await self._figures.text(request)
+        await _answered(self._office.looked(told["request"], told["key"], actor))
+        return web.json_response(told)
 
     async def _budgets(self, request: web.Request) -> web.Response:
         self._admit(request)

@@ -25,6 +25,7 @@ from gateway.surfaces import Surface
 from gateway.telemetry import Telemetry
 from gateway.tenancy import Tenancy, Visit
 from gateway.told import Told, count
+from gateway.transcript import Transcript
 from protocol import sse
 from protocol.chat import NO_OPTIONS, ChatRequest, Options
 from protocol.errors import ChorusError, Forbidden, InternalError, MethodError
@@ -171,7 +172,10 @@ class Answering:
         record = _Record(path, self._observers.begin(exchange, scope))
         self._telemetry.started()
         try:
-            record.visit = Visit(await self._tenancy.admit(exchange.headers))
+            key = await self._tenancy.admit(exchange.headers)
+            record.visit = Visit(key)
+            if most := self._tenancy.stored_bytes(key):
+                record.transcript = exchange.overheard(most)
             await answer(record)
             record.outcome = "ok"
         except ClientLeft:
@@ -247,6 +251,7 @@ class Answering:
             record.outcome,
             exchange.elapsed_s,
             record.trace,
+            record.transcript,
         )
 
 
@@ -274,6 +279,7 @@ class _Record:
     path: str
     watch: Watch | None = None
     visit: Visit | None = None
+    transcript: Transcript | None = None
     asked: ChatRequest | None = None
     requested: str = "unknown"
     label: str = "none"

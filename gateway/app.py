@@ -40,7 +40,7 @@ class Gateway:
 
     def __init__(self, catalogue: Catalogue, settings: Settings, log: LogPipe | None = None) -> None:
         self.telemetry = telemetry = Telemetry(catalogue.names)
-        self._tenancy = tenancy = Tenancy(settings, telemetry.ledger_dropped)
+        self._tenancy = tenancy = Tenancy(settings, telemetry.ledger_dropped, telemetry.text_dropped)
         self._tracing = make_tracing(settings, telemetry)
         access = AccessLog(log).finished if log is not None and settings.logging.access else None
         self._log = log

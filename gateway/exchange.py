@@ -10,6 +10,7 @@ from types import TracebackType
 
 import orjson
 
+from gateway.transcript import Transcript
 from gateway.wire import Message, Receive, Scope, Send, Wire, header_lines, wire_of
 from protocol import sse
 from protocol.errors import ChorusError, PayloadTooLarge, RequestTimeout
@@ -61,6 +62,11 @@ class Exchange:
         self.told: dict[str, str] = {}
         """Further headers of the answer, whatever it will be."""
         self._streaming = self._raw = self._complete = False
+
+    def overheard(self, most: int) -> Transcript:
+        """What is said from here on, either way; of each side at most `most` bytes."""
+        self._wire = transcript = Transcript(self._wire, most)
+        return transcript
 
     def tell(self, name: str, value: str) -> None:
         """Add a header to the answer, which has not begun."""

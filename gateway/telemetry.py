@@ -109,6 +109,11 @@ class Telemetry:
         self._ledger_dropped = Counter(
             "chorus_ledger_dropped", "Requests that the ledger lost: its queue was full", registry=registry
         )
+        self._text_dropped = Counter(
+            "chorus_ledger_texts_dropped",
+            "Requests of whose prompt and answer, though their key has them stored, there was no room for the wait",
+            registry=registry,
+        )
         self._reloads = Counter(
             "chorus_config_reloads", "Reloads of the config, by outcome: applied, or refused and the old one kept",
             ["outcome"], registry=registry,
@@ -160,6 +165,10 @@ class Telemetry:
     def ledger_dropped(self, count: int) -> None:
         """`count` requests will not be in the ledger."""
         self._ledger_dropped.inc(count)
+
+    def text_dropped(self, count: int) -> None:
+        """Of `count` requests the ledger will not have what was said."""
+        self._text_dropped.inc(count)
 
     def traces_dropped(self, count: int) -> None:
         """No collector will be told of `count` requests."""

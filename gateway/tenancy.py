@@ -21,9 +21,11 @@ from gateway.admission import Admission
 from gateway.keys.book import Book, RedisBook, SqliteBook
 from gateway.keys.directory import Directory
 from gateway.keys.key import Key
+from gateway.keys.office import Office
 from gateway.keys.secret import Pepper, kept_secret
 from gateway.ledger.entry import Entry, cost_nano
 from gateway.ledger.place import make_ledger
+from gateway.ledger.text_keeping import TextKeeping
 from gateway.ledger.writer import LedgerWriter
 from gateway.limits.bounds import NANO, Bounds
 from gateway.limits.door import Door, Stay
@@ -40,7 +42,7 @@ from protocol.run import Trace
 from protocol.settings import Settings
 from protocol.tenancy import state_folder
 
-__all__ = ["Shared", "Tenancy", "Visit", "make_pepper", "make_shared"]
+__all__ = ["Shared", "Tenancy", "Visit", "make_office", "make_pepper", "make_shared"]
 
 log = logging.getLogger("chorus.gateway")
 
@@ -71,6 +73,11 @@ def make_pepper(settings: Settings) -> Pepper:
     return Pepper(kept_secret(state_folder(settings.state) / "pepper"))
 
 
+def make_office(settings: Settings, shared: Shared) -> Office:
+    """Raises `SettingsError` as `make_pepper` does."""
+    return Office(shared.book, make_pepper(settings), TextKeeping.of(settings, shared.book))
+
+
 @dataclass(slots=True)
 class Visit:
     """One request, from the door to the books."""
@@ -84,9 +91,15 @@ class Visit:
 
 
 class Tenancy:
-    """`serving` must be entered before requests come. `dropped` is told of entries that the ledger lost."""
+    """`serving` must be entered before requests come. `dropped` is told of entries that the ledger lost,
+    `text_dropped` of those that it has without what was said."""
 
-    def __init__(self, settings: Settings, dropped: Callable[[int], None] = lambda count: None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        dropped: Callable[[int], None] = lambda count: None,
+        text_dropped: Callable[[int], None] = lambda count: None,
+    ) -> None:
         self._shared = shared = make_shared(settings)
         self._directory = _directory(settings, shared.book)
         self._admission = self._door_keeper(settings)
@@ -95,6 +108,7 @@ class Tenancy:
         self._rates = Rates(shared.store, time.monotonic, alone=alone)
         self._door = Door(settings.limits, shared.store, self._slices, self._rates)
         self._bounds = Bounds(settings, _pools(settings))
+        self._texts = TextKeeping.of(settings, shared.book)
         self._ledger: LedgerWriter | None = None
         if settings.ledger.enabled:
             self._ledger = LedgerWriter(
@@ -102,6 +116,8 @@ class Tenancy:
                 queue=settings.ledger.queue,
                 retention_days=settings.ledger.retention_days,
                 dropped=dropped,
+                text_bytes=self._texts.most_bytes,
+                text_dropped=text_dropped,
             )
 
     def renewed(self, settings: Settings) -> Tenancy:
@@ -123,7 +139,7 @@ class Tenancy:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
         """Keep leases, rates, keys and the ledger going. Leaving gives everything back and writes what waits."""
-        tasks = [asyncio.create_task(self._slices.run()), asyncio.create_task(self._rates.run())]
+        tasks = [asyncio.create_task(each.run()) for each in (self._slices, self._rates, self._texts)]
         if self._directory is not None:
             await self._directory.look()
             tasks.append(asyncio.create_task(self._directory.run()))
@@ -172,6 +188,10 @@ class Tenancy:
         if visit.stay is not None:
             used = 0 if trace is None else trace.used_tokens
             self._door.leave(visit.stay, 0 if trace is None else cost_nano(trace), used)
+
+    def stored_bytes(self, key: Key) -> int:
+        """How much is stored of a prompt, and of an answer, of this caller; 0 for nothing, as is usual."""
+        return self._texts.most_bytes if key.text_days else 0
 
     def record(self, entry: Entry) -> None:
         """Have a request written to the ledger."""

@@ -112,7 +112,7 @@ class RedisSettings(_Frozen):
 
 
 class LedgerSettings(_Frozen):
-    """One row for each request and each call of its tree. No prompt or answer text."""
+    """One row for each request and each call of its tree. No prompt or answer text, but of keys that have it stored."""
 
     enabled: bool = True
     url: SecretStr | None = Field(
@@ -123,6 +123,19 @@ class LedgerSettings(_Frozen):
     retention_days: int = Field(400, ge=1, description="older rows are removed")
     queue: int = Field(
         10_000, ge=1, description="requests that wait to be written; beyond, rows are dropped and counted"
+    )
+
+    max_text_days: int = Field(
+        30,
+        ge=0,
+        description="for how long prompts and answers are stored at most, of keys that have that switched on "
+        "(`text_days`); 0: no key may",
+    )
+    max_text_kib: int = Field(
+        256,
+        ge=1,
+        le=16_384,
+        description="of each prompt, and of each answer, that is stored; the rest is cut off",
     )
 
     @field_validator("url")

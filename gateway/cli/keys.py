@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import getpass
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gateway.cli.office import with_office
 from gateway.cli.parameters import CONFIG, ConfigOption, words
 
 if TYPE_CHECKING:
@@ -19,14 +16,26 @@ if TYPE_CHECKING:
 
 __all__ = ["group"]
 
-T = TypeVar("T")
-
 group = typer.Typer(
-    help="Virtual keys: create, list, revoke, rotate. A running gateway notices at once.",
+    help="Virtual keys: create, list, change, revoke, rotate. A running gateway notices at once.",
     no_args_is_help=True,
 )
 
 Name = Annotated[str, typer.Argument(help="The key's id or alias.")]
+Rpm = Annotated[int | None, typer.Option(min=1, help="Requests per minute.")]
+Tpm = Annotated[int | None, typer.Option(min=1, help="Tokens per minute.")]
+Concurrent = Annotated[int | None, typer.Option(min=1, help="Requests at once.")]
+Budget = Annotated[
+    list[str] | None,
+    typer.Option(help="PERIOD=USD, e.g. day=5; day, week, month or total; may be repeated."),
+]
+TextDays = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="Store its prompts and answers for so many days; 0: store none, and remove what there is.",
+    ),
+]
 HOUR_S = 3600.0
 
 
@@ -42,17 +51,15 @@ def create(
         str | None, typer.Option(help="Models and strategies it may name, comma-separated; default all.")
     ] = None,
     tags: Annotated[str | None, typer.Option(help="Comma-separated; they stand in the ledger.")] = None,
-    rpm: Annotated[int | None, typer.Option(min=1, help="Requests per minute.")] = None,
-    tpm: Annotated[int | None, typer.Option(min=1, help="Tokens per minute.")] = None,
-    concurrent: Annotated[int | None, typer.Option(min=1, help="Requests at once.")] = None,
-    budget: Annotated[
-        list[str] | None,
-        typer.Option(help="PERIOD=USD, e.g. day=5; day, week, month or total; may be repeated."),
-    ] = None,
+    rpm: Rpm = None,
+    tpm: Tpm = None,
+    concurrent: Concurrent = None,
+    budget: Budget = None,
     expires_in_days: Annotated[float | None, typer.Option(help="Default: never.")] = None,
     cached: Annotated[
         bool, typer.Option(help="Whether its answers may be kept, and kept ones given to it.")
     ] = True,
+    text_days: TextDays = None,
 ) -> None:
     """Make a key. Its secret is printed once, alone on standard output, and kept nowhere.
 
@@ -65,13 +72,14 @@ def create(
 
     body: dict[str, Any] = {"alias": alias, "owner": owner, "team": team, "expires_in_days": expires_in_days}
     body["cached"] = cached
+    body["text_days"] = text_days or None
     body["models"] = words(models) if models else None
     body["tags"] = words(tags)
     limits: dict[str, Any] = {"rpm": rpm, "tpm": tpm, "concurrent": concurrent}
     body["limits"] = {**limits, "budgets_usd": _budgets(budget)}
-    key, secret = _with_office(config, lambda office, actor: office.create(Order.parse(body), actor))
+    key, secret = with_office(config, lambda office, actor: office.create(Order.parse(body), actor))
     typer.echo(secret)
-    typer.echo(f"{key.id} is made. The line above is its only copy.", err=True)
+    typer.echo(f"{key.id} is made. The line above is its only copy. {_stored(key)}".rstrip(), err=True)
 
 
 @group.command("list")
@@ -90,20 +98,68 @@ def list_keys(
     from rich.console import Console
     from rich.table import Table
 
-    keys = _with_office(config, lambda office, _: office.keys())
+    keys = with_office(config, lambda office, _: office.keys())
     if json:
         for key in keys:
             typer.echo(orjson.dumps(key.wire()).decode())
         return
-    table = Table("id", "alias", "team", "owner", "state", "may name", "limits", "made")
+    table = Table("id", "alias", "team", "owner", "state", "may name", "limits", "stores", "made")
     for key in keys:
         made = datetime.fromtimestamp(key.created, UTC)
         may = "all" if key.models is None else ", ".join(key.models)
         table.add_row(
             *(key.id, key.alias or "", key.team or "", key.owner or "", key.state(time.time()), may),
-            *(_limits(key), f"{made:%Y-%m-%d %H:%M}"),
+            *(_limits(key), _text(key), f"{made:%Y-%m-%d %H:%M}"),
         )
     Console().print(table)
+
+
+@group.command()
+def change(
+    name: Name,
+    config: ConfigOption = CONFIG,
+    text_days: TextDays = None,
+    cached: Annotated[
+        bool | None, typer.Option(help="Whether its answers may be kept, and kept ones given to it.")
+    ] = None,
+    team: Annotated[str | None, typer.Option(help="Its team.")] = None,
+    models: Annotated[
+        str | None, typer.Option(help="Models and strategies it may name, comma-separated; '*' for all.")
+    ] = None,
+    rpm: Rpm = None,
+    tpm: Tpm = None,
+    concurrent: Concurrent = None,
+    budget: Budget = None,
+) -> None:
+    """Change what is named of a key; all else stays. Running gateways go by it within a second.
+
+    Examples:
+        chorus keys change alice --text-days 7
+
+        chorus keys change alice --budget day=10 --rpm 120
+    """
+    told = {"team": team, "cached": cached}
+    body: dict[str, Any] = {field: value for field, value in told.items() if value is not None}
+    if text_days is not None:
+        body["text_days"] = text_days or None
+    if models is not None:
+        body["models"] = None if models == "*" else words(models)
+    limits: dict[str, int | None] = {"rpm": rpm, "tpm": tpm, "concurrent": concurrent}
+    changed = {field: value for field, value in limits.items() if value is not None}
+
+    async def deed(office: Office, actor: str) -> Key:
+        if changed or budget:
+            key = await office.find(name)
+            budgets = {str(period): usd for period, usd in key.limits.budgets_usd.items()} | _budgets(budget)
+            body["limits"] = {**key.limits.model_dump(exclude_none=True), **changed, "budgets_usd": budgets}
+        return await office.change(name, body, actor)
+
+    key = with_office(config, deed)
+    typer.echo(f"{key.id} is changed. {_stored(key)}".rstrip())
+    if text_days == 0:
+        typer.echo(
+            "What was stored of its prompts and answers is removed; on other machines within a minute."
+        )
 
 
 @group.command()
@@ -113,7 +169,7 @@ def revoke(name: Name, config: ConfigOption = CONFIG) -> None:
     Example:
         chorus keys revoke alice
     """
-    key = _with_office(config, lambda office, actor: office.revoke(name, actor))
+    key = with_office(config, lambda office, actor: office.revoke(name, actor))
     typer.echo(f"{key.id} is revoked.")
 
 
@@ -130,11 +186,13 @@ def rotate(
     Example:
         chorus keys rotate alice --grace-hours 24
     """
-    key, secret = _with_office(
+    key, secret = with_office(
         config, lambda office, actor: office.rotate(name, actor, grace_s=grace_hours * HOUR_S)
     )
     typer.echo(secret)
-    typer.echo(f"{key.id} has a new secret. The line above is its only copy.", err=True)
+    typer.echo(
+        f"{key.id} has a new secret. The line above is its only copy. {_stored(key)}".rstrip(), err=True
+    )
 
 
 def _budgets(pairs: list[str] | None) -> dict[str, float]:
@@ -161,23 +219,10 @@ def _limits(key: Key) -> str:
     return ", ".join([*told, *(f"${usd:g} {period}" for period, usd in limits.budgets_usd.items())])
 
 
-def _with_office(config: Path, deed: Callable[[Office, str], Awaitable[T]]) -> T:
-    """Do it, and write down which user of this machine did."""
-    from gateway.keys.office import Office
-    from gateway.state.store import StoreAway
-    from gateway.tenancy import make_pepper, make_shared
-    from protocol.errors import SettingsError
-    from protocol.settings import load_settings
+def _text(key: Key) -> str:
+    return "" if key.text_days is None else f"text, {key.text_days:g} days"
 
-    settings = load_settings(config)
 
-    async def act() -> T:
-        shared = make_shared(settings)
-        try:
-            return await deed(Office(shared.book, make_pepper(settings)), f"cli:{getpass.getuser()}")
-        except StoreAway as error:
-            raise SettingsError(f"The store of keys does not answer: {error}") from None
-        finally:
-            await shared.store.close()
-
-    return asyncio.run(act())
+def _stored(key: Key) -> str:
+    """What its owner should know."""
+    return f"Its prompts and answers are stored for {key.text_days:g} days." if key.text_days else ""

@@ -20,7 +20,7 @@ __all__ = ["group"]
 
 DAY_S = 86_400.0
 DUMP = """ledger.url names a PostgreSQL, whose own programs do this, while gateways write:
-  pg_dump --format=custom --table=requests --table=calls --table=ledger_version --file=ledger.dump "$LEDGER_URL"
+  pg_dump --format=custom -t requests -t calls -t texts -t ledger_version --file=ledger.dump "$LEDGER_URL"
   pg_restore --clean --if-exists --single-transaction --dbname="$LEDGER_URL" ledger.dump"""
 
 group = typer.Typer(help="The ledger: back it up, restore it, check it.", no_args_is_help=True)
@@ -30,6 +30,7 @@ group = typer.Typer(help="The ledger: back it up, restore it, check it.", no_arg
 def backup(
     out: Annotated[Path, typer.Argument(help="The file to write; it must not exist.")],
     config: ConfigOption = CONFIG,
+    text: Annotated[bool, typer.Option(help="With the prompts and answers that keys have stored.")] = True,
 ) -> None:
     """Copy the ledger to a file, whole and consistent, while the gateway writes into it.
 
@@ -37,7 +38,7 @@ def backup(
         chorus ledger backup ledger-$(date +%F).db
     """
     with closing(_file(config)) as ledger:
-        ledger.backup(out)
+        ledger.backup(out, texts=text)
     typer.echo(f"{out}: {out.stat().st_size} bytes")
 
 

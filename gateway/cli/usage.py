@@ -1,4 +1,4 @@
-"""`chorus usage`: who used what, and what it cost."""
+"""`chorus usage`: who used what, and what it cost; `chorus usage show`: one request."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ import re
 import sys
 import time
 from contextlib import closing
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gateway.cli.office import with_office
 from gateway.cli.parameters import CONFIG, ConfigOption, words
 from protocol.errors import SettingsError
 
 if TYPE_CHECKING:
     from gateway.ledger.usage import Line
 
-__all__ = ["usage"]
+__all__ = ["group"]
+
+group = typer.Typer(invoke_without_command=True)
 
 _UNITS = {"h": 3600.0, "d": 86_400.0, "w": 7 * 86_400.0}
 _FIELDS = ("requests", "calls", "prompt_tokens", "completion_tokens", "cost_usd")
@@ -34,7 +38,9 @@ class Format(StrEnum):
     parquet = "parquet"
 
 
+@group.callback()
 def usage(
+    context: typer.Context,
     config: ConfigOption = CONFIG,
     by: Annotated[
         str,
@@ -58,6 +64,8 @@ def usage(
 
         chorus usage --by strategy --against gpt-4o
     """
+    if context.invoked_subcommand is not None:
+        return
     from gateway.ledger.place import make_ledger, savings_against
     from gateway.ledger.usage import usage as added_up
     from protocol.settings import load_settings
@@ -79,6 +87,70 @@ def usage(
         _table(groups, lines)
     if saved is not None:
         typer.echo(saved.told(), err=format is not Format.table)  # a file of figures stays one
+
+
+@group.command()
+def show(
+    name: Annotated[str, typer.Argument(help="The request's id, or its `x-request-id` of the last week.")],
+    config: ConfigOption = CONFIG,
+    text: Annotated[bool, typer.Option(help="Show prompt and answer, where its key has them stored.")] = True,
+) -> None:
+    """Tell of one request: who asked, what was decided, which calls it led to, and what was said, where its key has
+    that stored (`chorus keys change NAME --text-days`). That a prompt was read stands in the audit log.
+
+    Example:
+        chorus usage show req_5f1c2a
+    """
+    from gateway.ledger import views
+    from gateway.ledger.place import make_ledger
+    from gateway.ledger.texts import text_of
+    from protocol.settings import load_settings
+
+    settings = load_settings(config)
+    with closing(make_ledger(settings)) as ledger:
+        found = views.request(ledger.read, name, time.time()) if ledger.exists() else None
+        if found is None:
+            raise SettingsError(
+                f"The ledger has no request {name!r}; it is written a moment after the answer."
+            )
+        said = text_of(ledger.read, found["id"]) if text and found["text"] else None
+    _tell_request(found)
+    if said is not None:
+        with_office(config, lambda office, actor: office.looked(said["request"], said["key"], actor))
+        for part in ("prompt", "answer"):
+            typer.echo(f"\n{part}:\n{said[part] if said[part] is not None else 'none in words'}")
+        if said["cut"]:
+            typer.echo(f"\nNot all of it: ledger.max_text_kib is {settings.ledger.max_text_kib}.")
+
+
+def _tell_request(found: dict[str, Any]) -> None:
+    import orjson
+    from rich.console import Console
+    from rich.table import Table
+
+    made = datetime.fromtimestamp(found["at"], UTC)
+    for label, value in (
+        ("request", found["id"]),
+        ("x-request-id", found["request_id"]),
+        ("when", f"{made:%Y-%m-%d %H:%M:%S} UTC"),
+        ("key", found["alias"] or found["key"]),
+        ("team", found["team"]),
+        ("asked", f"{found['requested']} on /v1{found['path']}, answered by {found['strategy']}"),
+        ("outcome", f"{found['outcome']} after {found['latency_s']:.3f} s"),
+        ("cost", f"{found['cost_usd']:.9f} USD"),
+        ("decision", orjson.dumps(found["decision"]).decode() if found["decision"] else None),
+        ("stored", "prompt and answer" if found["text"] else "neither prompt nor answer"),
+    ):
+        if value is not None:
+            typer.echo(f"{label:<13}{value}")
+    if found["calls"]:
+        table = Table("model", "kind", "outcome", "began_s", "took_s", "read", "written", "cost_usd")
+        for call in found["calls"]:
+            began = "" if call["began_s"] is None else f"{call['began_s']:.3f}"
+            tokens = (str(call["prompt_tokens"]), str(call["completion_tokens"]))
+            took, cost = f"{call['latency_s']:.3f}", f"{call['cost_usd']:.9f}"
+            table.add_row(call["model"], call["kind"], call["outcome"], began, took, *tokens, cost)
+        Console().print(table)
 
 
 def _seconds(since: str) -> float:

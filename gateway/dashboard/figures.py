@@ -17,6 +17,7 @@ from gateway.dashboard.meters import meters
 from gateway.keys.key import Key
 from gateway.ledger import views
 from gateway.ledger.glance import Glance
+from gateway.ledger.texts import text_of
 from gateway.ledger.views import Read
 from gateway.limits.bounds import NANO
 from gateway.limits.door import money_account
@@ -138,6 +139,19 @@ class Figures:
         if told is None:
             raise NotFound("The ledger has no such request; it is written a moment after the answer.")
         return {"object": "request", **told}
+
+    async def text(self, request: web.Request) -> dict[str, Any]:
+        """What is stored of a request's prompt and answer; read anew each time, and kept nowhere."""
+        name, now = request.match_info["name"], self._now()
+
+        def work(read: Read) -> dict[str, Any] | None:
+            found = views.request(read, name, now)
+            return text_of(read, found["id"]) if found else None
+
+        told = await self._look(("text", name), work, 0.0)
+        if told is None:
+            raise NotFound("Nothing is stored of what was said in this request.")
+        return {"object": "text", **told}
 
     async def frontier(self, request: web.Request) -> dict[str, Any]:
         """Quality against cost, estimated over the last `minutes` (default a day) and measured in training."""

@@ -29,6 +29,8 @@ class Key:
     revoked: float | None = None
     cached: bool = True
     """Whether answers to it may be kept, and kept ones given to it."""
+    text_days: float | None = None
+    """For how many days its prompts and answers are stored with the ledger; None: never."""
 
     @property
     def tenant(self) -> str:
@@ -64,6 +66,7 @@ class Key:
             "expires": self.expires,
             "revoked": self.revoked,
             "cached": self.cached,
+            "text_days": self.text_days,
         }
 
     @classmethod
@@ -82,6 +85,7 @@ class Key:
             value["expires"],
             value["revoked"],
             value.get("cached", True),  # a key of an older book
+            value.get("text_days"),
         )
 
 

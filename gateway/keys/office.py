@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -13,10 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from gateway.keys.book import Book
 from gateway.keys.key import Key
 from gateway.keys.secret import Pepper, new_secret
-from protocol.errors import BadRequest, NotFound
+from gateway.ledger.text_keeping import TextKeeping
+from protocol.errors import BadRequest, NotFound, SettingsError, StateUnavailable
 from protocol.tenancy import LimitSettings
 
 __all__ = ["Office", "Order"]
+
+log = logging.getLogger("chorus.keys")
 
 MAX_DAYS = 36_500
 
@@ -34,6 +38,7 @@ class Order(BaseModel):
     limits: LimitSettings = LimitSettings()
     expires_in_days: float | None = Field(None, gt=0, le=MAX_DAYS)
     cached: bool = True
+    text_days: float | None = Field(None, gt=0)
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> Order:
@@ -47,13 +52,17 @@ class Order(BaseModel):
 
 
 class Office:
-    """Keys made, changed, rotated and revoked, each time by an `actor`. Raises `StoreAway`, `NotFound`."""
+    """Keys made, changed, rotated and revoked, each time by an `actor`. `texts` has what is stored of keys that have
+    that switched on. Raises `StoreAway`, `NotFound`."""
 
-    def __init__(self, book: Book, pepper: Pepper, now: Callable[[], float] = time.time) -> None:
-        self._book, self._pepper, self._now = book, pepper, now
+    def __init__(
+        self, book: Book, pepper: Pepper, texts: TextKeeping, now: Callable[[], float] = time.time
+    ) -> None:
+        self._book, self._pepper, self._texts, self._now = book, pepper, texts, now
 
     async def create(self, order: Order, actor: str) -> tuple[Key, str]:
         """A new key and its secret, which nobody can tell again."""
+        self._check(order)
         now = self._now()
         secret = new_secret()
         key = Key(
@@ -67,6 +76,7 @@ class Office:
             created=now,
             expires=now + order.expires_in_days * 86_400 if order.expires_in_days else None,
             cached=order.cached,
+            text_days=order.text_days,
         )
         await self._note(actor, "create", key)
         await self._book.put(key, self._pepper.digest(secret.encode()))
@@ -87,14 +97,18 @@ class Office:
         return active[0]
 
     async def change(self, name: str, body: Mapping[str, Any], actor: str) -> Key:
-        """Change what `body` names of a key."""
+        """Change what `body` names of a key. Where that is `text_days`, what was stored for longer is removed before
+        this returns; by other machines, which have ledgers of their own, within a minute."""
         key = await self.find(name)
         order = Order.parse(body)
+        self._check(order)
         if "expires_in_days" in body:
             raise BadRequest("A key's life is set when it is made; rotate it.", param="expires_in_days")
         key = replace(key, **{field: getattr(order, field) for field in body})
         await self._note(actor, "change", key, fields=sorted(body))
         await self._book.put(key)
+        if "text_days" in body:
+            await self._remove()
         return key
 
     async def rotate(self, name: str, actor: str, *, grace_s: float = 0.0) -> tuple[Key, str]:
@@ -117,6 +131,28 @@ class Office:
     async def audit(self, count: int = 100) -> list[dict[str, Any]]:
         """The latest deeds, latest first."""
         return await self._book.notes(count)
+
+    async def _remove(self) -> None:
+        try:
+            await self._texts.sweep()
+        except (StateUnavailable, SettingsError) as error:
+            log.warning("stored prompts and answers are removed once the ledger answers: %s", error)
+
+    async def looked(self, request: str, key: str, actor: str) -> None:
+        """The stored prompt and answer of a `request` of the key with this id are read."""
+        await self._book.note({"actor": actor, "action": "read text", "key": key, "request": request})
+
+    def _check(self, order: Order) -> None:
+        """Raises `BadRequest` for more than the settings allow."""
+        most = self._texts.most_days if self._texts.most_bytes else 0
+        if order.text_days is not None and order.text_days > most:
+            raise BadRequest(
+                f"'text_days': the gateway stores prompts and answers for at most {most} days"
+                " (ledger.max_text_days, ledger.retention_days)."
+                if most
+                else "'text_days': the gateway stores no prompts and answers (ledger.max_text_days, ledger.enabled).",
+                param="text_days",
+            )
 
     async def _note(self, actor: str, action: str, key: Key, **detail: Any) -> None:
         await self._book.note({"actor": actor, "action": action, "key": key.id, "alias": key.alias, **detail})

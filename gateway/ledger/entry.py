@@ -1,4 +1,4 @@
-"""One request as the ledger keeps it. No prompt, no answer, no part of either."""
+"""One request as the ledger keeps it. In its rows is no prompt, no answer, and no part of either."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import orjson
 
 from gateway.keys.key import Key
 from gateway.limits.bounds import nano
+from gateway.transcript import Transcript
 from protocol.run import Call, Trace
 from protocol.value import value
 
@@ -44,7 +45,8 @@ MAX_PAIRS = 16
 
 @value
 class Entry:
-    """A request that has been answered; made into rows when it is written. `at`: seconds since the epoch."""
+    """A request that has been answered; made into rows when it is written. `at`: seconds since the epoch.
+    `transcript`: what was said, of a key that has that stored; its rows are in `gateway.ledger.texts`."""
 
     id: str
     request_id: str
@@ -58,6 +60,7 @@ class Entry:
     outcome: str
     latency_s: float
     trace: Trace | None
+    transcript: Transcript | None = None
 
     def rows(self) -> tuple[tuple[Any, ...], list[tuple[Any, ...]]]:
         """The row of `requests`, and those of `calls`."""

@@ -37,11 +37,13 @@ class Glance:
 
     async def look(self, name: Hashable, work: Callable[[Read], Any], *, fresh_s: float) -> Any:
         """What `work` reads, or what the look of this `name` found less than `fresh_s` seconds ago. Raises
-        `StateUnavailable` when it takes too long."""
+        `StateUnavailable` when it takes too long. With `fresh_s` 0 nothing of it is kept."""
         async with self._turn:
             at, told = self._kept.get(name, (float("-inf"), None))
             if time.monotonic() - at >= fresh_s:
                 told = await asyncio.to_thread(self._work, work)
+                if not fresh_s:
+                    return told
                 self._kept[name] = (time.monotonic(), told)
                 self._kept.move_to_end(name)
                 while len(self._kept) > KEPT:

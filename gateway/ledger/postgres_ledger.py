@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from gateway.ledger.schema import MIGRATIONS
-from gateway.ledger.store import RETIRE, RowsRefused
+from gateway.ledger.store import FORGET, RETIRE, RowsRefused
 from protocol.errors import SettingsError, StateUnavailable
 
 if TYPE_CHECKING:
@@ -53,9 +53,14 @@ class PostgresLedger:
     def exists(self) -> bool:
         return True
 
-    def write(self, requests: Sequence[tuple[Any, ...]], calls: Sequence[tuple[Any, ...]]) -> None:
+    def write(
+        self,
+        requests: Sequence[tuple[Any, ...]],
+        calls: Sequence[tuple[Any, ...]],
+        texts: Sequence[tuple[Any, ...]] = (),
+    ) -> None:
         def work(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
-            for table, rows in (("requests", requests), ("calls", calls)):
+            for table, rows in (("requests", requests), ("calls", calls), ("texts", texts)):
                 for start in range(0, len(rows), AT_ONCE):
                     some = rows[start : start + AT_ONCE]
                     row = f"({','.join(['%s'] * len(some[0]))})"
@@ -74,6 +79,12 @@ class PostgresLedger:
             return max(connection.execute(_spoken(each), [before, most]).rowcount for each in RETIRE)
 
         return self._transact(work)
+
+    def forget(self, key: str, before: float, most: int) -> int:
+        """What is removed is PostgreSQL's to overwrite, when it vacuums."""
+        return self._transact(
+            lambda connection: connection.execute(_spoken(FORGET), [key, before, most]).rowcount
+        )
 
     def read(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         return self._transact(

@@ -50,4 +50,16 @@ MIGRATIONS = (
     ALTER TABLE calls ADD COLUMN began_s REAL;
     ALTER TABLE calls ADD COLUMN asker TEXT
     """,
+    # What is in `requests` and `calls` holds nobody's words; what is here, of keys that have it stored, is all words.
+    """
+    CREATE TABLE texts (
+        request TEXT PRIMARY KEY,
+        key TEXT NOT NULL,
+        at REAL NOT NULL,
+        prompt TEXT NOT NULL,
+        answer TEXT,
+        cut INTEGER NOT NULL
+    );
+    CREATE INDEX texts_key ON texts (key, at)
+    """,
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gateway.ledger.schema import MIGRATIONS
-from gateway.ledger.store import RETIRE, TABLES, RowsRefused
+from gateway.ledger.store import FORGET, RETIRE, TABLES, RowsRefused
 from gateway.state.sqlite_file import connect
 from protocol.errors import SettingsError, StateUnavailable
 
@@ -37,10 +37,16 @@ class SqliteLedger:
     def exists(self) -> bool:
         return self.path.exists()
 
-    def write(self, requests: Sequence[tuple[Any, ...]], calls: Sequence[tuple[Any, ...]]) -> None:
+    def write(
+        self,
+        requests: Sequence[tuple[Any, ...]],
+        calls: Sequence[tuple[Any, ...]],
+        texts: Sequence[tuple[Any, ...]] = (),
+    ) -> None:
         def work(connection: sqlite3.Connection) -> None:
             _insert(connection, "requests", requests)
             _insert(connection, "calls", calls)
+            _insert(connection, "texts", texts)
 
         self._transact(work)
 
@@ -49,6 +55,14 @@ class SqliteLedger:
             return max(connection.execute(statement, [before, most]).rowcount for statement in RETIRE)
 
         return self._transact(work)
+
+    def forget(self, key: str, before: float, most: int) -> int:
+        """In the file what is removed is overwritten, and of the WAL nothing is left once nobody reads there."""
+        self._open().execute("PRAGMA secure_delete=ON")
+        count = self._transact(lambda connection: connection.execute(FORGET, [key, before, most]).rowcount)
+        if count < most:  # that was the last of them
+            self.read("PRAGMA wal_checkpoint(TRUNCATE)")
+        return count
 
     def read(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         try:
@@ -61,8 +75,9 @@ class SqliteLedger:
             self._connection.close()
             self._connection = None
 
-    def backup(self, out: Path) -> None:
-        """A copy at `out`, whole and consistent, while others write. Raises `SettingsError`, `StateUnavailable`."""
+    def backup(self, out: Path, *, texts: bool = True) -> None:
+        """A copy at `out`, whole and consistent, while others write; without `texts`, no prompt and no answer is in it.
+        Raises `SettingsError`, `StateUnavailable`."""
         if not self.exists():
             raise SettingsError(f"There is no ledger at {self.path} yet.")
         if out.exists():
@@ -71,6 +86,10 @@ class SqliteLedger:
             out.touch(mode=0o600)
             with closing(sqlite3.connect(out)) as copy:
                 self._open().backup(copy)
+                if not texts:
+                    copy.execute("DELETE FROM texts")
+                    copy.commit()
+                    copy.execute("VACUUM")  # what was deleted leaves the file
                 copy.execute("PRAGMA journal_mode=DELETE")  # one file, nothing beside it
         except (OSError, sqlite3.Error) as error:
             out.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-__all__ = ["LEDGER_FILE", "RETIRE", "TABLES", "LedgerStore", "RowsRefused"]
+__all__ = ["FORGET", "LEDGER_FILE", "RETIRE", "TABLES", "LedgerStore", "RowsRefused"]
 
 LEDGER_FILE = "ledger.db"
 TABLES = {"requests": ("id",), "calls": ("request", "number")}
@@ -20,6 +20,7 @@ RETIRE = tuple(
     for table, key in TABLES.items()
 )
 """Of each table the oldest rows from before a time, at most so many."""
+FORGET = "DELETE FROM texts WHERE request IN (SELECT request FROM texts WHERE key = ? AND at < ? LIMIT ?)"
 
 Row = tuple[Any, ...]
 
@@ -41,12 +42,17 @@ class LedgerStore(Protocol):
         """Whether there is anything to read. Makes nothing."""
         ...
 
-    def write(self, requests: Sequence[Row], calls: Sequence[Row]) -> None:
+    def write(self, requests: Sequence[Row], calls: Sequence[Row], texts: Sequence[Row] = ()) -> None:
         """Add rows, all or none; those that are there already stay. Raises `RowsRefused`."""
         ...
 
     def retire(self, before: float, most: int) -> int:
         """Remove at most `most` rows of each table from before that time; gives how many went of the fuller."""
+        ...
+
+    def forget(self, key: str, before: float, most: int) -> int:
+        """Remove at most `most` texts of a key from before that time; gives how many. Where it can be seen to, their
+        bytes go too, not their place in a table alone."""
         ...
 
     def read(self, statement: str, parameters: Sequence[Any] = ()) -> list[Row]:

@@ -50,8 +50,14 @@ def usage(
         return []
     groups = ", ".join(GROUPS[name] for name in by)
     order = "1" if by[:1] == ("day",) else "cost DESC"
+    # A request's calls are numbered from 0; only where they are parted by model may its first be elsewhere.
+    requests = (
+        "count(DISTINCT requests.id)"
+        if "model" in by
+        else "sum(CASE WHEN coalesce(calls.number, 0) = 0 THEN 1 ELSE 0 END)"
+    )
     rows = store.read(
-        f"SELECT {groups}, count(DISTINCT requests.id), count(calls.number), "  # noqa: S608 - SQL of our own
+        f"SELECT {groups}, {requests}, count(calls.number), "  # noqa: S608 - SQL of our own
         "coalesce(sum(calls.prompt_tokens), 0), coalesce(sum(calls.completion_tokens), 0), "
         "coalesce(sum(calls.cost_nano), 0) AS cost "
         f"FROM requests {'JOIN' if 'model' in by else 'LEFT JOIN'} calls ON calls.request = requests.id "

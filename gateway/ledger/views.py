@@ -154,7 +154,8 @@ def recent(
 
 
 def request(read: Read, name: str, now: float) -> dict[str, Any] | None:
-    """One request with its calls and its decision, by its id, or by the `x-request-id` of a late one."""
+    """One request with its calls and its decision, by its id, or by the `x-request-id` of a late one. "text": whether
+    its prompt and answer are stored."""
     rows = read(f"SELECT {_WHOLE} FROM requests WHERE id = ?", [name])  # noqa: S608 - columns of our own
     rows = rows or read(
         f"SELECT {_WHOLE} FROM requests WHERE at >= ? AND request_id = ? ORDER BY at DESC LIMIT 1",  # noqa: S608
@@ -167,6 +168,7 @@ def request(read: Read, name: str, now: float) -> dict[str, Any] | None:
     told["decision"] = orjson.loads(told["decision"] or "{}")
     calls = read(f"SELECT {_CALLED} FROM calls WHERE request = ? ORDER BY number", [told["id"]])  # noqa: S608
     told["calls"] = [_told(_CALLED, row) for row in calls]
+    told["text"] = bool(read("SELECT 1 FROM texts WHERE request = ?", [told["id"]]))
     return told
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from gateway.ledger.entry import Entry
 from gateway.ledger.store import LedgerStore, RowsRefused
+from gateway.ledger.texts import text_row
 from protocol.errors import SettingsError, StateUnavailable
 
 __all__ = ["LedgerWriter"]
@@ -25,10 +26,13 @@ RETRY_S = 1.0
 RETIRE_S = 3600.0
 RETIRED_AT_ONCE = 5000
 DAY_S = 86_400.0
+TEXT_BYTES = 64 << 20
+"""Of prompts and answers that wait; what does not fit is left out, and its request written without."""
 
 
 class LedgerWriter:
-    """Writes to `store`, which is its own. `dropped` is told how many entries were lost, each time some are."""
+    """Writes to `store`, which is its own; of a prompt or answer that is stored at most `text_bytes`. `dropped` is told
+    how many entries were lost, each time some are, and `text_dropped` how many had to do without their text."""
 
     def __init__(
         self,
@@ -37,9 +41,13 @@ class LedgerWriter:
         queue: int = 10_000,
         retention_days: int = 400,
         dropped: Callable[[int], None] = lambda count: None,
+        text_bytes: int = 0,
+        text_dropped: Callable[[int], None] = lambda count: None,
     ) -> None:
         self._store, self._limit, self._retention_s = store, queue, retention_days * DAY_S
-        self._dropped = dropped
+        self._dropped, self._text_dropped, self._text_bytes = dropped, text_dropped, text_bytes
+        # One is counted where requests end, the other in the thread: what waits is their difference.
+        self._text_taken = self._text_written = 0
         self._waiting: deque[Entry] = deque()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -51,8 +59,17 @@ class LedgerWriter:
         """Have `entry` written soon. Never waits."""
         if len(self._waiting) >= self._limit:
             self._dropped(1)
-        else:
-            self._waiting.append(entry)
+            return
+        if entry.transcript is not None:
+            entry = self._with_room(entry, entry.transcript.size)
+        self._waiting.append(entry)
+
+    def _with_room(self, entry: Entry, size: int) -> Entry:
+        if self._text_taken - self._text_written + size > TEXT_BYTES:
+            self._text_dropped(1)
+            return entry._replace(transcript=None)
+        self._text_taken += size
+        return entry
 
     def start(self) -> None:
         """Begin to write."""
@@ -97,12 +114,15 @@ class LedgerWriter:
                 except RowsRefused as error:
                     self._dropped(1)
                     log.error("the ledger refuses request %s: %s", entry.id, error)
-        for _ in batch:
+        for entry in batch:
             self._waiting.popleft()
+            if entry.transcript is not None:
+                self._text_written += entry.transcript.size
 
     def _write_rows(self, batch: Sequence[Entry]) -> None:
         rows = [entry.rows() for entry in batch]
-        self._store.write([row for row, _ in rows], [call for _, calls in rows for call in calls])
+        texts = [row for entry in batch if (row := text_row(entry, self._text_bytes)) is not None]
+        self._store.write([row for row, _ in rows], [call for _, calls in rows for call in calls], texts)
 
     def _retire(self) -> None:
         """Now and then, remove what is too old, a little at a time."""

@@ -24,8 +24,8 @@ import pytest
 import yaml
 
 from backends.scripted import Script, ScriptedUpstream
-from gateway.keys.office import Office, Order
-from gateway.tenancy import make_pepper, make_shared
+from gateway.keys.office import Order
+from gateway.tenancy import make_office, make_shared
 from protocol.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -120,7 +120,7 @@ async def make_key(gateway: Running, **limits: Any) -> str:
     settings = load_settings(gateway.config)
     shared = make_shared(settings)
     order = Order.parse({"alias": "test", "limits": limits})
-    _, secret = await Office(shared.book, make_pepper(settings)).create(order, "test")
+    _, secret = await make_office(settings, shared).create(order, "test")
     await shared.store.close()
     await asyncio.sleep(0.6)  # until every worker has looked
     return secret

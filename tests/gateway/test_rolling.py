@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from backends.scripted import Script, ScriptedUpstream
-from gateway.keys.office import Office, Order
-from gateway.tenancy import make_pepper, make_shared
+from gateway.keys.office import Order
+from gateway.tenancy import make_office, make_shared
 from protocol.settings import load_settings
 from tests.served import Served, Start, free_port
 
@@ -171,7 +171,7 @@ async def test_each_is_replaced_under_traffic(start: Start, redis: Any, tmp_path
         settings = load_settings(gateways[0].config)
         shared = make_shared(settings)
         order = Order.parse({"alias": "test", "limits": {"budgets_usd": {"day": 50}}})
-        _, secret = await Office(shared.book, make_pepper(settings)).create(order, "test")
+        _, secret = await make_office(settings, shared).create(order, "test")
         await shared.store.close()
         url = await stack.enter_async_context(balancer(ports))
         traffic = Traffic(url, secret)

@@ -13,8 +13,8 @@ import pytest
 from backends.scripted import Script, ScriptedUpstream
 from gateway.admin import admin_server
 from gateway.admin_api import AdminApi
-from gateway.keys.office import Office, Order
-from gateway.tenancy import make_pepper, make_shared
+from gateway.keys.office import Order
+from gateway.tenancy import make_office, make_shared
 from protocol.settings import Settings, parse_settings
 from tests.gateway.test_money import free_port
 
@@ -40,7 +40,7 @@ async def make_key(sections: dict[str, Any], **order: Any) -> dict[str, str]:
     """The headers of a new key."""
     settings = settings_of(sections)
     shared = make_shared(settings)
-    _, secret = await Office(shared.book, make_pepper(settings)).create(Order.parse(order), "test")
+    _, secret = await make_office(settings, shared).create(Order.parse(order), "test")
     await shared.store.close()
     return {"authorization": f"Bearer {secret}"}
 
@@ -243,6 +243,7 @@ async def test_admin_api(
         ("GET", "/admin/timeline"),
         ("GET", "/admin/requests"),
         ("GET", "/admin/requests/a"),
+        ("GET", "/admin/requests/a/text"),
         ("GET", "/admin/frontier"),
         ("GET", "/admin/routers"),
         ("GET", "/admin/names"),

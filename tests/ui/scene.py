@@ -202,6 +202,8 @@ async def a_scene(start: Start, folder: Path) -> AsyncIterator[Scene]:
         headers = {"authorization": f"Bearer {ADMIN_KEY}"}
         for alias, team in (("alice", "search"), ("bob", "support")):
             order = {"alias": alias, "team": team, "limits": {"rpm": 600, "budgets_usd": {"day": 0.05}}}
+            if alias == "alice":
+                order["text_days"] = 7
             made = await served.admin.post("/admin/keys", json=order, headers=headers)
             scene.keys[alias] = made.json()["secret"]
         await asyncio.sleep(0.7)  # a running gateway notices new keys within that

@@ -34,6 +34,8 @@ export async function send(method, path, body, signal) {
 export const get = async (path, signal) => (await send("GET", path, undefined, signal)).json();
 export const post = async (path, body, signal) => (await send("POST", path, body ?? {}, signal)).json();
 
+export const patch = async (path, body) => (await send("PATCH", path, body)).json();
+
 async function began(asking) {
   csrf = (await (await asking).json()).csrf;
   return csrf !== null;

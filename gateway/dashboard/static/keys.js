@@ -1,5 +1,5 @@
 // Keys and budgets: make, rotate, revoke. A secret is shown once, here, and kept nowhere.
-import { get, poll, post } from "./api.js";
+import { get, patch, poll, post } from "./api.js";
 import { meter } from "./charts.js";
 import { badge, card, empty, field, h, replace, say, table } from "./dom.js";
 import { figure, usd, when } from "./format.js";
@@ -39,9 +39,11 @@ function keyTable(rows, spent, drawn) {
     return [
       h("span", { "data-key": key.id }, name, key.alias ? h("span", { class: "muted small block" }, key.id) : null),
       key.team ?? "–", key.models === null ? "everything" : key.models.join(", ") || "nothing",
-      h("span", null, limits.join(", ") || (money.length ? "" : "none"), money.map((row) => h("span", { class: "block" }, `${usd(row.limit_usd)} ${PERIODS[row.period]}`))),
+      h("span", null, limits.join(", ") || (money.length ? "" : "none"), money.map((row) => h("span", { class: "block" }, `${usd(row.limit_usd)} ${PERIODS[row.period]}`)),
+        key.text_days ? h("span", { class: "block" }, badge(`text stored ${key.text_days} days`, "warn")) : null),
       key.expires ? when(key.expires) : "never", badge(key.state, STATES[key.state]),
       live ? h("span", { class: "buttons" },
+        h("button", { type: "button", class: "small", "aria-label": `Text of ${name}`, onclick: () => storing(key, name, drawn) }, "Text"),
         h("button", { type: "button", class: "small", "aria-label": `Rotate ${name}`, onclick: () => rotating(key, name, drawn) }, "Rotate"),
         h("button", { type: "button", class: "small danger", "aria-label": `Revoke ${name}`, onclick: () => revoking(key, name, drawn) }, "Revoke")) : ""];
   }));
@@ -96,11 +98,12 @@ async function creating(drawn) {
   const days = number({ max: "36500" });
   const rpm = number({ step: "1", min: "1" });
   const tpm = number({ step: "1", min: "1" });
+  const words = number({});
   const budgets = Object.keys(PERIODS).map((period) => [period, number({})]);
   const boxes = [...names.strategies, ...names.models].map((name) => h("input", { type: "checkbox", value: name, id: `may-${name}` }));
   dialog("New key", [
     h("datalist", { id: "teams" }, names.teams.map((name) => h("option", { value: name }))),
-    h("div", { class: "form-grid" }, field("Alias", alias), field("Team", team), field("Owner", owner), field("Ends after (days)", days, "empty: never"), field("Requests a minute", rpm), field("Tokens a minute", tpm)),
+    h("div", { class: "form-grid" }, field("Alias", alias), field("Team", team), field("Owner", owner), field("Ends after (days)", days, "empty: never"), field("Requests a minute", rpm), field("Tokens a minute", tpm), field("Store its words (days)", words, "empty: no prompt and no answer is stored")),
     h("fieldset", null, h("legend", null, "Budgets in US dollars"), h("div", { class: "form-grid four" }, budgets.map(([period, input]) => field(period === "total" ? "In total" : `A ${period}`, input)))),
     h("fieldset", null, h("legend", null, "May name"), h("p", { class: "hint" }, "None marked: everything."), h("div", { class: "checks" }, boxes.map((box) => h("label", { class: "check", for: box.id }, box, box.value)))),
   ], "Create key", async () => {
@@ -111,6 +114,7 @@ async function creating(drawn) {
     const models = boxes.filter((box) => box.checked).map((box) => box.value);
     const order = { limits };
     for (const [name, input] of [["alias", alias], ["team", team], ["owner", owner]]) if (input.value.trim()) order[name] = input.value.trim();
+    if (words.value) order.text_days = Number(words.value);
     if (days.value) order.expires_in_days = Number(days.value);
     if (models.length) order.models = models;
     const told = await post("/admin/keys", order);
@@ -125,6 +129,16 @@ function rotating(key, name, drawn) {
     const told = await post(`/admin/keys/${encodeURIComponent(key.id)}/rotate`, { grace_s: Number(grace.value || 0) * 3600 });
     await drawn();
     return secret(told, "This is the only time that the new secret is shown. Copy it now.");
+  });
+}
+
+function storing(key, name, drawn) {
+  const days = h("input", { type: "number", min: "0", step: "any", value: key.text_days ?? "", autofocus: true });
+  dialog(`Prompts and answers of ${name}`, [h("p", null, "They are stored with the ledger, for admins to read, and removed after so many days. Whoever uses the key should know."),
+    field("Store them for (days)", days, "empty: store none, and remove what there is at once")], "Save", async () => {
+    const told = await patch(`/admin/keys/${encodeURIComponent(key.id)}`, { text_days: Number(days.value) || null });
+    await drawn();
+    say(told.text_days ? `Prompts and answers of ${name} are stored for ${told.text_days} days.` : `No prompt and no answer of ${name} is stored.`);
   });
 }
 

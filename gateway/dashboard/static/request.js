@@ -1,7 +1,7 @@
 // One request: what was decided and why, and its call tree in time.
 import { get } from "./api.js";
 import { meter, stretch } from "./charts.js";
-import { badge, card, empty, h, replace, table } from "./dom.js";
+import { badge, card, empty, h, replace, say, table } from "./dom.js";
 import { count, figure, seconds, usd, when } from "./format.js";
 import { outcome } from "./requests.js";
 
@@ -27,7 +27,30 @@ export async function request({ root, tools, argument, signal, failed }) {
       fact("Tags", told.tags.join(", ")), fact("Path", h("code", null, `/v1${told.path}`)), fact("Request id", h("code", null, told.request_id)))),
     card("Calls", told.calls.length ? waterfall(told, tree) : empty("Nobody was asked", "It was refused, answered from a cache, or left before a model was called.")),
     card("Decision", Object.keys(told.decision).length ? decision(told.decision)
-      : empty("Nothing to decide", "A model was asked for by its name.")));
+      : empty("Nothing to decide", "A model was asked for by its name.")),
+    told.text ? card("Prompt and answer", said(told.id, signal)) : null);
+}
+
+// What was said is fetched when somebody wants to read it, which the audit log then says.
+function said(id, signal) {
+  const place = h("div", { class: "stack" });
+  const show = h("button", {
+    type: "button", onclick: async () => {
+      try {
+        const text = await get(`/admin/requests/${encodeURIComponent(id)}/text`, signal);
+        replace(place, part("Prompt", text.prompt), part("Answer", text.answer ?? "none in words"),
+          text.cut ? h("p", { class: "muted" }, "Not all of it: ledger.max_text_kib bounds what is stored.") : null);
+      } catch (error) { say(error.message, "bad"); }
+    },
+  }, "Show them");
+  replace(place, h("p", { class: "muted" }, "The key has them stored. That they are read stands in the audit log."), show);
+  return place;
+}
+
+const part = (title, text) => h("div", null, h("h3", null, title), h("pre", { class: "said", tabindex: "0", "aria-label": title, role: "region" }, pretty(text)));
+
+function pretty(text) {
+  try { return JSON.stringify(JSON.parse(text), null, 2); } catch { return text; }
 }
 
 // The calls in the order of their beginning, under the strategy that asked for each.

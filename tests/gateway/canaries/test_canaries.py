@@ -208,11 +208,11 @@ class Canaries:
                         return
                 await asyncio.sleep(0.1)
 
-    async def drive(self, kinds: Sequence[str]) -> None:
-        """Every route, all `kinds` of failure, and the admin API."""
+    async def drive(self, kinds: Sequence[str], **order: Any) -> None:
+        """Every route, all `kinds` of failure, and the admin API, with a key of this `order`."""
         admin = {"authorization": f"Bearer {SECRETS['admin key']}"}
         async with httpx.AsyncClient(verify=False, timeout=20, base_url=self.admin, headers=admin) as client:
-            made = await client.post("/admin/keys", json={"alias": "canary", "team": "birds"})
+            made = await client.post("/admin/keys", json={"alias": "canary", "team": "birds", **order})
             assert made.status_code == 201, made.text
             self.secrets["virtual key"] = key = made.json()["secret"]
             await self._ask(key, kinds)
@@ -346,13 +346,19 @@ async def canaries(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     started: list[Canaries] = []
     async with upstream.serving() as base, collector.serving():
 
-        async def run(kinds: Sequence[str], *, sabotage: bool = False, **sections: Any) -> Canaries:
+        async def run(
+            kinds: Sequence[str],
+            *,
+            sabotage: bool = False,
+            order: Mapping[str, Any] | None = None,
+            **sections: Any,
+        ) -> Canaries:
             made = Canaries(
                 tmp_path, upstream, collector, environ | ({"CHORUS_SABOTAGE": "1"} if sabotage else {})
             )
             started.append(made)
             await made.serve(base, **sections)
-            await made.drive(kinds)
+            await made.drive(kinds, **(order or {}))
             await made.gather(() if sabotage else ("doctor", "check"))
             return made
 
@@ -388,6 +394,16 @@ async def test_nothing_leaks(canaries: Any) -> None:
     _everything_was_seen(made)
     assert b"/chat/completions" in made.sinks.public["state ledger.db"]
     assert made.sinks.leaks(made.secrets) == set()
+
+
+async def test_what_a_key_has_stored_is_in_the_ledger_alone(canaries: Any) -> None:
+    """With a key that has its prompts and answers stored they stand there, and nowhere else; no secret does."""
+    made = await canaries(FEW, order={"text_days": 7})
+    _everything_was_seen(made)
+    leaks = made.sinks.leaks(made.secrets)
+    assert {("state ledger.db", "prompt"), ("state ledger.db", "answer")} <= leaks
+    assert {sink for sink, _ in leaks} == {"state ledger.db"}
+    assert {name for _, name in leaks} <= set(WORDS)
 
 
 @pytest.mark.requires("redis-server")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,10 @@ from gateway.keys.key import Key
 from gateway.ledger.entry import Entry
 from gateway.ledger.sqlite_ledger import SqliteLedger
 from gateway.ledger.writer import LedgerWriter
-from protocol.errors import SettingsError
+from protocol.errors import BadRequest, SettingsError
 from protocol.run import Call, Trace
 from protocol.usage import Usage
+from tests.gateway.ledger.test_texts import transcript
 
 CONFIG = """
 models: {one: {openai: {base_url: 'http://x/v1', model: x}}}
@@ -61,6 +64,53 @@ def test_a_keys_life(chorus: Callable[..., Any]) -> None:
     chorus("keys", "revoke", "alice")
     (key,) = [orjson.loads(line) for line in chorus("keys", "list", "--json").stdout.splitlines()]
     assert key["revoked"] is not None
+
+
+def test_a_key_is_changed(chorus: Callable[..., Any]) -> None:
+    """What is named changes, and nothing else; that words are stored is said when that begins, and where keys are
+    listed."""
+    made = chorus("keys", "create", "alice", "--rpm", "60", "--budget", "day=5", "--text-days", "7")
+    assert "stored for 7 days" in made.stderr
+    assert "stored for 7 days" in chorus("keys", "rotate", "alice").stderr
+    told = chorus("keys", "change", "alice", "--tpm", "900", "--budget", "week=9", "--models", "one")
+    assert "stored for 7 days" in told.stdout
+    (key,) = [orjson.loads(line) for line in chorus("keys", "list", "--json").stdout.splitlines()]
+    assert key["limits"] == {"rpm": 60, "tpm": 900, "budgets_usd": {"day": 5.0, "week": 9.0}}
+    assert (key["models"], key["text_days"], key["cached"]) == (["one"], 7, True)
+    told = chorus("keys", "change", "alice", "--text-days", "0", "--models", "*", "--no-cached")
+    assert "removed" in told.stdout
+    (key,) = [orjson.loads(line) for line in chorus("keys", "list", "--json").stdout.splitlines()]
+    assert (key["models"], key["text_days"], key["cached"]) == (None, None, False)
+    with pytest.raises(BadRequest, match="at most 30 days"):
+        chorus("keys", "change", "alice", "--text-days", "31")
+
+
+def test_a_request_is_shown(chorus: Callable[..., Any], tmp_path: Path) -> None:
+    """Who asked, what it cost and, where that is stored, what was said: then the audit log says who looked."""
+    writer = LedgerWriter(SqliteLedger(tmp_path / "state" / "ledger.db"), text_bytes=64)
+    trace = Trace(calls=[Call("one", Usage(7, 8), 23e-6, 0.1)], decision={"reason": "cheapest"})
+    for id, said in (("plain", None), ("stored", transcript(b'{"prompt": "how?"}', b'{"text": "so"}'))):
+        told = (None, None, "/x", "one", "direct", "ok", 0.1, trace, said)
+        writer.add(Entry(id, f"req-{id}", time.time(), Key("key_1", alias="a"), *told))
+    writer.start()
+    writer.close()
+    chorus("keys", "create", "a", "--text-days", "1")
+    shown = chorus("usage", "show", "req-plain").stdout
+    assert "0.000023000" in shown
+    assert "cheapest" in shown
+    assert "neither" in shown
+    assert "how?" not in chorus("usage", "show", "stored", "--no-text").stdout
+    shown = chorus("usage", "show", "stored").stdout
+    assert '{"prompt": "how?"}' in shown
+    assert '{"text": "so"}' in shown
+    with closing(sqlite3.connect(tmp_path / "state" / "state.db")) as connection:
+        deeds = [
+            orjson.loads(entry) for (entry,) in connection.execute("SELECT entry FROM audit ORDER BY rowid")
+        ]
+    assert [deed["action"] for deed in deeds] == ["create", "read text"]
+    assert deeds[-1]["request"] == "stored"
+    with pytest.raises(SettingsError, match="no request 'none'"):
+        chorus("usage", "show", "none")
 
 
 def test_a_bad_budget(chorus: Callable[..., Any]) -> None:

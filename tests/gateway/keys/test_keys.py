@@ -15,6 +15,8 @@ from gateway.keys.directory import Directory
 from gateway.keys.key import ANYONE, MASTER
 from gateway.keys.office import Office, Order
 from gateway.keys.secret import PREFIX, Pepper, kept_secret
+from gateway.ledger.sqlite_ledger import SqliteLedger
+from gateway.ledger.text_keeping import TextKeeping
 from gateway.state.sqlite_file import SqliteFile
 from gateway.state.sqlite_store import MIGRATIONS
 from gateway.state.store import StoreAway
@@ -51,8 +53,9 @@ async def book(
 
 
 @pytest.fixture
-def office(book: Book, clock: Clock) -> Office:
-    return Office(book, PEPPER, clock)
+def office(book: Book, clock: Clock, tmp_path: Path) -> Office:
+    texts = TextKeeping(lambda: SqliteLedger(tmp_path / "ledger.db"), book, 30, 1024)
+    return Office(book, PEPPER, texts, clock)
 
 
 def bearer(secret: str) -> dict[bytes, bytes]:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from gateway.ledger.entry import Entry
 from gateway.ledger.store import LedgerStore, RowsRefused
@@ -67,7 +68,7 @@ class LedgerWriter:
     def _with_room(self, entry: Entry, size: int) -> Entry:
         if self._text_taken - self._text_written + size > TEXT_BYTES:
             self._text_dropped(1)
-            return entry._replace(transcript=None)
+            return replace(entry, transcript=None)
         self._text_taken += size
         return entry
 

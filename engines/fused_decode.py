@@ -21,7 +21,18 @@ from engines.grammar import Reader
 from engines.penalties import Penalties
 from engines.text_state import TextState
 from ensembles.spans.base import SpanFusion
-from ensembles.tokens.base import Ask, Fusion, Looks, Mixture, Prepares, Prompt, PromptRow, Search, Step, Weighs
+from ensembles.tokens.base import (
+    Ask,
+    Fusion,
+    Looks,
+    Mixture,
+    Prepares,
+    Prompt,
+    PromptRow,
+    Search,
+    Step,
+    Weighs,
+)
 from protocol.errors import MethodError
 
 if TYPE_CHECKING:

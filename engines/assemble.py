@@ -70,8 +70,11 @@ def engine_specs(settings: Settings, progress: Progress | None = None) -> list[E
 def fusion_spec(name: str, settings: FusionSettings) -> FusionSpec:
     """The method with its options, and its members in the order of the config, the main one where it says."""
     method = find_method(settings.method, "fusion", "search", "span")
+    options = dict(settings.options)
+    if "embedding" in method.needs and isinstance(options.get("embedder"), str):
+        options["embedder"] = str(_embedder_folder(name, options["embedder"]))
     try:
-        fusion = load_method(method)(**settings.options)
+        fusion = load_method(method)(**options)
     except TypeError as error:
         raise SettingsError(f"strategies.{name}.fuse.options: {error}") from None
     members = tuple(settings.members)
@@ -100,3 +103,13 @@ def fusion_spec(name: str, settings: FusionSettings) -> FusionSpec:
         shed_above=shed.above if shed else None,
         keep=keep,
     )
+
+
+def _embedder_folder(name: str, weights: str) -> Path:
+    """Of an embedder's weights, fetched where their id is in the catalogue."""
+    folder = ensure([weights])[weights] if weights in CATALOGUE else Path(weights).expanduser()
+    if not (folder / "weights.json").is_file():
+        raise SettingsError(
+            f"strategies.{name}.fuse.options.embedder: {weights!r} is neither known weights nor a folder with them."
+        )
+    return folder

@@ -21,7 +21,18 @@ from engines.grammar import Reader
 from engines.penalties import Penalties
 from engines.text_state import TextState
 from ensembles.spans.base import SpanFusion
-from ensembles.tokens.base import Ask, Fusion, Looks, Mixture, Prepares, Prompt, PromptRow, Search, Step
+from ensembles.tokens.base import (
+    Ask,
+    Fusion,
+    Looks,
+    Mixture,
+    Prepares,
+    Prompt,
+    PromptRow,
+    Search,
+    Step,
+    Weighs,
+)
 from protocol.errors import MethodError
 
 if TYPE_CHECKING:
@@ -62,6 +73,8 @@ class FusedDecode(Joint):
         self._heard: frozenset[int] = frozenset()
         self._end_tokens = 0
         self._unprepared = isinstance(team.fusion, Prepares)
+        self._base = self._weights
+        """The weights by configuration or request, where the method changes them as it goes."""
         self._run = b""
 
     @property
@@ -74,6 +87,7 @@ class FusedDecode(Joint):
     def start(self) -> None:
         """Queue the members the fusion asks for first; the others join when it first asks for them. A fusion
         that wants to see how they read the prompt has them all."""
+        self._weigh()
         if self._unprepared:
             self._run = shared_text.common_run(
                 [
@@ -141,6 +155,8 @@ class FusedDecode(Joint):
         """Write on with the members that are left, their weights in proportion."""
         lost = [m for m, member in enumerate(self._team.members) if member.engine is engine]
         left = [0.0 if m in lost else w for m, w in enumerate(self._weights)]
+        if not any(left):  # who has a part in a later span may take this one
+            left = [0.0 if m in lost or m in self._absent else w for m, w in enumerate(self._base)]
         if not self._team.drop or self._unprepared or not any(left):
             return False
         self._weights = normalised(left)
@@ -277,6 +293,7 @@ class FusedDecode(Joint):
         self._symbols[symbol] += 1
         if self._reader is not None:
             self._reader.accept(symbol)
+        self._weigh()
         if asked.top_logprobs is not None:
             self._trail.push(self._logprob(decision, symbol, added))
         full = (bound is not None and self._state.length >= bound) or self._full()
@@ -288,6 +305,20 @@ class FusedDecode(Joint):
         if self._written and self._written[-1].model == name:
             size += self._written.pop().size
         self._written.append(Written(name, size))
+
+    def _weigh(self) -> None:
+        """At the boundary of a span, let the method weigh its members anew; those that were left out stay so."""
+        fusion, written = self._team.fusion, self._symbols.total()
+        if not isinstance(fusion, Weighs) or (written % fusion.span if fusion.span else written):
+            return
+        main = self._team.main
+        prompt = self._team.members[main].vocab.text_of(self._generation.prompts[main])
+        text = bytes(self._state.text)
+        weights = fusion.weigh(prompt.decode(errors="replace"), text.decode(errors="replace"), self._base)
+        here = [0.0 if m in self._absent else w for m, w in enumerate(weights)]
+        # Where only those had a weight, the others go by what they have without the method.
+        left = [0.0 if m in self._absent else w for m, w in enumerate(self._base)]
+        self._weights = normalised(here if any(here) else left)
 
     def _logprob(self, decision: Mixture, symbol: int, added: bytes) -> TokenLogprob:
         def log(p: float) -> float:

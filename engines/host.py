@@ -39,7 +39,7 @@ from engines.spec_decode import SpecDecode
 from engines.text_state import Feedback
 from engines.union import Union
 from ensembles.spans.base import SpanFusion
-from ensembles.tokens.base import Binds, Drafts, Fusion, Prepares, Search
+from ensembles.tokens.base import Binds, Drafts, Fusion, Prepares, Search, Weighs
 from ensembles.tokens.gac import GaC
 from protocol.errors import ChorusError, InternalError, UpstreamBusy, UpstreamUnavailable
 
@@ -74,6 +74,7 @@ _SPANS = "its text is chosen span by span"
 CANNOT: Mapping[type, Mapping[str, str]] = {
     Search: dict.fromkeys(("logprobs", *RANGES, "logit_bias", "response_format"), _SEARCH),
     Prepares: {"chorus.weights": "it weighs its members by how they read the prompt"},
+    Weighs: {"chorus.weights": "it weighs its members by the text"},
     SpanFusion: {
         "logprobs": f"{_SPANS}, so no token has one",
         "logit_bias": f"{_SPANS}, by members whose tokens are not the same",
@@ -247,7 +248,7 @@ class Host:
             if isinstance(fusion, Binds):
                 folders = [self.engine_specs[member].folder for member in fused.members]
                 log.info("binding %s to its models", name)
-                fusion = fusion.bind(TeamTables(union, folders, tables))
+                fusion = fusion.bind(TeamTables(union, fused.members, folders, tables))
             readers = (
                 tuple(OwnWords(member.vocab, union, m) for m, member in enumerate(members))
                 if isinstance(fusion, SpanFusion)

@@ -45,6 +45,7 @@ __all__ = [
     "Step",
     "SymbolOrder",
     "Tables",
+    "Weighs",
 ]
 
 
@@ -149,6 +150,10 @@ class Tables(Protocol):
     def members(self) -> int:
         """Number of members M."""
 
+    @property
+    def names(self) -> Sequence[str]:
+        """What the members are called, in their order."""
+
     def embeddings(self, member: int, symbols: Tensor, side: Literal["input", "output"]) -> Tensor:
         """Rows of the member's embedding table (input) or of its output head, for symbols it has an id for:
         shape (n, d_m), float32."""
@@ -206,6 +211,20 @@ class Looks(Protocol):
         """By member, the layers it wants to see, in this order, as transformers' `hidden_states` numbers them:
         0 the embeddings, l what block l gives, -1 what the final norm makes of the last one's (the head's
         input)."""
+
+
+@runtime_checkable
+class Weighs(Protocol):
+    """A fusion whose members' weights follow the text. The host asks for them before the first symbol, and again
+    whenever `span` more have been written; in between they stay."""
+
+    @property
+    def span(self) -> int:
+        """Symbols that one weighting is held for; 0: all of the answer."""
+
+    def weigh(self, prompt: str, text: str, weights: tuple[float, ...]) -> tuple[float, ...]:
+        """The `weights` of the steps to come, ≥ 0 and sum 1, by the main member's `prompt` and the `text` so far.
+        `weights` are the configured ones. Pure; may take some milliseconds, in which the host does nothing else."""
 
 
 @runtime_checkable

@@ -30,7 +30,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ensembles.tokens.base import Binds, Decision, Fusion, Looks, Prepares, Step, Tables
+from ensembles.tokens.base import Binds, Decision, Fusion, Looks, Prepares, Step, Tables, Weighs
 from protocol.errors import SettingsError
 from protocol.methods import Evidence, Method, find_method, load_method
 
@@ -107,6 +107,10 @@ class SpecEnsemble:
             raise SettingsError(f"spec-ensemble: rule {self.rule!r} looks at prompts and cannot be drafted.")
         if isinstance(rule, Looks):
             raise SettingsError(f"spec-ensemble: rule {self.rule!r} looks into models and cannot be drafted.")
+        if isinstance(rule, Weighs):
+            raise SettingsError(
+                f"spec-ensemble: rule {self.rule!r} changes its weights and cannot be drafted."
+            )
         return rule
 
     def bind(self, tables: Tables) -> SpecEnsemble:

@@ -92,6 +92,9 @@ def _resolved(value: Any, base: Path) -> Any:
             old = getattr(value, name)
             is_file = name in _FILES and isinstance(old, Path)
             new = _absolute(base / old.expanduser()) if is_file else _resolved(old, base)
+            if name == "options" and isinstance(old, dict) and isinstance(old.get("artefact"), str):
+                artefact = str(_absolute(base / Path(old["artefact"]).expanduser()))
+                new = {**old, "artefact": artefact}  # a method's options are plain values
             if new is not old:
                 changed[name] = new
         return value.model_copy(update=changed) if changed else value

@@ -1,0 +1,68 @@
+"""Real engines, tiny models, and a KV cache that is far too small for all that is asked at once."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator
+
+import pytest
+
+from engines.engine import EngineSpec
+from engines.host import FusionSpec, Host
+from ensembles.tokens.gac import GaC
+from ensembles.tokens.spec_ensemble import SpecEnsemble
+from tests.engines.table_engine import answers
+from tests.language_models import tiny_lm
+
+pytestmark = pytest.mark.models
+
+BLOCK = 128
+"""Tokens in a block of vLLM's KV cache on a CPU."""
+LENGTH, ASKED, ANSWER = 2 * BLOCK, 12, 150
+BYTES_PER_TOKEN = 2 * 2 * 2 * 32 * 4
+"""Of a tiny model's cache: keys and values, two layers of two heads of 32, float32."""
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """Two engines whose caches have five free blocks, where each answer comes to need two."""
+    folder = tmp_path_factory.mktemp("tiny")
+    gib = 6 * BLOCK * BYTES_PER_TOKEN / 2**30
+    specs = [
+        EngineSpec(
+            name,
+            tiny_lm(folder / name, dimensions=128, heads=4, kv_heads=2, seed=seed),
+            "float32",
+            LENGTH,
+            gib,
+            8,
+            32,
+        )
+        for seed, name in enumerate(("x", "y"))
+    ]
+    fusions = [
+        FusionSpec("gac", ("x", "y"), (0.5, 0.5), GaC()),
+        FusionSpec("gated", ("x", "y"), (0.5, 0.5), GaC(threshold=0.02)),
+        FusionSpec("turned", ("y", "x"), (0.5, 0.5), GaC(threshold=0.02)),
+        FusionSpec("spec", ("x", "y"), (0.5, 0.5), SpecEnsemble(drafts=3)),
+    ]
+    host = Host(specs, fusions)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # vLLM and its dependencies warn while they are imported
+        host.start()
+    yield host
+    host.stop()
+
+
+@pytest.mark.parametrize("models", [("gac",), ("gated", "turned"), ("spec",)], ids="-".join)
+def test_answers_survive_preemption(host: Host, models: tuple[str, ...]) -> None:
+    """Requests whose tokens do not fit together, and members that join late in opposite orders, all end, with the texts
+    that each has alone."""
+    prompts = [[5 + n, 7 + n, 9] for n in range(ASKED)]
+    bound = {"max_tokens": ANSWER, "extra": {"logit_bias": {1: -100.0}}}
+    for model in models:
+        alone = [answers(host, model, [prompt], **bound)[0] for prompt in prompts]
+        assert answers(host, model, prompts, **bound) == alone
+    while any(sum(counts) for counts in host.counts().values()):
+        time.sleep(0.01)  # what ended is forgotten a moment after its end is told

@@ -12,7 +12,7 @@
 #   make bench        run the measured claims
 #   make bench-gateway  CPU and latency of Chorus beside other gateways, in one run
 #   make bench-routers  train every router on published tables and compare them   (CHORUS_DATA=…, SOURCES=a,b)
-#   make bench-engines  what fusing costs: members alone, fused, and a plain transformers loop   (BENCH="--quick")
+#   make bench-engines  what fusing costs: members alone, every fusion, plain transformers loops   (BENCH="--quick")
 #   make smoke        call every name of a running `make serve`
 #   make prices       write the table of models' prices anew, from the locked litellm
 #   make lock         resolve the dependencies anew into locks/      (UPGRADE=1 takes newer versions)

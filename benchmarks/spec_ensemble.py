@@ -9,13 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import queue
 import time
 from dataclasses import asdict
 from pathlib import Path
 
+from benchmarks.asking import Asker, questions
 from engines.engine import EngineSpec, prepare_environment
-from engines.generation import End, Event, Failure, Generation, Piece, Sampling
 from engines.host import FusionSpec, Host
 from engines.templates import prompting
 from engines.weights import Home
@@ -55,29 +54,13 @@ def main() -> int:
         ]
     host = Host(specs, fusions)
     host.start()
-    render = prompting(folders["smol"])
-    questions = Path("config/queries/everyday.jsonl").read_text(encoding="utf-8").splitlines()
-    step = max(1, len(questions) // asked.prompts)
-    chosen = [json.loads(line)["prompt"] for line in questions[::step][: asked.prompts]]
-    prompts = [
-        tuple(host.vocabs["smol"].encode_prompt(render.render([{"role": "user", "content": text}]).text))
-        for text in chosen
-    ]
+    ask = Asker(host, dict.fromkeys(folders, prompting(folders["smol"])))
+    prompts = [question["prompt"] for question in questions(asked.prompts)]
 
     def answer(model: str, n: int) -> tuple[str, int, float, float]:
-        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        each = (prompts[n],) * len(host.members_of(model))
-        began, cpu = time.monotonic(), time.process_time()
-        sampling = Sampling(max_tokens=asked.tokens, temperature=0)
-        host.submit(Generation(f"{model}-{n}-{began}", model, each, sampling), events.put)
-        text = ""
-        while isinstance(event := events.get(), Piece):
-            text += event.text
-        if isinstance(event, Failure):
-            raise event.error
-        assert isinstance(event, End)
-        spent = event.members[0].completion_tokens
-        return text, spent, time.monotonic() - began, time.process_time() - cpu
+        cpu = time.process_time()
+        told = ask.send(model, prompts[n], max_tokens=asked.tokens).wait()
+        return told.text, told.written, told.last_s, time.process_time() - cpu
 
     alone = {name: [answer(name, n)[0] for n in range(len(prompts))] for name in folders}
     for pair, (members, plans) in PAIRS.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import os
 import signal
@@ -199,6 +200,22 @@ async def test_leaving_stops_generation(served: Served, model: str) -> None:
         with pytest.raises(asyncio.CancelledError):
             await call
     await asyncio.to_thread(wait_for, lambda: served.running() == 0)
+
+
+def test_the_example_leaves_a_stream(served: Served) -> None:
+    """docs/examples/leave_duet.py: the OpenAI SDK closes a stream of both models after its first words, and the models
+    stop; the next answer is whole."""
+    path = ROOT / "docs/examples/leave_duet.py"
+    spec = importlib.util.spec_from_file_location("leave_duet", path)
+    assert spec is not None
+    assert spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    text = example.opening(served.client, "Tell me a long story about a lighthouse.", 20)
+    assert 20 <= len(text) < 200
+    wait_for(lambda: served.running() == 0)
+    answer = served.client.chat.completions.create(model="duet", messages=ASK, max_tokens=8, stream=True)
+    assert [chunk.choices[0].finish_reason for chunk in answer if chunk.choices][-1] in ("stop", "length")
 
 
 def cut_stream(served: Served, model: str, begun: Barrier) -> str:

@@ -9,17 +9,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from engines.decode import Joint
 from engines.engine import Engine, EngineSpec, Sampled
+from engines.generation import Generation, Sink
 from engines.host import FusionSpec, Host
-from ensembles.tokens.base import Decision, Fusion, Step
 
 __all__ = ["StepTime", "WatchedHost"]
+
+ALIGN = ("project", "top", "read", "begin", "log_mass", "shared")
+"""What a fusion asks of the union of the vocabularies."""
+COMMIT = ("_commit", "wake")
+"""What a decode does with a decision: bytes to ids, text to the client, members set going."""
 
 
 @dataclass(slots=True)
 class StepTime:
-    """One step of the loop. Seconds by part: "forward NAME", "finish NAME", "mix"; what is left of `total` is
-    ours: commit, text, streams, the loop. `rows`: sequences that each engine decoded."""
+    """One step of the loop. Seconds by part: "forward NAME", "finish NAME", "align", "mix", "commit"; what is left of
+    `total` is the loop's. `rows`: sequences that each engine decoded."""
 
     total: float = 0.0
     parts: Counter[str] = field(default_factory=Counter)
@@ -33,14 +39,10 @@ class StepTime:
 class WatchedHost(Host):
     """`steps` grows by one a step."""
 
-    def __init__(self, engines: Sequence[EngineSpec], fusions: Sequence[FusionSpec]) -> None:
+    def __init__(self, engines: Sequence[EngineSpec], fusions: Sequence[FusionSpec] = ()) -> None:
         self.steps: list[StepTime] = []
         self._now = StepTime()
-        watched = [
-            FusionSpec(f.name, f.members, f.weights, _WatchedFusion(f.fusion, self.part), f.main)
-            for f in fusions
-        ]
-        super().__init__(engines, watched, load=self._load_watched)
+        super().__init__(engines, fusions, load=self._load_watched)
 
     @contextmanager
     def part(self, name: str) -> Iterator[StepTime]:
@@ -50,8 +52,33 @@ class WatchedHost(Host):
         inside = self._now.parts.total() - before
         self._now.parts[name] += time.perf_counter() - begun - inside
 
+    def start(self) -> None:
+        """Load, and watch the unions of the vocabularies."""
+        super().start()
+        for union in {id(team.union): team.union for team in self._teams.values()}.values():
+            self._watch(union, dict.fromkeys(ALIGN, "align"))
+
     def _load_watched(self, spec: EngineSpec) -> Engine:
         return _WatchedEngine(Engine.load(spec), self.part)  # type: ignore[return-value]  # the same methods
+
+    def _begin(self, generation: Generation, sink: Sink) -> None:
+        super()._begin(generation, sink)
+        decode = self._live.get(generation.id)
+        if isinstance(decode, Joint):
+            self._watch(decode, {"advance": "mix", **dict.fromkeys(COMMIT, "commit")})
+
+    def _watch(self, thing: Any, parts: Mapping[str, str]) -> None:
+        """Have calls of these methods of this one object timed."""
+        for method, part in parts.items():
+            if hasattr(thing, method):
+                thing.__dict__[method] = self._timed(part, getattr(thing, method))
+
+    def _timed(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*given: Any) -> Any:
+            with self.part(part):
+                return call(*given)
+
+        return timed
 
     def _step(self) -> None:
         self._now = StepTime()
@@ -80,14 +107,3 @@ class _WatchedEngine:
     def finish(self, forced: Mapping[str, Collection[int]]) -> dict[str, Sampled]:
         with self._part(f"finish {self._engine.spec.name}"):
             return self._engine.finish(forced)  # type: ignore[arg-type]
-
-
-class _WatchedFusion:
-    """A fusion whose decisions are timed."""
-
-    def __init__(self, fusion: Fusion, part: Callable[[str], Any]) -> None:
-        self._fusion, self._part = fusion, part
-
-    def decide(self, step: Step) -> Decision:
-        with self._part("mix"):
-            return self._fusion.decide(step)

@@ -6,12 +6,12 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from benchmarks.chart import Bar, Group, chart
 from benchmarks.gateway.endurance import Endurance
 from benchmarks.gateway.measure import Latency, Plan, Row
 from benchmarks.gateway.targets import COMPARED
@@ -171,38 +171,15 @@ def _course(samples: Sequence[float]) -> str:
     return f"{samples[0]:.1f} → {samples[-1]:.1f} (at most {max(samples):.1f})" if samples else "?"
 
 
-WIDTH, LABEL, BAR, GAP = 760, 130, 16, 6
-
-
 def _chart(report: Report) -> str:
-    """Bars of processor time per request. Each workload has a scale of its own, of which Chorus's bar is a third;
-    longer bars are cut, and say so."""
-    parts: list[str] = []
-    y = 24
+    """Processor time per request, by workload; Chorus's bar is a third of the width."""
+    groups = []
     for workload in WORKLOADS:
         found = (report.row(target, workload.name) for target in COMPARED)
         rows = [row for row in found if row is not None and row.passed and row.cpu_us]
         ours = report.row("chorus", workload.name)
-        if ours is None or not rows:
-            continue
-        parts.append(f'<text x="0" y="{y}" class="h">CPU µs per request: {escape(workload.name)}</text>')
-        y += 10
-        for row in sorted(rows, key=lambda row: row.cpu_us):
-            length = row.cpu_us / ours.cpu_us / 3
-            width = min(1.0, length) * (WIDTH - LABEL - 110)
-            kind = "us" if row is ours else "them"
-            told = f"{row.cpu_us:,.0f}" + (" (bar cut)" if length > 1 else "")
-            parts.append(f'<text x="{LABEL - 8}" y="{y + 12}" text-anchor="end">{escape(row.target)}</text>')
-            parts.append(f'<rect x="{LABEL}" y="{y}" width="{width:.1f}" height="{BAR}" class="{kind}"/>')
-            parts.append(f'<text x="{LABEL + width + 6:.1f}" y="{y + 12}">{told}</text>')
-            y += BAR + GAP
-        y += 24
-    style = (
-        "text{font:12px sans-serif;fill:#333}.h{font-weight:bold}.us{fill:#2a6fdb}.them{fill:#b7bdc6}"
-        "@media(prefers-color-scheme:dark){text{fill:#ddd}.them{fill:#5b626c}}"
-    )
-    body = "\n".join(parts)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" role="img" '
-        f'aria-label="CPU time per request">\n<style>{style}</style>\n{body}\n</svg>\n'
-    )
+        if ours is not None and rows:
+            bars = [Bar(row.target, row.cpu_us, f"{row.cpu_us:,.0f}", ours=row is ours) for row in rows]
+            bars.sort(key=lambda bar: bar.value)
+            groups.append(Group(f"CPU µs per request: {workload.name}", bars, full=3 * ours.cpu_us))
+    return chart(groups, "CPU time per request")

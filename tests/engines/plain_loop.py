@@ -5,8 +5,11 @@ arithmetic, mostly in numpy and dictionaries. One request at a time, every membe
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,27 @@ import numpy as np
 import torch
 
 Logits = list[Any]
-Choose = Callable[[Logits], tuple[bytes, float]]
-"""From the members' raw logits, numpy float64, to the next bytes (none: the end) and the lead over the second
-most likely, as a ratio of probabilities or a difference of logits: near 0 rounding decides."""
+Member = tuple[tuple[bytes, ...], float, bool]
+"""A member's part of a search's text: the pieces it wrote, their log-probability, and whether it ended."""
+Joint = tuple[Member, ...]
+
+
+@dataclass(frozen=True)
+class Fused:
+    """The next-symbol distribution: texts (none: the end), the first of equals first, and their probabilities."""
+
+    texts: Sequence[bytes]
+    q: Any
+
+    def best(self) -> tuple[bytes, float]:
+        """The most likely bytes, and by which part they lead the second: near 0 rounding decides."""
+        order = np.argsort(-self.q, kind="stable")[:2]
+        second = float(self.q[order[1]]) if len(order) > 1 else 0.0
+        return self.texts[order[0]], float(self.q[order[0]]) / second - 1 if second > 0 else float("inf")
+
+
+Rule = Callable[[Logits], Fused]
+"""From the members' raw logits, numpy float64, to what comes next."""
 
 
 class PlainModel:
@@ -86,6 +107,12 @@ class PlainModel:
         """The logits of symbols."""
         return np.array([self.value(z, text) for text in texts])
 
+    def probabilities(self, z: Any) -> Any:
+        """Of each id, controls silent."""
+        z = z.copy()
+        z[self.mute] = -np.inf
+        return _softmax(z)
+
     def run(self, ids: Sequence[int], cache: Any = None, last: int = 0) -> tuple[Any, Any]:
         """Logits after each of `ids`, or of the `last` so many, numpy float64, and the cache."""
         with torch.no_grad():
@@ -119,60 +146,66 @@ class PlainLoop:
 
     models: list[PlainModel]
 
-    def write(self, prompts: Sequence[Sequence[int]], choose: Choose, tokens: int) -> tuple[bytes, int]:
-        """Up to `tokens` tokens of the first model; and how many bytes came before the first near tie."""
+    def write(
+        self, prompts: Sequence[Sequence[int]], rule: Rule, tokens: int, steps: list[Fused] | None = None
+    ) -> tuple[bytes, int]:
+        """Up to `tokens` tokens of the first model; and how many bytes came before the first near tie. `steps` is
+        given every distribution."""
         text, sure, spent = b"", None, 0
-        state = [model.run(prompt) for model, prompt in zip(self.models, prompts, strict=True)]
+        state = [model.run(prompt, last=1) for model, prompt in zip(self.models, prompts, strict=True)]
         while True:
-            symbol, lead = choose([z[-1] for z, _ in state])
+            fused = rule([z[-1] for z, _ in state])
+            if steps is not None:
+                steps.append(fused)
+            symbol, lead = fused.best()
             if lead < 1e-3 and sure is None:
                 sure = len(text)
             if not symbol:
                 break
-            text += symbol
             fed = [model.encode(symbol) for model in self.models]
+            main, room = self.models[0], tokens - spent
+            cut = [main.emits[i] or b"" for i in fed[0][:room]] if len(fed[0]) > room else [symbol]
+            text += b"".join(cut)
             spent += len(fed[0])
             if spent >= tokens:
                 break
-            state = [m.run(ids, cache) for m, ids, (_, cache) in zip(self.models, fed, state, strict=True)]
+            state = [
+                m.run(ids, cache, last=1) for m, ids, (_, cache) in zip(self.models, fed, state, strict=True)
+            ]
         return text, len(text) if sure is None else sure
 
     # ── the rules
     # ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def gac(self, logits: Logits) -> tuple[bytes, float]:
-        """½ p₁ + ½ p₂ over all byte strings."""
-        q: dict[bytes, float] = {}
-        for model, z in zip(self.models, logits, strict=True):
-            z = z.copy()
-            z[model.mute] = -np.inf
-            p = np.exp(z - z.max())
-            p /= p.sum() * len(logits)
-            for i in np.argsort(-p)[:200].tolist():
-                q[model.emits[i] or b""] = q.get(model.emits[i] or b"", 0.0)
-            for text in q:
-                q[text] += float(p[model.ids.get(text, [])].sum())
-        # Symbols met first at a later member lack what the earlier ones give them.
-        return _best(self._complete(q, logits))
+    def gac(self, logits: Logits, threshold: float | None = None) -> Fused:
+        """½ p₁ + ½ p₂ over all byte strings likely in one of them; p₁ alone where it is sure."""
+        p = [model.probabilities(z) for model, z in zip(self.models, logits, strict=True)]
+        if threshold is not None:
+            alone = self._mixed(p[:1], [1.0])
+            if alone.q.max() > threshold:
+                return alone
+        return self._mixed(p, [1 / len(p)] * len(p))
 
-    def _complete(self, q: dict[bytes, float], logits: Logits) -> dict[bytes, float]:
-        whole = dict.fromkeys(q, 0.0)
-        for model, z in zip(self.models, logits, strict=True):
-            z = z.copy()
-            z[model.mute] = -np.inf
-            p = np.exp(z - z.max())
-            p /= p.sum() * len(logits)
-            for text in whole:
-                whole[text] += float(p[model.ids.get(text, [])].sum())
-        return whole
+    def _mixed(self, p: Sequence[Any], weights: Sequence[float]) -> Fused:
+        """Σ w p, of the symbols that are among the likeliest somewhere."""
+        models = self.models[: len(p)]
+        texts = list(
+            dict.fromkeys(
+                model.emits[i] or b""
+                for model, row in zip(models, p, strict=True)
+                for i in _largest(row, 200)
+            )
+        )
+        q = np.zeros(len(texts))
+        for model, row, weight in zip(models, p, weights, strict=True):
+            q += weight * np.array([row[model.ids.get(text, [])].sum() for text in texts])
+        return Fused(texts, q)
 
-    def unite(self, logits: Logits, k: int = 10) -> tuple[bytes, float]:
+    def unite(self, logits: Logits, k: int = 10) -> Fused:
         """The union of ten, renormalised."""
         union: dict[bytes, None] = {}
         for model, z in zip(self.models, logits, strict=True):
-            quiet = z.copy()
-            quiet[model.mute] = -np.inf
-            for i in np.argsort(-quiet, kind="stable")[:k].tolist():
+            for i in _largest(model.probabilities(z), k):
                 union[b"" if i in model.eos else model.emits[i] or b""] = None
         q = dict.fromkeys(union, 0.0)
         for model, z in zip(self.models, logits, strict=True):
@@ -189,15 +222,14 @@ class PlainLoop:
             total = sum(np.exp(v) for v in raw.values())
             for text, v in raw.items():
                 q[text] += float(np.exp(v) / total) / len(logits)
-        return _best(q)
+        return Fused(list(q), np.array(list(q.values())))
 
-    def cp_delta(self, logits: Logits) -> tuple[bytes, float]:
+    def cp_delta(self, logits: Logits) -> Fused:
         """½ log p₁ + ½ log p₂ over the byte strings that both have."""
-        common = self._common()
-        z = sum(self._pooled(m, z, common) / len(logits) for m, z in enumerate(logits))
-        order = np.argsort(-z, kind="stable")
-        return common[order[0]], float(z[order[0]] - z[order[1]])
+        z = sum(self._pooled(m, z, self._common) / len(logits) for m, z in enumerate(logits))
+        return Fused(self._common, _softmax(z))
 
+    @cached_property
     def _common(self) -> list[bytes]:
         first, *others = self.models
         return [text for text in first.ids if all(text in other.ids for other in others)]
@@ -211,7 +243,7 @@ class PlainLoop:
                 out[i] = self.models[member].value(z, text)
         return out
 
-    def packed(self, prompts: Sequence[Sequence[int]], mode: str, reach: int = 48) -> Choose:
+    def packed(self, prompts: Sequence[Sequence[int]], mode: str, reach: int = 48) -> Rule:
         """PackLLM's rule for this prompt."""
         texts = [b"".join(m.emits[i] or b"" for i in p) for m, p in zip(self.models, prompts, strict=True)]
         run = _longest_common(*texts)
@@ -269,16 +301,14 @@ class PlainLoop:
             weights = np.zeros(2)
             weights[first], weights[second] = share, 1 - share
 
-        def choose(logits: Logits) -> tuple[bytes, float]:
-            z = sum(weights[m] * mapped(m, z) for m, z in enumerate(logits))
-            order = np.argsort(-z, kind="stable")
-            return symbols[order[0]], float(z[order[0]] - z[order[1]])
+        def fuse(logits: Logits) -> Fused:
+            return Fused(symbols, _softmax(sum(weights[m] * mapped(m, z) for m, z in enumerate(logits))))
 
-        return choose
+        return fuse
 
-    def deepened(self, eta: float, anchors: int, rows: int) -> Choose:
+    def deepened(self, eta: float, anchors: int, rows: int) -> Rule:
         """DeePEn's rule, main first, with autograd, AdamW and torch's schedule."""
-        common = [text for text in self._common() if text]
+        common = [text for text in self._common if text]
         draw = torch.randperm(len(common), generator=torch.Generator().manual_seed(0))[:anchors]
         chosen = [common[i] for i in sorted(draw.tolist())]
         tables = [model.table for model in self.models]
@@ -291,19 +321,18 @@ class PlainLoop:
             return torch.tensor(100 * cosines).softmax(-1)
 
         def likely(m: int, z: Any) -> tuple[list[bytes], Any, Any]:
-            model, quiet = self.models[m], z.copy()
-            quiet[model.mute] = -np.inf
-            order = np.argsort(-quiet, kind="stable")[:rows].tolist()
+            model = self.models[m]
+            order = _largest(model.probabilities(z), rows)
             texts = list(dict.fromkeys(b"" if i in model.eos else model.emits[i] or b"" for i in order))
             values = torch.tensor(model.values(z, texts))
             return texts, values, relative(m, [model.ids[text][0] for text in texts])
 
-        def choose(logits: Logits) -> tuple[bytes, float]:
+        def fuse(logits: Logits) -> Fused:
             images = [likely(m, z) for m, z in enumerate(logits)]
             target = sum(v.softmax(-1) @ table / len(images) for _, v, table in images)
             texts, z, table = images[0]
             if not texts[int(z.argmax())]:
-                return b"", 1.0
+                return self._mixed([self.models[0].probabilities(logits[0])], [1.0])
             z = z.clone().requires_grad_()
             adam = torch.optim.AdamW([z], lr=eta, weight_decay=0.0)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, T_max=10, eta_min=eta / 4)
@@ -313,15 +342,122 @@ class PlainLoop:
                 loss.backward()
                 adam.step()
                 schedule.step()
-            best = z.detach().topk(2)
-            return texts[int(best.indices[0])], float(best.values[0] - best.values[1])
+            return Fused(texts, z.detach().softmax(-1).numpy())
 
-        return choose
+        return fuse
+
+    def projected(self, image_of: Callable[[bytes], list[tuple[bytes, float]]], top: int, drop: int) -> Rule:
+        """EVA's rule, pivot first. `image_of` is S: what a text of the second model looks like in the pivot."""
+
+        def fuse(logits: Logits) -> Fused:
+            images: list[dict[bytes, float]] = []
+            for m, (model, z) in enumerate(zip(self.models, logits, strict=True)):
+                order = _largest(model.probabilities(z), top)
+                texts = list(dict.fromkeys(b"" if i in model.eos else model.emits[i] or b"" for i in order))
+                image: dict[bytes, float] = {}
+                for text, p in zip(texts, _softmax(model.values(z, texts)), strict=True):
+                    for other, score in [(text, 1.0)] if m == 0 else image_of(text):
+                        image[other] = image.get(other, 0.0) + float(p * score)
+                images.append(image)
+            first = [sorted(image, key=lambda text: -image[text])[:drop] for image in images]
+            heard = [
+                image[mine[0]] > 0
+                and any(
+                    mine[0] in theirs and images[o][mine[0]] > 0 for o, theirs in enumerate(first) if o != m
+                )
+                for m, (image, mine) in enumerate(zip(images, first, strict=True))
+            ]
+            survivors = [image for image, one in zip(images, heard, strict=True) if one] or images
+            q: dict[bytes, float] = {}
+            for image in survivors:
+                for text, p in image.items():
+                    q[text] = q.get(text, 0.0) + p
+            return Fused(list(q), np.array(list(q.values())) / sum(q.values()))
+
+        return fuse
+
+    # ── a search
+    # ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def search(
+        self, prompts: Sequence[Sequence[int]], beams: int, candidates: int, tokens: int
+    ) -> tuple[bytes, bool]:
+        """ABE, every pair of moves looked at; and whether rounding had a say nowhere."""
+        weight = 1 / len(self.models)
+        # Of each member: its texts, what they scored, and whether it ended.
+        start: Joint = tuple(((), 0.0, False) for _ in self.models)
+        beam, finished, sure = [start], [], True
+
+        def text(one: Member) -> bytes:
+            return b"".join(one[0])
+
+        def value(joint: Joint) -> float:
+            return sum(weight * s / max(1, len(written) + ended) for written, s, ended in joint)
+
+        while beam and len(finished) < beams:
+            grown: dict[Joint, float] = {}
+            for joint in beam:
+                longest = max((text(one) for one in joint), key=len)
+                closing = any(ended for _, _, ended in joint)
+                lag = [not one[2] and (len(text(one)) < len(longest) or closing) for one in joint]
+                moves: list[list[Member]] = []
+                for m, (one, late) in enumerate(zip(joint, lag, strict=True)):
+                    if one[2] or (any(lag) and not late):
+                        moves.append([one])
+                        continue
+                    model = self.models[m]
+                    fed = [i for piece in one[0] for i in model.encode(piece)]
+                    z = model.run([*prompts[m], *fed], last=1)[0][-1]
+                    p = model.probabilities(z)
+                    missing = longest[len(text(one)) :]
+                    if missing:
+                        fits = [
+                            x for x in model.ids if x and (missing.startswith(x) or x.startswith(missing))
+                        ]
+                    elif closing:
+                        fits = [b""]
+                    else:
+                        fits = [
+                            b"" if i in model.eos else model.emits[i] or b"" for i in _largest(p, candidates)
+                        ]
+                    moves.append(
+                        [
+                            ((*one[0], x) if x else one[0], one[1] + math.log(p[model.ids[x]].sum()), not x)
+                            for x in dict.fromkeys(fits)
+                            if p[model.ids[x]].sum() > 0
+                        ]
+                    )
+                for together in itertools.product(*moves):
+                    texts = [text(one) for one in together]
+                    top = max(texts, key=len)
+                    agree = all(top.startswith(x) for x in texts)
+                    if agree and not any(one[2] and x != top for one, x in zip(together, texts, strict=True)):
+                        grown[together] = value(together)
+            order = sorted(grown, key=lambda joint: -grown[joint])
+            beam, alive = [], 0
+            for place, joint in enumerate(order):
+                if alive == beams:
+                    sure = sure and abs(grown[joint] - grown[order[place - 1]]) > 1e-5
+                    break
+                ended = all(one[2] for one in joint)
+                alive += not ended
+                spent = sum(len(self.models[0].encode(piece)) for piece in joint[0][0])
+                (finished if ended or spent >= tokens else beam).append(joint)
+        ranked = sorted(finished, key=lambda joint: -value(joint))
+        if len(ranked) > 1 and text(ranked[0][0]) != text(ranked[1][0]):
+            sure = sure and value(ranked[0]) - value(ranked[1]) > 1e-5
+        return text(ranked[0][0]), sure
 
 
-def _best(q: dict[bytes, float]) -> tuple[bytes, float]:
-    first, second = sorted(q, key=lambda text: -q[text])[:2]
-    return first, q[first] / q[second] - 1
+def _largest(p: Any, n: int) -> list[int]:
+    """The n largest, best first, the first of equals first."""
+    some = np.argpartition(-p, min(n, len(p) - 1))[: n + 1]
+    return sorted(some.tolist(), key=lambda i: (-p[i], i))[:n]
+
+
+def _softmax(z: Any) -> Any:
+    p = np.exp(z - z.max())
+    return p / p.sum()
 
 
 def _longest_common(a: bytes, b: bytes) -> bytes:

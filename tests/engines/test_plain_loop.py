@@ -16,7 +16,7 @@ from tests.engines.conftest import DEEPEN, FOLDERS, PAIR, PROMPTS
 
 if TYPE_CHECKING:
     from tests.engines.conftest import Asker
-    from tests.engines.plain_loop import Choose, PlainLoop
+    from tests.engines.plain_loop import PlainLoop, Rule
 
 pytestmark = pytest.mark.models
 
@@ -58,10 +58,10 @@ def test_texts_equal_a_plain_loop(ask: Asker, plain: PlainLoop, fusion: str) -> 
     assert any(reply.text not in (a.text, b.text) for reply, a, b in zip(ours, *singles, strict=True))
 
 
-def _rule(plain: PlainLoop, fusion: str, prompts: tuple[tuple[int, ...], ...]) -> Choose:
+def _rule(plain: PlainLoop, fusion: str, prompts: tuple[tuple[int, ...], ...]) -> Rule:
     if fusion.startswith("pack"):
         return plain.packed(prompts, fusion.removeprefix("pack-"))
     if fusion == "deepen":
         return plain.deepened(**DEEPEN)
-    rules: dict[str, Choose] = {"duet": plain.gac, "unite": plain.unite, "cp-delta": plain.cp_delta}
+    rules: dict[str, Rule] = {"duet": plain.gac, "unite": plain.unite, "cp-delta": plain.cp_delta}
     return rules[fusion]

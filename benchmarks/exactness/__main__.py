@@ -1,0 +1,358 @@
+"""The command: ask the host, write the same again plainly, compare; in slices, which find what earlier ones did."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from math import exp
+from pathlib import Path
+from typing import Any
+
+from benchmarks.asking import Asker, Kept, questions
+from benchmarks.exactness.plain import Plainly, PlainText
+from benchmarks.exactness.report import page
+from benchmarks.lineup import Entry, Lineup, lineup
+from benchmarks.machine import machine
+from engines.assemble import fusion_spec
+from engines.engine import prepare_environment
+from engines.host import FusionSpec, Host
+from engines.weights import Home
+from ensembles.spans.base import SpanFusion
+from ensembles.tokens.base import Search
+
+RESULTS = Path(__file__).parent.parent / "results"
+LIKELIEST = 32
+"""Symbols of each step whose probabilities are compared."""
+AT_ONCE = 16
+IDENTITY = 16
+"""Questions that copies of one model are asked."""
+COPIES: dict[str, dict[str, Any]] = {
+    "abe": {"beams": 1},  # a wider beam finds likelier texts than the greedy one
+    "eva": {"projection": None},  # the kept one belongs to the pair
+}
+"""Options under which copies of one model must write its greedy text, where the configured ones will not do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is compared. `tokens` an answer, `compared` prompts a fusion on which its text is no member's
+    (`spans`: of a fusion in spans), `asked` prompts to find those, `drafted` prompts
+    on which drafting is compared."""
+
+    tokens: int = 12
+    asked: int = 192
+    compared: int = 50
+    spans: int = 20
+    drafted: int = 200
+
+
+class OutOfTime(Exception):
+    """The slice is over."""
+
+
+def main() -> int:
+    """Exit status 1 where something differs, 2 where a further slice is needed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.exactness", description=__doc__)
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="stop after so many; run it again"
+    )
+    parser.add_argument("--fusions", default="", help="of benchmarks/fusions.yaml; all by default")
+    parser.add_argument("--without", default="", help="of these, leave out")
+    parser.add_argument("--quick", action="store_true", help="a few prompts, 8 tokens")
+    parser.add_argument("--kept", type=Path, help="where slices leave what they found")
+    parser.add_argument("--out", type=Path, default=RESULTS / "exactness.json", help="and .md beside it")
+    asked = parser.parse_args()
+    plan = Plan(6, 4, 3, 2, 4) if asked.quick else Plan()
+    prepare_environment()
+    team = lineup("float32")
+    names = asked.fusions.split(",") if asked.fusions else list(team.entries)
+    team = team.only([name for name in names if name not in asked.without.split(",")])
+    kept = Kept(asked.kept or Home.from_environ().root / "benchmarks" / "exactness.jsonl")
+    run = Run(team, plan, kept, time.monotonic() + asked.seconds)
+    try:
+        run.ask()
+        run.compare()
+        done = True
+    except OutOfTime:
+        done = False
+    result = {"machine": machine(), "complete": done, **run.result()}
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    asked.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    asked.out.with_suffix(".md").write_text(page(result), encoding="utf-8")
+    print(page(result))
+    return 2 if not done else int(not passed(result))
+
+
+def passed(result: Mapping[str, Any]) -> bool:
+    """Whether nothing differs but by rounding."""
+    return (
+        all(row["different"] == 0 for row in result["against_plain_loops"])
+        and all(row["equal"] + row["near_ties"] == row["prompts"] for row in result["drafting"])
+        and all(row["equal"] == row["prompts"] for row in result["identity"])
+    )
+
+
+class Run:
+    """What was found, and what is still to be found until `deadline` (of the monotonic clock)."""
+
+    def __init__(self, team: Lineup, plan: Plan, kept: Kept, deadline: float) -> None:
+        self._team, self._plan, self._kept, self._deadline = team, plan, kept, deadline
+        self._questions = questions(plan.asked)
+        self._drafted = questions(plan.drafted)
+
+    # ── keys: what a found value depends on
+    # ───────────────────────────────────────────────────────────────────────────────────────
+
+    def _answer(self, name: str, question: Mapping[str, Any]) -> str:
+        digest = self._team.entries[name].digest if name in self._team.entries else "alone"
+        return f"answer/{name}/{digest}/{self._plan.tokens}/{question['id']}"
+
+    def _plain(self, name: str, question: Mapping[str, Any]) -> str:
+        return self._answer(name, question).replace("answer/", "plain/", 1)
+
+    def _set(self, kind: str, name: str) -> str:
+        prompts = IDENTITY if kind == "identity" else self._plan.drafted
+        return f"{kind}/{name}/{self._team.entries[name].digest}/{self._plan.tokens}/{prompts}"
+
+    # ── the host's part
+    # ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def ask(self) -> None:
+        """Everything that needs the engines."""
+        entries, engines = self._team.entries, self._team.engines
+        copies = [n for n in entries if self._set("identity", n) not in self._kept]
+        drafts = [n for n in self._team.rules_alone() if self._set("drafting", n) not in self._kept]
+        if not (copies or drafts or any(self._wanting(0))):
+            return
+        self._check_time()
+        fusions = [entry.spec for entry in entries.values()] + [_twice(entries[name]) for name in copies]
+        host = Host(list(engines.values()), fusions)
+        host.start()
+        try:
+            asker = Asker(host, self._team.prompts)
+            for start in range(0, len(self._questions), AT_ONCE):
+                for name in self._wanting(start):
+                    self._ask(asker, name, self._questions[start : start + AT_ONCE])
+            for name in drafts:
+                self._draft(asker, name)
+            for name in copies:
+                self._copies(asker, name)
+        finally:
+            host.stop()
+
+    def _wanting(self, start: int) -> Iterator[str]:
+        """Who is to be asked the questions from `start` on: fusions that have too few texts of their own, and then
+        all models, which come first."""
+        some = self._questions[start : start + AT_ONCE]
+        fusions = [n for n in self._team.entries if len(self._chosen(n)) < self._enough(n)]
+        for name in (*(self._team.engines if fusions else ()), *fusions):
+            if any(self._answer(name, q) not in self._kept for q in some):
+                yield name
+
+    def _ask(self, asker: Asker, name: str, some: Sequence[Mapping[str, Any]]) -> None:
+        """The answers of a model or fusion, with the distributions; of the first questions also as a client gets
+        them, who asks for none."""
+        self._check_time()
+        short = {"max_tokens": self._plan.tokens, "stops": (), "before": b""}
+        entry = self._team.entries.get(name)
+        told = entry is not None and not isinstance(entry.spec.fusion, SpanFusion | Search)
+        whole = {**short, "top_logprobs": LIKELIEST} if told else short
+        answers = list(asker.all(name, [(q["prompt"], whole) for q in some]))
+        first = told and some[0] is self._questions[0]
+        quick = list(asker.all(name, [(q["prompt"], short) for q in some])) if first else [None] * len(some)
+        for question, answer, client in zip(some, answers, quick, strict=True):
+            assert answer.end is not None
+            self._kept.keep(
+                self._answer(name, question),
+                {
+                    "text": answer.text,
+                    "short_cut": None if client is None else client.text,
+                    "spans": len(answer.end.spans),
+                    "prompts": asker.prompt_ids(name, question["prompt"]),
+                    "steps": [[(t.hex(), logp) for t, logp in one.top] for one in answer.tokens],
+                    "symbols": [one.token.hex() for one in answer.tokens],
+                },
+            )
+        print(f"asked {name}: {len(self._chosen(name)) if entry else '-'}", flush=True)
+
+    def _draft(self, asker: Asker, name: str) -> None:
+        """Drafted and plain texts, symbol by symbol."""
+        self._check_time()
+        asked = [
+            (q["prompt"], {"max_tokens": self._plan.tokens, "top_logprobs": 2, "stops": (), "before": b""})
+            for q in self._drafted
+        ]
+        plain = list(asker.all(self._team.rules_alone()[name], asked))
+        before = asker.host.tallies()[name]
+        drafted = list(asker.all(name, asked))
+        after = asker.host.tallies()[name]
+        alone = [
+            list(asker.all(m, [(q, {**s, "top_logprobs": None}) for q, s in asked]))
+            for m in asker.host.members_of(name)
+        ]
+        equal = ties = 0
+        for ours, theirs in zip(drafted, plain, strict=True):
+            a, b = ([one.token for one in answer.tokens] for answer in (ours, theirs))
+            if a == b:
+                equal += 1
+                continue
+            at = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+            top = theirs.tokens[min(at, len(b) - 1)].top
+            ties += len(top) > 1 and top[0][1] - top[1][1] < 1e-3
+        told = self._set("drafting", name)
+        self._kept.keep(
+            told,
+            {
+                "fusion": name,
+                "prompts": len(asked),
+                "equal": equal,
+                "near_ties": ties,
+                "symbols": sum(len(answer.tokens) for answer in drafted),
+                "members_differ": sum(a.text != b.text for a, b in zip(alone[0], alone[-1], strict=True)),
+                "neither": sum(d.text not in {one[i].text for one in alone} for i, d in enumerate(drafted)),
+                "accepted": (after.accepted - before.accepted) / max(1, after.verified - before.verified),
+                "forwards_per_symbol": (after.forwards - before.forwards)
+                / max(1, after.written - before.written),
+            },
+        )
+        print(self._kept[told], flush=True)
+
+    def _copies(self, asker: Asker, name: str) -> None:
+        """Two members that are one model."""
+        self._check_time()
+        model = self._team.entries[name].spec.members[0]
+        asked = [
+            (q["prompt"], {"max_tokens": self._plan.tokens, "stops": (), "before": b""})
+            for q in self._questions[:IDENTITY]
+        ]
+        twice, once = list(asker.all(f"{name}=twice", asked)), list(asker.all(model, asked))
+        equal = sum(a.text == b.text for a, b in zip(twice, once, strict=True))
+        self._kept.keep(
+            self._set("identity", name),
+            {"fusion": name, "model": model, "prompts": len(asked), "equal": equal},
+        )
+        print(self._kept[self._set("identity", name)], flush=True)
+
+    # ── the plain part
+    # ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def compare(self) -> None:
+        """Write the same again, and compare: question by question, since the plain models remember within one."""
+        plainly = Plainly({name: spec.folder for name, spec in self._team.engines.items()})
+        known = {name: entry for name, entry in self._team.entries.items() if plainly.knows(entry)}
+        chosen = {name: {question["id"] for question in self._chosen(name)} for name in known}
+        for question in self._questions:
+            plainly.forget()
+            for name, entry in known.items():
+                key = self._plain(name, question)
+                if question["id"] not in chosen[name] or key in self._kept:
+                    continue
+                self._check_time()
+                heard = self._kept[self._answer(name, question)]
+                wrote = plainly.write(entry, heard["prompts"], self._plan.tokens, heard["spans"])
+                found = compared(heard, wrote, in_spans=isinstance(entry.spec.fusion, SpanFusion))
+                self._kept.keep(key, found)
+                if found["verdict"] == "different":
+                    print(name, question["id"], repr(heard["text"]), wrote.text, flush=True)
+            print(f"compared {question['id']}", flush=True)
+
+    def _chosen(self, name: str) -> list[Mapping[str, Any]]:
+        """The first questions on which the fusion's text is no member's."""
+        if name not in self._team.entries:
+            return []
+        entry = self._team.entries[name]
+        found = []
+        for question in self._questions:
+            if self._answer(name, question) not in self._kept:
+                continue
+            ours = self._kept[self._answer(name, question)]["text"]
+            members = [self._kept[self._answer(m, question)]["text"] for m in entry.spec.members]
+            if ours not in members:
+                found.append(question)
+        return found[: self._enough(name)]
+
+    def _enough(self, name: str) -> int:
+        """On how many questions it is compared."""
+        spans = isinstance(self._team.entries[name].spec.fusion, SpanFusion)
+        return self._plan.spans if spans else self._plan.compared
+
+    def _check_time(self) -> None:
+        if time.monotonic() > self._deadline:
+            raise OutOfTime
+
+    # ── what was found
+    # ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _row(self, name: str) -> dict[str, Any]:
+        found = [self._kept[k] for q in self._chosen(name) if (k := self._plain(name, q)) in self._kept]
+        answers = [self._kept[k] for q in self._questions if (k := self._answer(name, q)) in self._kept]
+        quick = [one for one in answers if one["short_cut"] is not None]
+        differences = [one["difference"] for one in found if one["difference"] is not None]
+        return {
+            "fusion": name,
+            "method": self._team.entries[name].method.id,
+            "asked": len(answers),
+            "short_cut_asked": len(quick),
+            "short_cut_changes": sum(one["text"] != one["short_cut"] for one in quick),
+            "compared": len(found),
+            "equal": sum(one["verdict"] == "equal" for one in found),
+            "near_ties": sum(one["verdict"] == "near tie" for one in found),
+            "different": sum(one["verdict"] == "different" for one in found),
+            "distributions": sum(one["steps"] for one in found),
+            "max_difference": max(differences, default=None),
+        }
+
+    def result(self) -> dict[str, Any]:
+        """Rows of all that is known."""
+        plainly = Plainly({})
+        known = {n: e for n, e in self._team.entries.items() if plainly.knows(e)}
+        return {
+            "dtype": "float32",
+            "tokens": self._plan.tokens,
+            "likeliest": LIKELIEST,
+            "against_plain_loops": [self._row(name) for name in known],
+            "drafting": self._found("drafting", self._team.rules_alone()),
+            "identity": self._found("identity", self._team.entries),
+            "without_plain_loop": sorted(self._team.entries.keys() - known),
+            "absent": dict(self._team.absent),
+        }
+
+    def _found(self, kind: str, names: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return [self._kept[key] for name in names if (key := self._set(kind, name)) in self._kept]
+
+
+def compared(heard: Mapping[str, Any], wrote: PlainText, *, in_spans: bool) -> dict[str, Any]:
+    """Verdict on a text, and the largest difference of probabilities over the steps on the same text."""
+    ours = heard["text"].encode()
+    theirs = wrote.text.decode(errors="ignore").encode()
+    if in_spans:  # one ends within a span, the other behind it
+        theirs = theirs[: len(ours)]
+    unsure = wrote.sure < len(wrote.text)
+    same = ours[: wrote.sure] == theirs[: wrote.sure]
+    verdict = "equal" if ours == theirs else "near tie" if unsure and same else "different"
+    largest, count = 0.0, 0
+    for step, symbol, fused in zip(heard["steps"], heard["symbols"], wrote.steps, strict=False):
+        q = dict(zip(fused.texts, fused.q.tolist(), strict=True))
+        largest = max(largest, *(abs(exp(logp) - q.get(bytes.fromhex(text), 0.0)) for text, logp in step))
+        count += 1
+        if fused.best()[0] != bytes.fromhex(symbol):
+            break
+    return {"verdict": verdict, "steps": count, "difference": largest if count else None}
+
+
+def _twice(entry: Entry) -> FusionSpec:
+    """The fusion over two copies of its first member."""
+    options = {**entry.settings.options, **COPIES.get(entry.method.id, {})}
+    model = entry.spec.members[0]
+    once = entry.settings.model_copy(update={"members": {model: 1.0}, "main": None, "options": options})
+    spec = fusion_spec(f"{entry.spec.name}=twice", once)
+    return FusionSpec(spec.name, (model, model), (0.5, 0.5), spec.fusion, 0, spec.feedback)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

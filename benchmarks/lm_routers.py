@@ -6,6 +6,8 @@ Each method has one preset: a published table, a pool, and settings that train i
 cores from SmolLM2-135M-Instruct. Queries are split by hash of their text; the test part trains nothing. Intervals are
 95 % percentile bootstraps over test queries, paired where they are of a difference. The loss curve, the digest of the
 base and the version of the trained artefact (a digest of all it learnt) are kept in benchmarks/results/lm-METHOD.json.
+
+`llmrank` is not fine-tuned: it is trained with and without the language model that tries every prompt first.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from protocol.methods import find_method, load_method
 from protocol.routing import Router
 from routers.disrouter import local_reward, refusal_reward
 
+SOLVER = "smollm2-135m-instruct"
 Figures = Callable[[Router, Router, OutcomeTable, OutcomeTable], dict[str, Any]]
 
 
@@ -54,13 +57,13 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("methods", nargs="+", choices=PRESETS)
+    parser.add_argument("methods", nargs="+", choices=[*PRESETS, "llmrank"])
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent / "results", help="folder to write to"
     )
     asked = parser.parse_args(argv)
     for name in asked.methods:
-        found = measure(name, PRESETS[name])
+        found = measure(name, PRESETS[name]) if name in PRESETS else proxy_solver()
         asked.out.mkdir(parents=True, exist_ok=True)
         path = asked.out / f"lm-{name}.json"
         path.write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY) + b"\n")
@@ -105,6 +108,42 @@ def measure(name: str, preset: Preset) -> dict[str, Any]:
         **preset.figures(trained, untrained, train, test),
     }
     print(name, {key: value for key, value in row.items() if key not in ("losses", "recipe")})
+    return row
+
+
+def proxy_solver(train: int = 300, test: int = 150) -> dict[str, Any]:
+    """What the signals of a language model that tries every prompt first add to `llmrank` on `llmrouter`."""
+    preset = Preset("llmrouter", choices)
+    parts = split(_table(preset))
+    learnt, held = (
+        _sample(part, most, seed) for seed, (part, most) in enumerate(zip(parts, (train, test), strict=True))
+    )
+    kind = load_method(find_method("llmrank", "router"))
+    picked, milliseconds = {}, {}
+    for name, solver in (("without", ""), ("with", SOLVER)):
+        router = kind(solver=solver).fit(learnt)
+        started = time.perf_counter()
+        estimate = router.estimate(held.queries)
+        milliseconds[name] = round(1e3 * (time.perf_counter() - started) / len(held), 2)
+        picked[name] = chosen(held.score, utility_choice(estimate, 0.0))
+    best = held.score[:, best_single(learnt.score)]
+    row = {
+        "command": "OPENBLAS_NUM_THREADS=1 python -m benchmarks.lm_routers llmrank",
+        "machine": f"{platform.machine()}, {os.cpu_count()} shared cores, Python {platform.python_version()}",
+        "table": preset.table,
+        "train_queries": len(learnt),
+        "test_queries": len(held),
+        "models": list(held.models),
+        "solver": SOLVER,
+        "milliseconds_a_query": milliseconds,
+        "best_single": interval(best),
+        "oracle": interval(oracle(held.score)),
+        "score": interval(picked["with"]),
+        "score_without": interval(picked["without"]),
+        "gain": interval(picked["with"] - picked["without"]),
+        "gain_over_best_single": interval(picked["with"] - best),
+    }
+    print("llmrank", row)
     return row
 
 

@@ -8,7 +8,8 @@ lose):
    The best cells that hold `SHARE` of the rows are looked at, and then every other one that promises a neighbour as
    near as the k-th found there: few cells for most queries, many for the one that lies between topics.
 2. Their rows, in the `AXES` directions in which the stored queries differ most: a third of the numbers.
-3. The `KEPT` + `KEPT_EACH`·k nearest by that, by their true cosines.
+3. Those that come within `UNSEEN` of the k-th nearest by that, by their true cosines: the other directions could still
+   put them before it.
 
 Nothing is stored in artefacts: cells are made when one is loaded.
 """
@@ -37,10 +38,13 @@ SHARE = 0.06
 SPREADS = 3.0
 FREE = 100
 """Directions that rows of a cell scatter in, roughly: a cosine's spread is the scatter over the root of this."""
-MARGIN = 0.04
+MARGIN = 0.08
 """Cosine by which a cell may promise less than the k-th neighbour found, and still be looked at."""
 AXES = 128
-KEPT, KEPT_EACH = 180, 6
+UNSEEN = 0.08
+"""Cosine that the directions beyond the axes add or take, rarely more."""
+FEW = 24
+"""Stored queries a neighbour from which on looking for the nearest first is worth it."""
 
 
 class NeighbourIndex:
@@ -70,8 +74,8 @@ class NeighbourIndex:
     def near(self, vector: Vectors, k: int) -> tuple[NDArray[np.intp], Vectors]:
         """The stored rows worth comparing with one query, shape (dimensions,), for its `k` nearest, and their
         cosines. Exact: all of them, in order."""
-        n, kept = len(self.vectors), KEPT + KEPT_EACH * k
-        if self.exact or 4 * kept > n:
+        n = len(self.vectors)
+        if self.exact or FEW * k > n:
             return np.arange(n), np.asarray(self.vectors @ vector, dtype=np.float32)
         promised = self._means @ vector + self._promise
         cells = np.argsort(-promised, kind="stable")
@@ -81,10 +85,11 @@ class NeighbourIndex:
         least = np.partition(close[:seen], seen - k)[seen - k]
         # Promises fall along `cells`: whoever promises enough comes first.
         enough = int(np.count_nonzero(promised >= least - MARGIN))
-        seen = self._compare(cells[first:enough].tolist(), short, close, seen, spans)
-        places = np.concatenate([self._places[span] for span in spans])
-        if seen > kept:
-            places = places[np.argpartition(close[:seen], seen - kept)[seen - kept :]]
+        if enough > first:
+            seen = self._compare(cells[first:enough].tolist(), short, close, seen, spans)
+            least = np.partition(close[:seen], seen - k)[seen - k]
+        near = np.flatnonzero(close[:seen] >= least - UNSEEN)
+        places = np.concatenate([self._places[span] for span in spans])[near]
         return self._order[places], self._rows[places] @ vector
 
     def _compare(

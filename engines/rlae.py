@@ -47,7 +47,7 @@ MEMBERS = {"smollm2-135m": "smollm2-135m-instruct", "gemma3-270m": "gemma3-270m"
 EMBEDDER = "all-minilm-l6-v2-int8"
 QUERIES = Path("config/queries/everyday.jsonl")
 OUTCOMES = Path("config/queries/everyday.outcomes.parquet")
-SLOTS = 16
+SLOTS = 32
 HELD_OUT = 0.3
 
 

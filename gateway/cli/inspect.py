@@ -78,6 +78,7 @@ _SECTIONS = (
     ("strategies.NAME.route.policy.threshold", "ThresholdRule"),
     ("strategies.NAME.cascade", "Cascade"),
     ("strategies.NAME.fuse", "Fusion"),
+    ("strategies.NAME.fuse.shed", "Shedding"),
     ("strategies.NAME.aggregate", "Aggregate"),
     ("strategies.NAME.talk", "Talk"),
     ("server", "ServerSettings"),

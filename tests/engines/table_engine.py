@@ -122,7 +122,7 @@ def host_of(
     for name, (vocab, _) in members.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "tokenizer.json").write_text(_tokenizer(vocab, "bytes", ("<eos>",)))
-        specs.append(EngineSpec(name, tmp_path / name, max_model_len=64))
+        specs.append(EngineSpec(name, tmp_path / name, max_model_len=64, max_waiting=10_000))
     engines: dict[str, TableEngine] = {}
 
     def load(spec: EngineSpec) -> Engine:

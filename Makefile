@@ -29,7 +29,7 @@ PYTHON      ?= python3
 TORCH       ?= torch==2.13.0+cpu
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-# The suite runs in this many processes, a file's tests in one: each may load both small models (3 GB). 0 is this one.
+# The suite runs in this many processes; one of them loads the models (6 GB). 0 is make's own.
 PROCESSES ?= 2
 
 CONFIG ?= config/local.yaml
@@ -69,7 +69,7 @@ weights: $(STAMPS)/serve
 
 test: $(STAMPS)/dev weights lint
 	$(say) "tests (a few minutes: the real small models answer)"
-	@$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile $(PYTEST)
+	@$(BIN)/python -m pytest --numprocesses $(PROCESSES) $(PYTEST)
 
 test-full: export CHORUS_REQUIRE_ALL := 1
 test-full: export HYPOTHESIS_PROFILE := thorough

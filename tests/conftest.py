@@ -16,8 +16,10 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from engines.weights import CATALOGUE, Home, status
 from tests import peers
@@ -75,6 +77,22 @@ def _look_up(thing: str) -> tuple[bool, str]:
         return peers.available(id), peers.remedy(id)
     present, remedy = THINGS[thing]
     return present(), remedy
+
+
+class TogetherScheduling(LoadFileScheduling):
+    """Under `-n`, a file's tests run in one process, and all that load engines in the same one: in two they would
+    hold twice the memory and fight for the cores."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "engines" if nodeid.startswith(HEAVY) else super()._split_scope(nodeid)
+
+
+HEAVY = ("tests/engines/", "tests/ensembles/")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TogetherScheduling:
+    """How `-n` deals the tests out."""
+    return TogetherScheduling(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)

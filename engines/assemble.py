@@ -11,6 +11,7 @@ from engines.templates import Prompting, prompting
 from engines.text_state import Feedback
 from engines.weights import CATALOGUE, ensure
 from engines.weights.progress import Progress
+from ensembles.tokens.base import HandsOver
 from protocol.errors import SettingsError
 from protocol.methods import find_method, load_method
 from protocol.settings import Fusion as FusionSettings
@@ -79,7 +80,9 @@ def fusion_spec(name: str, settings: FusionSettings) -> FusionSpec:
         raise SettingsError(f"strategies.{name}.fuse.options: {error}") from None
     members = tuple(settings.members)
     main = 0 if settings.main is None else members.index(settings.main)
-    feedback: Feedback = "retail" if method.contract == "span" else "append"
+    feedback: Feedback = "rejoin" if isinstance(fusion, HandsOver) else "append"
+    if method.contract == "span":
+        feedback = "retail"
     shed = settings.shed
     keep: tuple[int, ...] = (main,)
     for field, wanted in (("on_member_failure", settings.on_member_failure == "drop"), ("shed", shed)):

@@ -4,6 +4,8 @@ Invariant: the ids a member was given emit exactly the text, `bytes(generated_m)
 c_m are |B| after every commit. How a commit extends a member's ids is the team's `Feedback`:
 
 append      the new bytes are encoded alone: no id given earlier ever changes and no cache is lost (GaC, …);
+rejoin      the same, but what a member has not read when it is wanted again is encoded as one text: for members that
+            take turns writing;
 retail      they are encoded together with the last word, at most four tokens: near to what the model would
             have written itself, and only the end of its cache is lost;
 retokenise  the whole text is encoded anew: what several authors' programs do, for comparisons."""
@@ -13,11 +15,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from engines.byte_vocab import ByteVocab
+from engines.byte_vocab import ByteVocab, Unencodable
 
 __all__ = ["Feedback", "TextState", "extended"]
 
-Feedback = Literal["append", "retail", "retokenise"]
+Feedback = Literal["append", "rejoin", "retail", "retokenise"]
 
 TAIL = 4
 """Tokens that "retail" may encode again."""
@@ -70,6 +72,8 @@ class TextState:
         """The ids the member has to compute to stand at the end of the text; from the first one where it is
         stale, which it then no longer is."""
         self.stale.discard(member)
+        if self._feedback == "rejoin" and len(self.unfed[member]) > 1:
+            self._encode_together(member)
         ids = self.unfed[member][:]
         self.unfed[member].clear()
         return ids
@@ -77,6 +81,16 @@ class TextState:
     def forget(self, member: int) -> None:
         """Let the member have computed nothing."""
         self.unfed[member][:] = self.ids[member]
+
+    def _encode_together(self, member: int) -> None:
+        """Encode the unfed ids' text anew, as one."""
+        vocab, given, unfed = self._vocabs[member], self.ids[member], self.unfed[member]
+        try:
+            together = vocab.encode(vocab.text_of(unfed))
+        except Unencodable:  # in pieces it can be written, as a whole not: rare bytes
+            return
+        given[len(given) - len(unfed) :] = together
+        unfed[:] = together
 
 
 def extended(vocab: ByteVocab, given: list[int], symbol: bytes, feedback: Feedback) -> list[int]:

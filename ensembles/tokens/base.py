@@ -34,6 +34,7 @@ __all__ = [
     "Decision",
     "Drafts",
     "Fusion",
+    "HandsOver",
     "Hypothesis",
     "Looks",
     "Mixture",
@@ -225,6 +226,16 @@ class Weighs(Protocol):
     def weigh(self, prompt: str, text: str, weights: tuple[float, ...]) -> tuple[float, ...]:
         """The `weights` of the steps to come, ≥ 0 and sum 1, by the main member's `prompt` and the `text` so far.
         `weights` are the configured ones. Pure; may take some milliseconds, in which the host does nothing else."""
+
+
+@runtime_checkable
+class HandsOver(Protocol):
+    """A fusion in which one member at a time writes, and hands the text over. Who takes over reads what it has missed
+    as one text, in tokens as it would have written it."""
+
+    @property
+    def switches(self) -> int:
+        """How often the text changes hands at most."""
 
 
 @runtime_checkable

@@ -14,6 +14,7 @@ from gateway.cli import (
     ledger,
     outcomes,
     serve,
+    teach,
     top,
     usage,
     weights,
@@ -39,6 +40,7 @@ application.command()(learn.train)
 application.command()(learn.export)
 application.command()(learn.calibrate)
 application.command()(learn.evaluate)
+application.command()(teach.teach)
 application.add_typer(outcomes.group, name="outcomes")
 application.command()(catalogue.methods)
 application.command()(inspect.check)

@@ -6,13 +6,13 @@ engine host's union of vocabularies."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ensembles.tokens.base import Ask, Binds, Decision, Fusion, Mixture, Step
+from ensembles.tokens.base import Ask, Binds, Decision, Fusion, Looks, Mixture, Step
 
 Make = Callable[[], Fusion]
 
@@ -109,6 +109,20 @@ def step(alphabet: SmallAlphabet, weights: tuple[float, ...], seed: int = 0) -> 
     return Step(alphabet, weights, logits)
 
 
+WIDTH = 6
+"""Of the hidden states that a fusion is shown."""
+
+
+def states(fusion: Fusion, heard: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """Of the members heard that the fusion looks into: drawn anew for every logits row, the same for the same."""
+    layers = fusion.layers if isinstance(fusion, Looks) else {}
+    seeds = {m: int(heard[m].double().sum() * 1e6) % 2**31 for m in heard.keys() & layers.keys()}
+    return {
+        m: torch.randn(len(layers[m]), WIDTH, generator=torch.Generator().manual_seed(seed))
+        for m, seed in seeds.items()
+    }
+
+
 def bound(fusion: Fusion, alphabet: SmallAlphabet) -> Fusion:
     """The fusion as the host would have it after loading."""
     return fusion.bind(SmallTables(alphabet)) if isinstance(fusion, Binds) else fusion
@@ -120,7 +134,7 @@ def ask(fusion: Fusion, full: Step) -> Mixture:
     fusion = bound(fusion, full.alphabet)
     heard: dict[int, Tensor] = {}
     for _ in range(len(full.weights) + 1):
-        decision = fusion.decide(Step(full.alphabet, full.weights, heard, full.greedy))
+        decision = fusion.decide(Step(full.alphabet, full.weights, heard, full.greedy, states(fusion, heard)))
         if isinstance(decision, Mixture):
             return decision
         assert decision.members, "asked for nobody"
@@ -147,7 +161,9 @@ def check_asks_first(make: Make) -> None:
 
 def check_decides_when_all_are_heard(make: Make) -> None:
     """Given every member it decides."""
-    assert isinstance(bound(make(), DIFFERENT).decide(step(DIFFERENT, (0.5, 0.25, 0.25))), Mixture)
+    fusion, full = bound(make(), DIFFERENT), step(DIFFERENT, (0.5, 0.25, 0.25))
+    full = replace(full, states=states(fusion, full.logits))
+    assert isinstance(fusion.decide(full), Mixture)
 
 
 def check_mass_is_one(make: Make) -> None:

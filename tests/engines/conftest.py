@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import queue
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,8 +22,10 @@ from ensembles.spans.cool_fusion import CoolFusion
 from ensembles.spans.specfuse import SpecFuse
 from ensembles.spans.sweetspan import SweetSpan
 from ensembles.tokens.base import Ask, Decision, Mixture, Step
+from ensembles.tokens.citer import CITER
 from ensembles.tokens.cp_delta import CPDelta
 from ensembles.tokens.deepen import DeePEn
+from ensembles.tokens.etr import ETR, Turn
 from ensembles.tokens.gac import GaC
 from ensembles.tokens.packllm import PackLLM
 from ensembles.tokens.spec_ensemble import SpecEnsemble
@@ -110,6 +113,23 @@ class Onlooker:
 
 
 ONLOOKER = Onlooker()
+
+
+class Called:
+    """ETR whose meta model calls its expert after so many of its own symbols."""
+
+    def __init__(self, after: int) -> None:
+        self.after, self.layers = after, {0: (-1,)}
+
+    def decide(self, step: Step) -> Decision:
+        import torch
+
+        turn = step.memory if isinstance(step.memory, Turn) else Turn(0)
+        bias = math.inf if turn.written >= self.after else -math.inf
+        return ETR(torch.zeros(1, 576), bias=bias).decide(step)
+
+
+CALLED = Called(after=5)
 
 
 class Broken:
@@ -245,6 +265,10 @@ def ask(weights: Callable[[str], Path]) -> Iterator[Asker]:
             for name, members in ((kind, PAIR), (f"{kind}-twice", (SMOL, SMOL)))
         ),
         FusionSpec("overheard", PAIR, (0.5, 0.5), OVERHEARD, feedback="retail"),
+        FusionSpec("citer-never", PAIR, (0.5, 0.5), CITER(tau=0)),
+        FusionSpec("citer-always", PAIR, (0.5, 0.5), CITER(tau=1), main=1),
+        FusionSpec("etr-never", PAIR, (0.5, 0.5), ETR(bias=-math.inf), feedback="rejoin"),
+        FusionSpec("etr-called", PAIR, (0.5, 0.5), CALLED, feedback="rejoin"),
         FusionSpec("onlooker", PAIR, (0.5, 0.5), ONLOOKER),
         FusionSpec("broken", PAIR, (0.5, 0.5), Broken()),
     ]

@@ -109,3 +109,40 @@ def test_a_layer_that_is_not_there_fails_the_request(ask: Asker) -> None:
         ONLOOKER.layers = layers
     assert reply.failure is not None
     assert "layers 0 to 30" in reply.failure.error.message
+
+
+def test_citer_between_its_members(ask: Asker) -> None:
+    """τ = 0 gives the small model's greedy text and never runs the large one, τ = 1 the large one's; the answer says
+    whose words they are."""
+    for question in PROMPTS:
+        never, always, small, large = ask.all(
+            *((model, question) for model in ("citer-never", "citer-always", SMOL, GEMMA))
+        )
+        assert never.text == small.text
+        assert always.text == large.text
+        for reply, name in ((never, SMOL), (always, GEMMA)):
+            assert reply.end is not None
+            assert [(part.model, part.size) for part in reply.end.spans] == [(name, len(reply.text.encode()))]
+        assert never.end is not None
+        assert never.end.members[1].prompt_tokens == never.end.members[1].completion_tokens == 0
+
+
+def test_etr_hands_the_text_over(ask: Asker) -> None:
+    """Without a call the text is the meta model's. Called after five symbols, the expert goes on as it does when it
+    is given these words itself, under its own template; what the meta model is not asked for it does not compute."""
+    for question in PROMPTS:
+        assert ask("etr-never", question).text == ask(SMOL, question).text
+        called = ask("etr-called", question, max_tokens=40)
+        assert called.end is not None
+        first, second = called.end.spans
+        assert (first.model, second.model) == (SMOL, GEMMA)
+        text = called.text.encode()
+        begun = text[: first.size]
+        assert ask(SMOL, question).text.encode().startswith(begun)
+        prompt = ask.prompt_ids(GEMMA, question)[0]
+        ids = ask.host.vocabs[GEMMA].encode(begun)
+        expert = ask.send_ids(GEMMA, ((*prompt, *ids),), max_tokens=40).result()
+        written = text[first.size :]
+        assert len(written) > 20
+        assert expert.text.encode().startswith(written) or written.startswith(expert.text.encode())
+        assert called.end.members[0].completion_tokens <= 6

@@ -24,6 +24,8 @@ VOCABS = {
     "one": ["<eos>", "<pad>", "a", "b", "c", "Ġ", "Ġa", "ab", "bc", "Ġca", "Ċ"],
     "two": ["Ġ", "Ġb", "a", "c", "b", "ca", "<eos>", "Ġa", "Ċ", "ĊĊ", "<pad>"],
 }
+WIDTH = 6
+"""Of hidden states."""
 PROMPTS = {"one": (2, 3, 5), "two": (4, 4, 0, 2)}
 
 
@@ -66,6 +68,11 @@ class TinyModel:
             )
         return self.rows[key].clone()
 
+    def state(self, ids: Sequence[int]) -> torch.Tensor:
+        """Hidden state behind `ids`."""
+        seed = zlib.crc32(repr((self.name, self.seed, "state", *ids)).encode())
+        return torch.randn(WIDTH, generator=torch.Generator().manual_seed(seed))
+
     def run(self, ids: Sequence[int], last: int = 0) -> tuple[Any, None]:
         """Logits after each of `ids`, or of the `last` so many, as PlainModel.run."""
         rows = [self.row(ids[: i + 1]).double().numpy() for i in range(len(ids))[-last:]]
@@ -85,6 +92,7 @@ class TinyEngine:
         self.watched: dict[str, frozenset[int]] = {}
         self.rows: dict[str, dict[int, torch.Tensor]] = {}
         self.free: dict[str, int] = {}
+        self.looked: dict[str, tuple[int, ...]] = {}
         self.rewinds = self.watches = self.forwards = self.tokens = self.starts = 0
 
     def add(
@@ -100,12 +108,21 @@ class TinyEngine:
         self.computed[request_id] = 0
         self.starts += 1
 
+    def look_inside(self, request_id: str, layers: Sequence[int]) -> None:
+        self.looked[request_id] = tuple(layers)
+
+    def inside(self, request_id: str) -> torch.Tensor:
+        assert self.looked[request_id] == (-1,)
+        return self.model.state(self.live[request_id][: self.computed[request_id]])[None]
+
     def cached(self, request_id: str) -> int:
         return 0
 
     def abort(self, request_ids: Sequence[str]) -> None:
         for name in request_ids:
-            for book in (self.live, self.computed, self.watched, self.rows, self.free, self.prompts):
+            for book in (
+                self.live, self.computed, self.watched, self.rows, self.free, self.prompts, self.looked,
+            ):  # fmt: skip
                 book.pop(name, None)
 
     def rewind(self, request_id: str, length: int) -> bool:

@@ -30,6 +30,7 @@ COMMANDS = [
     "export",
     "calibrate",
     "evaluate",
+    "teach",
     "methods",
     "check",
     "schema",

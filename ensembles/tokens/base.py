@@ -47,7 +47,11 @@ __all__ = [
     "SymbolOrder",
     "Tables",
     "Weighs",
+    "alone",
 ]
+
+CANDIDATES = 16
+"""Symbols looked at where only the most likely one of a member's is wanted."""
 
 
 class Alphabet(Protocol):
@@ -130,6 +134,19 @@ class Mixture:
 
 
 Decision = Ask | Mixture
+
+
+def alone(step: Step, member: int, memory: object = None) -> Mixture:
+    """What one of the members heard would write, signed. Of a greedy step few symbols, where these are sure to have the
+    most likely one."""
+    alphabet, logits = step.alphabet, step.logits[member]
+    if step.greedy:
+        symbols, bound = alphabet.top(member, logits, CANDIDATES)
+        symbols = symbols.sort().values  # of equally likely ones the first is taken, here as elsewhere
+        z = alphabet.read(member, logits, symbols)
+        if float(z.max()) > bound:
+            return Mixture(z.softmax(-1), symbols, member, memory)
+    return Mixture(alphabet.project(member, logits), None, member, memory)
 
 
 class Fusion(Protocol):

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ensembles.tokens.base import Ask, Decision, Mixture, Step
+from ensembles.tokens.base import Ask, Decision, Mixture, Step, alone
 from outcomes.artefact import Manifest, load_artefact, save_artefact, tensor
 from protocol.errors import ArtefactMismatch, SettingsError
 from protocol.methods import Evidence, Method
@@ -159,10 +159,10 @@ class CITER:
         if self.small not in step.logits:
             return Ask(frozenset({self.small}))
         if not large or self._suffices(step.states[self.small][0]):
-            return _of(step, {self.small: 1.0})
+            return alone(step, self.small)
         if missing := large - step.logits.keys():
             return Ask(missing)
-        return _of(step, {m: step.weights[m] for m in sorted(large)})
+        return alone(step, *large) if len(large) == 1 else Mixture(_average(step, sorted(large)))
 
     def _suffices(self, state: Tensor) -> bool:
         """Whether s ≥ τ, compared as logits: s is rounded to 1 long before they end."""
@@ -173,18 +173,13 @@ class CITER:
         return float(self.router.logit(state)) >= math.log(self.tau / (1 - self.tau))
 
 
-def _of(step: Step, speakers: Mapping[int, float]) -> Mixture:
-    """The average of the speakers' distributions; one's alone is signed."""
-    if len(speakers) == 1:
-        (one,) = speakers
-        return Mixture(step.alphabet.project(one, step.logits[one]), author=one)
-    total = sum(speakers.values())
-    return Mixture(
-        sum(
-            (step.alphabet.project(m, step.logits[m]) * (w / total) for m, w in speakers.items()),
-            start=step.logits[next(iter(speakers))].new_zeros(step.alphabet.size).float(),
-        )
-    )
+def _average(step: Step, members: Sequence[int]) -> Tensor:
+    """The members' distributions, averaged by their weights; shape (|U|,)."""
+    import torch
+
+    total = sum(step.weights[m] for m in members)
+    shares = [step.alphabet.project(m, step.logits[m]) * (step.weights[m] / total) for m in members]
+    return torch.stack(shares).sum(0)
 
 
 # ── learning

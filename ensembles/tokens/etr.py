@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ensembles.options import whole
-from ensembles.tokens.base import Ask, Decision, Mixture, Step
+from ensembles.tokens.base import Ask, Decision, Step, alone
 from outcomes.artefact import Manifest, load_artefact, save_artefact, tensor
 from protocol.errors import ArtefactMismatch, SettingsError
 from protocol.methods import Evidence, Method
@@ -143,8 +143,7 @@ class ETR:
                 turn = Turn(called, turn.handed + 1)
         if turn.writer not in step.logits:
             return Ask(frozenset({turn.writer}))
-        p = step.alphabet.project(turn.writer, step.logits[turn.writer])
-        return Mixture(p, author=turn.writer, memory=replace(turn, written=turn.written + 1))
+        return alone(step, turn.writer, replace(turn, written=turn.written + 1))
 
     def _listens(self, turn: Turn) -> bool:
         """Whether the meta model may hand over here."""

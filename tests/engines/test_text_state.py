@@ -48,6 +48,22 @@ def test_retokenising_writes_what_the_model_would() -> None:
     assert not state.stale
 
 
+def test_who_rejoins_reads_one_text() -> None:
+    """What a member has missed is encoded together when it is next wanted; what it was given stays as it is."""
+    state = TextState([MERGED, LETTERS], feedback="rejoin")
+    state.commit(b"a")
+    assert state.take_unfed(1) == [0]
+    state.commit(b"b")
+    assert state.take_unfed(1) == [1]
+    assert state.take_unfed(0) == [2]
+    assert state.ids == ([2], [0, 1])
+    for symbol in (b"a", b"b"):
+        state.commit(symbol)
+        assert state.take_unfed(0) == MERGED.encode(symbol)
+    assert state.ids[0] == [2, 0, 1]
+    assert not state.stale
+
+
 def test_retailing_leaves_earlier_words_alone() -> None:
     """Only the last word, or the last four tokens, are encoded again; a member not fed yet is not stale."""
     state = TextState([MERGED], feedback="retail")

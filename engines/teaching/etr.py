@@ -52,11 +52,15 @@ def teach(
     reader = Reader(pupils[0].spec.folder, pupils[0].prompting, pupils[0].spec.dtype)
     reads: dict[int, Read] = {}
     for number, (lesson, owner) in enumerate(zip(lessons, owners, strict=True)):
-        if owner is not None and (found := _read(reader, lesson)) is not None:
-            reads[number] = found
+        if owner is not None:
+            reads[number] = _read(reader, lesson)
         if number % 200 == 199:
             tell(f"read {number + 1} of {len(lessons)} lessons")
-    learn = [_conversation(reads[n], owners[n]) for n in reads if not lessons[n].held_out]
+    learn = [
+        _conversation(read, owners[n])
+        for n, read in reads.items()
+        if not lessons[n].held_out and (owners[n] or lessons[n].right)  # the meta model needs words to learn from
+    ]
     calls = sum(int(one.expert[0]) >= 0 for one in learn)
     tell(f"{len(learn)} conversations, {calls} of them with an expert's token")
     start = reader.head.mean(0).expand(len(names) - 1, -1)
@@ -89,15 +93,17 @@ def _owner(names: Sequence[str], lesson: Lesson) -> int | None:
     return right[0] if len(right) == 1 else None
 
 
-def _read(reader: Reader, lesson: Lesson) -> Read | None:
-    """The meta model on the lesson's first right answer; None where it cannot write it."""
+def _read(reader: Reader, lesson: Lesson) -> Read:
+    """The meta model on the lesson's first right answer; where it has none that the model can write, at the answer's
+    beginning alone."""
+    prompt = reader.prompt(lesson.question)
     for answer in lesson.right:
         try:
             ids = reader.vocab.encode(answer.text.encode())
         except Unencodable:
             continue
-        return reader.read(reader.prompt(lesson.question), [[i] for i in ids], ended=answer.ended)
-    return None
+        return reader.read(prompt, [[i] for i in ids], ended=answer.ended)
+    return reader.read(prompt, [], ended=True)
 
 
 def _conversation(read: Read, owner: int | None) -> Conversation:

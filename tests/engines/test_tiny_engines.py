@@ -6,6 +6,7 @@ import itertools
 import time
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 

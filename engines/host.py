@@ -369,6 +369,8 @@ class Host:
             if isinstance(decode, Joint) and self._survives(decode, engine):
                 self._steps.left_out[decode.model, name, "failed"] += 1
                 continue
+            if decode.done:  # going on failed, and its caller has been told
+                continue
             decode.done = True
             decode.sink(
                 Failure(UpstreamUnavailable(f"The model {name!r} failed in the middle of the answer."))
@@ -383,7 +385,7 @@ class Host:
             survived = decode.lose(engine)
 
         self._guarded(decode, go_on)
-        return survived or decode.done
+        return survived
 
     def _make_room(self, crowded: Sequence[Engine]) -> None:
         """Nobody moves and somebody waits for room: members that stall there for others, which wait elsewhere in the

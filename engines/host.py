@@ -366,19 +366,19 @@ class Host:
         for decode in list(self._live.values()):
             if decode.done or all(at is not engine for at, _ in decode.requests()):
                 continue
-            if isinstance(decode, Joint) and self._survives(decode, engine):
+            survived = self._survives(decode, engine) if isinstance(decode, Joint) else False
+            if survived:
                 self._steps.left_out[decode.model, name, "failed"] += 1
-                continue
-            if decode.done:  # going on failed, and its caller has been told
-                continue
-            decode.done = True
-            decode.sink(
-                Failure(UpstreamUnavailable(f"The model {name!r} failed in the middle of the answer."))
-            )
+            elif survived is not None:
+                decode.done = True
+                decode.sink(
+                    Failure(UpstreamUnavailable(f"The model {name!r} failed in the middle of the answer."))
+                )
         engine.recover()
 
-    def _survives(self, decode: Joint, engine: Engine) -> bool:
-        survived = False
+    def _survives(self, decode: Joint, engine: Engine) -> bool | None:
+        """Whether it goes on without the engine's members; None where it failed over that, and its caller knows."""
+        survived: bool | None = None
 
         def go_on() -> None:
             nonlocal survived

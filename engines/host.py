@@ -366,24 +366,26 @@ class Host:
         for decode in list(self._live.values()):
             if decode.done or all(at is not engine for at, _ in decode.requests()):
                 continue
-            if isinstance(decode, Joint) and self._survives(decode, engine):
+            survived = self._survives(decode, engine) if isinstance(decode, Joint) else False
+            if survived:
                 self._steps.left_out[decode.model, name, "failed"] += 1
-                continue
-            decode.done = True
-            decode.sink(
-                Failure(UpstreamUnavailable(f"The model {name!r} failed in the middle of the answer."))
-            )
+            elif survived is not None:
+                decode.done = True
+                decode.sink(
+                    Failure(UpstreamUnavailable(f"The model {name!r} failed in the middle of the answer."))
+                )
         engine.recover()
 
-    def _survives(self, decode: Joint, engine: Engine) -> bool:
-        survived = False
+    def _survives(self, decode: Joint, engine: Engine) -> bool | None:
+        """Whether it goes on without the engine's members; None where it failed over that, and its caller knows."""
+        survived: bool | None = None
 
         def go_on() -> None:
             nonlocal survived
             survived = decode.lose(engine)
 
         self._guarded(decode, go_on)
-        return survived or decode.done
+        return survived
 
     def _make_room(self, crowded: Sequence[Engine]) -> None:
         """Nobody moves and somebody waits for room: members that stall there for others, which wait elsewhere in the

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Seat", "common_length"]
 
+NOTHING = 2**62
+"""In `_fixed`: there is no request, and nothing of one can be kept."""
+
 
 class Seat:
     """`ask` says what to hold, `wake` sets it going between two steps, `take` has the rows when they are there."""
@@ -70,6 +73,15 @@ class Seat:
         self._starts += 1
         self._held, self._fixed = ids[:first], first
         self.engine.add_forced(self.name, [*self._prompt, *self._held])
+
+    def give_up(self) -> bool:
+        """Free what it holds in its engine, where nobody asks anything of it; False where there is nothing to free. It
+        begins anew when it is asked again. Call between two steps."""
+        if not self.started or self._wanted is not None or self._fixed == NOTHING:
+            return False
+        self.engine.abort([self.name])
+        self._held, self._fixed, self._row = [], NOTHING, None
+        return True
 
     def take(self, row: Tensor) -> list[Tensor] | None:
         """Given the row its request stands at, the rows asked for; None where there is no news, or more to be

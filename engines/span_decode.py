@@ -78,6 +78,11 @@ class SpanDecode(Joint):
         for seat in self._seats:
             seat.wake()
 
+    def yield_room(self, engine: Engine) -> bool:
+        """Give up the seats of members that nobody asks anything."""
+        given = [seat.give_up() for seat in self._seats if seat.engine is engine]
+        return any(given)
+
     # ── the round
     # ─────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -61,7 +61,7 @@ class TableEngine:
         self.live[request_id].extend(ids)
 
     def rewind(self, request_id: str, keep: int) -> bool:
-        assert keep < len(self.live[request_id]) == self.computed[request_id]
+        assert keep <= len(self.live[request_id]) == self.computed[request_id]
         self.rewinds += 1
         if self.rewinds % 4 == 0 or keep < self.prompts[request_id]:
             return False

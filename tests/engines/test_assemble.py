@@ -1,44 +1,98 @@
-"""From settings to fusions: what a method has learnt."""
+"""From a fusion's settings to what the host serves."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from engines.assemble import fusion_spec
+from engines.host import FusionSpec
 from ensembles.tokens.etr import ETR
+from ensembles.tokens.rlae import RLAE
 from protocol.errors import ArtefactMismatch, MethodError, SettingsError
-from protocol.settings import Fusion
+from protocol.settings import Fusion, load_settings
 
-MEMBERS = {"x": 0.5, "y": 0.5}
+PAIR = {"x": 0.5, "y": 0.5}
+MEMBERS = {"a": 0.5, "b": 0.3, "c": 0.2}
+
+
+def _spec(**settings: Any) -> FusionSpec:
+    return fusion_spec("duet", Fusion(members=MEMBERS, **settings))
+
+
+def test_who_goes_on_without_whom() -> None:
+    """By default an answer fails with its member and nobody is left out for load; settings change both."""
+    plain = _spec()
+    assert (plain.drop, plain.shed_above) == (False, None)
+    spec = _spec(on_member_failure="drop", shed={"above": 3})
+    assert (spec.drop, spec.shed_above, spec.keep) == (True, 3, (0,))
+    assert _spec(main="b", shed={"above": 3}).keep == (1,)
+    assert _spec(shed={"above": 3, "keep": ["c", "a"]}).keep == (2, 0)
+
+
+@pytest.mark.parametrize("method", ["deepen", "spec-ensemble", "cool-fusion", "abe"])
+@pytest.mark.parametrize("field", [{"on_member_failure": "drop"}, {"shed": {"above": 2}}])
+def test_methods_that_need_all_members(method: str, field: dict[str, Any]) -> None:
+    """A method in which every member has a part refuses, naming the setting."""
+    with pytest.raises(SettingsError, match=rf"strategies.duet.fuse.{next(iter(field))}: {method} cannot"):
+        _spec(method=method, **field)
+
+
+def test_strangers_are_not_kept() -> None:
+    """Only members can go on writing."""
+    with pytest.raises(SettingsError, match=r"shed\.keep: z"):
+        _spec(shed={"above": 2, "keep": ["a", "z"]})
+
+
+def test_the_encoder_of_a_policy(tmp_path: Path) -> None:
+    """An embedder is a folder of weights, and told when it is none."""
+    options = {"artefact": str(tmp_path), "embedder": str(tmp_path)}
+    with pytest.raises(SettingsError, match=r"options\.embedder"):
+        _spec(method="rlae", options=options)
+    (tmp_path / "weights.json").write_text("{}")
+    spec = _spec(method="rlae", options={**options, "span": 4})
+    assert spec.fusion == RLAE(str(tmp_path), str(tmp_path), 4)
+
+
+def test_an_artefact_lies_beside_its_config(tmp_path: Path) -> None:
+    """A method's artefact is found from the config's folder, wherever the process was started."""
+    config = """
+models: {a: {engine: {weights: x}}}
+strategies: {s: {fuse: {method: rlae, members: {a: 1}, options: {artefact: mine/rlae, embedder: e, span: 3}}}}
+"""
+    (tmp_path / "config.yaml").write_text(config)
+    fuse = load_settings(tmp_path / "config.yaml").strategies["s"].fuse
+    assert fuse is not None
+    assert fuse.options == {"artefact": str(tmp_path / "mine/rlae"), "embedder": "e", "span": 3}
 
 
 def test_a_learnt_part_is_loaded(tmp_path: Path) -> None:
     """`artefact` and `options` meet in the fusion, and a method that hands over re-reads what a member has missed."""
-    ETR(torch.ones(1, 4)).save(tmp_path, tuple(MEMBERS))
+    ETR(torch.ones(1, 4)).save(tmp_path, tuple(PAIR))
     spec = fusion_spec(
-        "expert", Fusion(method="etr", members=MEMBERS, artefact=tmp_path, options={"follow": 8})
+        "expert", Fusion(method="etr", members=PAIR, artefact=tmp_path, options={"follow": 8})
     )
     assert isinstance(spec.fusion, ETR)
     assert spec.fusion.follow == 8
     assert spec.fusion.experts is not None
     assert torch.equal(spec.fusion.experts, torch.ones(1, 4))
     assert spec.feedback == "rejoin"
-    assert fusion_spec("duet", Fusion(method="gac", members=MEMBERS)).feedback == "append"
+    assert fusion_spec("duet", Fusion(method="gac", members=PAIR)).feedback == "append"
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     """An artefact missing, not needed, of other members or not there, and options the method does not take."""
-    ETR(torch.ones(1, 4)).save(tmp_path, tuple(MEMBERS))
+    ETR(torch.ones(1, 4)).save(tmp_path, tuple(PAIR))
     with pytest.raises(SettingsError, match=r"strategies.e.fuse.artefact: etr needs one; `chorus teach`"):
-        fusion_spec("e", Fusion(method="etr", members=MEMBERS))
+        fusion_spec("e", Fusion(method="etr", members=PAIR))
     with pytest.raises(SettingsError, match=r"strategies.e.fuse.artefact: gac has nothing to learn"):
-        fusion_spec("e", Fusion(method="gac", members=MEMBERS, artefact=tmp_path))
+        fusion_spec("e", Fusion(method="gac", members=PAIR, artefact=tmp_path))
     with pytest.raises(ArtefactMismatch, match="x, y"):
         fusion_spec("e", Fusion(method="etr", members={"y": 1, "x": 1}, artefact=tmp_path))
     with pytest.raises(MethodError, match="No artefact"):
-        fusion_spec("e", Fusion(method="etr", members=MEMBERS, artefact=tmp_path / "none"))
+        fusion_spec("e", Fusion(method="etr", members=PAIR, artefact=tmp_path / "none"))
     with pytest.raises(SettingsError, match=r"strategies.e.fuse.options"):
-        fusion_spec("e", Fusion(method="etr", members=MEMBERS, artefact=tmp_path, options={"no_such": 1}))
+        fusion_spec("e", Fusion(method="etr", members=PAIR, artefact=tmp_path, options={"no_such": 1}))

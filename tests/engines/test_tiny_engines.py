@@ -1,10 +1,12 @@
-"""Real engines, tiny models, and a KV cache that is far too small for all that is asked at once."""
+"""Real engines of tiny models: a KV cache that is far too small for all that is asked at once, and steps that fail."""
 
 from __future__ import annotations
 
+import itertools
 import time
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,7 @@ from engines.engine import EngineSpec
 from engines.host import FusionSpec, Host
 from ensembles.tokens.gac import GaC
 from ensembles.tokens.spec_ensemble import SpecEnsemble
+from protocol.errors import UpstreamUnavailable
 from tests.engines.table_engine import answers
 from tests.language_models import tiny_lm
 
@@ -46,6 +49,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
         FusionSpec("gated", ("x", "y"), (0.5, 0.5), GaC(threshold=0.02)),
         FusionSpec("turned", ("y", "x"), (0.5, 0.5), GaC(threshold=0.02)),
         FusionSpec("spec", ("x", "y"), (0.5, 0.5), SpecEnsemble(drafts=3)),
+        FusionSpec("drop", ("x", "y"), (0.5, 0.5), GaC(), drop=True),
     ]
     host = Host(specs, fusions)
     with warnings.catch_warnings():
@@ -66,3 +70,30 @@ def test_answers_survive_preemption(host: Host, models: tuple[str, ...]) -> None
         assert answers(host, model, prompts, **bound) == alone
     while any(sum(counts) for counts in host.counts().values()):
         time.sleep(0.01)  # what ended is forgotten a moment after its end is told
+
+
+@pytest.mark.parametrize("broken", ["execute_model", "sample_tokens"])
+def test_an_engine_goes_on_after_a_step_that_failed(
+    host: Host, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """Who is in it fails, or writes on without it; what comes later gets the text that it always got."""
+    prompts = [[5 + n, 7, *range(9, 60), 11 + n] for n in range(3)]
+    bound = {"max_tokens": 24, "extra": {"logit_bias": {1: -100.0}}}
+    before = {model: answers(host, model, prompts, **bound) for model in ("gac", "x", "y")}
+    executor = host._engines["y"]._core.model_executor
+    whole, steps = getattr(executor, broken), itertools.count()
+
+    def fail_once(*args: Any, **kwargs: Any) -> Any:
+        if next(steps) == 9:
+            raise RuntimeError("the device is lost")
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(executor, broken, fail_once)
+    (text,) = answers(host, "drop", prompts[:1], **bound)
+    assert next(steps) > 9
+    assert text[:4] == before["gac"][0][:4]
+    assert text != before["gac"][0]
+    steps = itertools.count()
+    with pytest.raises(UpstreamUnavailable):
+        answers(host, "gac", prompts[:1], **bound)
+    assert {model: answers(host, model, prompts, **bound) for model in before} == before

@@ -105,21 +105,22 @@ class Run:
         self._team, self._plan, self._kept, self._deadline = team, plan, kept, deadline
         self._questions = questions(plan.asked)
         self._drafted = questions(plan.drafted)
+        self._digests = {name: entry.digest for name, entry in team.entries.items()}
         self._known = [name for name, entry in team.entries.items() if Plainly.knows(entry)]
 
     # ── keys: what a found value depends on
     # ───────────────────────────────────────────────────────────────────────────────────────
 
     def _answer(self, name: str, question: Mapping[str, Any]) -> str:
-        digest = self._team.entries[name].digest if name in self._team.entries else "alone"
-        return f"answer/{name}/{digest}/{self._plan.tokens}/{question['id']}"
+        return f"answer/{name}/{self._digests[name]}/{self._plan.tokens}/{question['id']}"
 
     def _plain(self, name: str, question: Mapping[str, Any]) -> str:
-        return self._answer(name, question).replace("answer/", "plain/", 1)
+        settled = self._team.entries[name].settled if name in self._team.entries else "alone"
+        return f"plain/{name}/{settled}/{self._plan.tokens}/{question['id']}"
 
     def _set(self, kind: str, name: str) -> str:
         prompts = IDENTITY if kind == "identity" else self._plan.drafted
-        return f"{kind}/{name}/{self._team.entries[name].digest}/{self._plan.tokens}/{prompts}"
+        return f"{kind}/{name}/{self._digests[name]}/{self._plan.tokens}/{prompts}"
 
     # ── the plain part
     # ────────────────────────────────────────────────────────────────────────────────────────────

@@ -85,6 +85,7 @@ class Plainly:
     def __init__(self, folders: Mapping[str, Path]) -> None:
         self._folders = folders
         self._models: dict[str, Remembering] = {}
+        self._loops: dict[tuple[str, ...], PlainLoop] = {}
 
     @staticmethod
     def knows(entry: Entry) -> bool:
@@ -93,13 +94,13 @@ class Plainly:
 
     def alone(self, model: str, prompt: Sequence[int], tokens: int) -> bytes:
         """The model's own greedy text."""
-        loop = PlainLoop([self._loaded(model)])
+        loop = self._loop((model,))
         return loop.write([prompt], loop.gac, tokens)[0]
 
     def write(self, entry: Entry, prompts: Prompts, tokens: int) -> PlainText:
         """Greedy, so many tokens of the main member; in spans about as many."""
         method, options = _ruling(entry), _options(entry)
-        loop = PlainLoop([self._loaded(name) for name in entry.spec.members])
+        loop = self._loop(entry.spec.members)
         if method == "abe":
             text, sure = loop.search(prompts, options["beams"], options["candidates"], tokens)
             return PlainText(text, len(text) if sure else 0)
@@ -111,10 +112,14 @@ class Plainly:
         text, sure = loop.write(prompts, rule, tokens, steps)
         return PlainText.of(text, sure, steps)
 
-    def _loaded(self, name: str) -> Remembering:
-        if name not in self._models:
-            self._models[name] = Remembering(self._folders[name])
-        return self._models[name]
+    def _loop(self, members: tuple[str, ...]) -> PlainLoop:
+        """The one of these members, models loaded."""
+        for name in members:
+            if name not in self._models:
+                self._models[name] = Remembering(self._folders[name])
+        if members not in self._loops:
+            self._loops[members] = PlainLoop([self._models[name] for name in members])
+        return self._loops[members]
 
     def forget(self) -> None:
         """What was computed for a question: call between two questions."""

@@ -34,12 +34,18 @@ class Entry:
     spec: FusionSpec
 
     @property
+    def settled(self) -> str:
+        """Changes with what the config says of the text: method, members, options."""
+        told = self.settings.model_dump_json(include={"method", "members", "main", "options"})
+        return hashlib.sha256(told.encode()).hexdigest()[:12]
+
+    @property
     def digest(self) -> str:
-        """Changes with the settings and with the text of the method's module."""
+        """Changes with that and with the text of the method's module."""
         found = find_spec(self.method.module)
         assert found is not None
         assert found.origin is not None
-        told = self.settings.model_dump_json().encode() + Path(found.origin).read_bytes()
+        told = self.settled.encode() + Path(found.origin).read_bytes()
         return hashlib.sha256(told).hexdigest()[:12]
 
 

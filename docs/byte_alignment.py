@@ -55,16 +55,21 @@ def ends(tokens: tuple[str, ...]) -> list[int]:
     return [sum(sizes[: n + 1]) for n in range(len(sizes))]
 
 
+def row(y: float, tokens: tuple[str, ...], kind: str) -> list[str]:
+    """Tokens side by side, as wide as their bytes."""
+    starts = (0, *ends(tokens))
+    return [
+        box(LEFT + start * CELL + 1, y, (end - start) * CELL - 2, kind, shown(token))
+        for token, start, end in zip(tokens, starts, ends(tokens), strict=False)
+    ]
+
+
 def cut(top: float) -> list[str]:
     """1: one run of bytes between two rows of tokens, and where both may stop."""
     parts = [text(0, top, "1  One text is bytes. Each model cuts them its own way.", "h")]
     first, second = CUTS.values()
     data, y = TEXT.encode(), top + 20
-    for tokens, kind, at in ((first, "a", y), (second, "b", y + 2 * ROW + 20)):
-        start = 0
-        for token, end in zip(tokens, ends(tokens), strict=True):
-            parts.append(box(LEFT + start * CELL + 1, at, (end - start) * CELL - 2, kind, shown(token)))
-            start = end
+    parts += row(y, first, "a") + row(y + 2 * ROW + 20, second, "b")
     for (name, _), at in zip(CUTS.items(), (y, y + 2 * ROW + 20), strict=True):
         parts.append(text(LEFT - 10, at + 17, name, "e"))
     for i, byte in enumerate(data):
@@ -136,13 +141,11 @@ def feed(top: float) -> list[str]:
     ]
     y = top + 18
     for n, ((name, tokens), kind) in enumerate(zip(FED.items(), ("a", "b"), strict=True)):
-        at, start = y + n * (ROW + 6), 0
+        at = y + n * (ROW + 6)
         parts.append(text(LEFT - 10, at + 17, name, "e"))
-        for token, end in zip(tokens, ends(tokens), strict=True):
-            parts.append(box(LEFT + start * CELL + 1, at, (end - start) * CELL - 2, kind, shown(token)))
-            start = end
+        parts += row(at, tokens, kind)
         told = f"{len(tokens)} ids, one forward" if len(tokens) > 1 else "1 id, one forward"
-        parts.append(text(LEFT + start * CELL + 12, at + 17, told, "s"))
+        parts.append(text(LEFT + ends(tokens)[-1] * CELL + 12, at + 17, told, "s"))
     x = LEFT + len(CHOSEN.encode()) * CELL
     parts.append(f'<line x1="{x}" y1="{y - 5}" x2="{x}" y2="{y + 2 * ROW + 10}" class="sync"/>')
     parts.append(

@@ -216,7 +216,7 @@ def _chart(result: Result) -> str:
             for row in result.get("plain", ())
         ]
         bars.sort(key=lambda bar: -bar.value)
-        if bars:
+        if rows:
             title = f"Tokens/s, {n} request{'s at once' if n > 1 else ''}"
             groups.append(Group(title, bars, full=max(bar.value for bar in bars)))
     return chart(

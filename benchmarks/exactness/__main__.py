@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 from math import exp
@@ -19,6 +19,7 @@ from benchmarks.exactness.report import page
 from benchmarks.lineup import Entry, Lineup, lineup
 from benchmarks.machine import machine
 from engines.assemble import fusion_spec
+from engines.byte_vocab import ByteVocab
 from engines.engine import prepare_environment
 from engines.host import FusionSpec, Host
 from engines.weights import Home
@@ -75,8 +76,8 @@ def main() -> int:
     kept = Kept(asked.kept or Home.from_environ().root / "benchmarks" / "exactness.jsonl")
     run = Run(team, plan, kept, time.monotonic() + asked.seconds)
     try:
+        run.write_plainly()
         run.ask()
-        run.compare()
         done = True
     except OutOfTime:
         done = False
@@ -104,20 +105,72 @@ class Run:
         self._team, self._plan, self._kept, self._deadline = team, plan, kept, deadline
         self._questions = questions(plan.asked)
         self._drafted = questions(plan.drafted)
+        self._digests = {name: entry.digest for name, entry in team.entries.items()}
+        self._known = [name for name, entry in team.entries.items() if Plainly.knows(entry)]
 
     # ── keys: what a found value depends on
     # ───────────────────────────────────────────────────────────────────────────────────────
 
     def _answer(self, name: str, question: Mapping[str, Any]) -> str:
-        digest = self._team.entries[name].digest if name in self._team.entries else "alone"
-        return f"answer/{name}/{digest}/{self._plan.tokens}/{question['id']}"
+        return f"answer/{name}/{self._digests[name]}/{self._plan.tokens}/{question['id']}"
 
     def _plain(self, name: str, question: Mapping[str, Any]) -> str:
-        return self._answer(name, question).replace("answer/", "plain/", 1)
+        settled = self._team.entries[name].settled if name in self._team.entries else "alone"
+        return f"plain/{name}/{settled}/{self._plan.tokens}/{question['id']}"
 
     def _set(self, kind: str, name: str) -> str:
         prompts = IDENTITY if kind == "identity" else self._plan.drafted
-        return f"{kind}/{name}/{self._team.entries[name].digest}/{self._plan.tokens}/{prompts}"
+        return f"{kind}/{name}/{self._digests[name]}/{self._plan.tokens}/{prompts}"
+
+    # ── the plain part
+    # ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def write_plainly(self) -> None:
+        """Every fusion's text, question by question, since the plain models remember within one; until each fusion has
+        enough texts that are no member's."""
+        plainly = Plainly({name: spec.folder for name, spec in self._team.engines.items()})
+        vocabs = {name: ByteVocab.load(spec.folder) for name, spec in self._team.engines.items()}
+        templates = self._team.prompts
+        for question in self._questions:
+            wanted = [n for n in self._known if len(self._chosen(n)) < self._enough(n)]
+            missing = [n for n in wanted if self._plain(n, question) not in self._kept]
+            if not missing:
+                continue
+            messages = [{"role": "user", "content": question["prompt"]}]
+            prompts = {
+                name: vocabs[name].encode_prompt(template.render(messages).text)
+                for name, template in templates.items()
+            }
+            for name in dict.fromkeys(m for n in missing for m in self._team.entries[n].spec.members):
+                if (key := self._plain(name, question)) not in self._kept:
+                    self._check_time()
+                    self._kept.keep(key, plainly.alone(name, prompts[name], self._plan.tokens).hex())
+            for name in missing:
+                self._check_time()
+                entry = self._team.entries[name]
+                wrote = plainly.write(entry, [prompts[m] for m in entry.spec.members], self._plan.tokens)
+                self._kept.keep(self._plain(name, question), wrote.as_json())
+            plainly.forget()
+            print(f"plain: {question['id']}, {', '.join(missing)}", flush=True)
+
+    def _chosen(self, name: str) -> list[Mapping[str, Any]]:
+        """The first questions on which the fusion's text, written plainly, is no member's."""
+        found = []
+        for question in self._questions:
+            if self._plain(name, question) not in self._kept:
+                continue
+            ours = PlainText.from_json(self._kept[self._plain(name, question)]).text
+            members = self._team.entries[name].spec.members
+            theirs = [bytes.fromhex(self._kept[self._plain(m, question)]) for m in members]
+            # What is written in spans may be longer.
+            if not any(ours[: len(text)] == text for text in theirs):
+                found.append(question)
+        return found[: self._enough(name)]
+
+    def _enough(self, name: str) -> int:
+        """On how many questions it is compared."""
+        spans = isinstance(self._team.entries[name].spec.fusion, SpanFusion)
+        return self._plan.spans if spans else self._plan.compared
 
     # ── the host's part
     # ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -127,7 +180,8 @@ class Run:
         entries, engines = self._team.entries, self._team.engines
         copies = [n for n in entries if self._set("identity", n) not in self._kept]
         drafts = [n for n in self._team.rules_alone() if self._set("drafting", n) not in self._kept]
-        if not (copies or drafts or any(self._wanting(0))):
+        asked = [n for n in self._known if any(self._answer(n, q) not in self._kept for q in self._chosen(n))]
+        if not (copies or drafts or asked):
             return
         self._check_time()
         fusions = [entry.spec for entry in entries.values()] + [_twice(entries[name]) for name in copies]
@@ -135,50 +189,41 @@ class Run:
         host.start()
         try:
             asker = Asker(host, self._team.prompts)
-            for start in range(0, len(self._questions), AT_ONCE):
-                for name in self._wanting(start):
-                    self._ask(asker, name, self._questions[start : start + AT_ONCE])
-            for name in drafts:
-                self._draft(asker, name)
+            for name in asked:
+                self._ask(asker, name)
             for name in copies:
                 self._copies(asker, name)
+            for name in drafts:
+                self._draft(asker, name)
         finally:
             host.stop()
 
-    def _wanting(self, start: int) -> Iterator[str]:
-        """Who is to be asked the questions from `start` on: fusions that have too few texts of their own, and then
-        all models, which come first."""
-        some = self._questions[start : start + AT_ONCE]
-        fusions = [n for n in self._team.entries if len(self._chosen(n)) < self._enough(n)]
-        for name in (*(self._team.engines if fusions else ()), *fusions):
-            if any(self._answer(name, q) not in self._kept for q in some):
-                yield name
-
-    def _ask(self, asker: Asker, name: str, some: Sequence[Mapping[str, Any]]) -> None:
-        """The answers of a model or fusion, with the distributions; of the first questions also as a client gets
+    def _ask(self, asker: Asker, name: str) -> None:
+        """The answers to the chosen questions, with the distributions; to the first of them also as a client gets
         them, who asks for none."""
-        self._check_time()
         short = {"max_tokens": self._plan.tokens, "stops": (), "before": b""}
-        entry = self._team.entries.get(name)
-        told = entry is not None and not isinstance(entry.spec.fusion, SpanFusion | Search)
+        told = not isinstance(self._team.entries[name].spec.fusion, SpanFusion | Search)
         whole = {**short, "top_logprobs": LIKELIEST} if told else short
-        answers = list(asker.all(name, [(q["prompt"], whole) for q in some]))
-        first = told and some[0] is self._questions[0]
-        quick = list(asker.all(name, [(q["prompt"], short) for q in some])) if first else [None] * len(some)
-        for question, answer, client in zip(some, answers, quick, strict=True):
-            assert answer.end is not None
-            self._kept.keep(
-                self._answer(name, question),
-                {
-                    "text": answer.text,
-                    "short_cut": None if client is None else client.text,
-                    "spans": len(answer.end.spans),
-                    "prompts": asker.prompt_ids(name, question["prompt"]),
-                    "steps": [[(t.hex(), logp) for t, logp in one.top] for one in answer.tokens],
-                    "symbols": [one.token.hex() for one in answer.tokens],
-                },
+        chosen = self._chosen(name)
+        for start in range(0, len(chosen), AT_ONCE):
+            self._check_time()
+            some = [q for q in chosen[start : start + AT_ONCE] if self._answer(name, q) not in self._kept]
+            answers = list(asker.all(name, [(q["prompt"], whole) for q in some]))
+            both = told and not start
+            quick = (
+                list(asker.all(name, [(q["prompt"], short) for q in some])) if both else [None] * len(some)
             )
-        print(f"asked {name}: {len(self._chosen(name)) if entry else '-'}", flush=True)
+            for question, answer, client in zip(some, answers, quick, strict=True):
+                self._kept.keep(
+                    self._answer(name, question),
+                    {
+                        "text": answer.text,
+                        "short_cut": None if client is None else client.text,
+                        "steps": [[(t.hex(), logp) for t, logp in one.top] for one in answer.tokens],
+                        "symbols": [one.token.hex() for one in answer.tokens],
+                    },
+                )
+        print(self._row(name), flush=True)
 
     def _draft(self, asker: Asker, name: str) -> None:
         """Drafted and plain texts, symbol by symbol."""
@@ -238,49 +283,6 @@ class Run:
         )
         print(self._kept[self._set("identity", name)], flush=True)
 
-    # ── the plain part
-    # ────────────────────────────────────────────────────────────────────────────────────────────
-
-    def compare(self) -> None:
-        """Write the same again, and compare: question by question, since the plain models remember within one."""
-        plainly = Plainly({name: spec.folder for name, spec in self._team.engines.items()})
-        known = {name: entry for name, entry in self._team.entries.items() if plainly.knows(entry)}
-        chosen = {name: {question["id"] for question in self._chosen(name)} for name in known}
-        for question in self._questions:
-            plainly.forget()
-            for name, entry in known.items():
-                key = self._plain(name, question)
-                if question["id"] not in chosen[name] or key in self._kept:
-                    continue
-                self._check_time()
-                heard = self._kept[self._answer(name, question)]
-                wrote = plainly.write(entry, heard["prompts"], self._plan.tokens, heard["spans"])
-                found = compared(heard, wrote, in_spans=isinstance(entry.spec.fusion, SpanFusion))
-                self._kept.keep(key, found)
-                if found["verdict"] == "different":
-                    print(name, question["id"], repr(heard["text"]), wrote.text, flush=True)
-            print(f"compared {question['id']}", flush=True)
-
-    def _chosen(self, name: str) -> list[Mapping[str, Any]]:
-        """The first questions on which the fusion's text is no member's."""
-        if name not in self._team.entries:
-            return []
-        entry = self._team.entries[name]
-        found = []
-        for question in self._questions:
-            if self._answer(name, question) not in self._kept:
-                continue
-            ours = self._kept[self._answer(name, question)]["text"]
-            members = [self._kept[self._answer(m, question)]["text"] for m in entry.spec.members]
-            if ours not in members:
-                found.append(question)
-        return found[: self._enough(name)]
-
-    def _enough(self, name: str) -> int:
-        """On how many questions it is compared."""
-        spans = isinstance(self._team.entries[name].spec.fusion, SpanFusion)
-        return self._plan.spans if spans else self._plan.compared
-
     def _check_time(self) -> None:
         if time.monotonic() > self._deadline:
             raise OutOfTime
@@ -289,14 +291,20 @@ class Run:
     # ────────────────────────────────────────────────────────────────────────────────────────────
 
     def _row(self, name: str) -> dict[str, Any]:
-        found = [self._kept[k] for q in self._chosen(name) if (k := self._plain(name, q)) in self._kept]
-        answers = [self._kept[k] for q in self._questions if (k := self._answer(name, q)) in self._kept]
+        both = [q for q in self._chosen(name) if self._answer(name, q) in self._kept]
+        answers = [self._kept[self._answer(name, q)] for q in both]
+        spans = isinstance(self._team.entries[name].spec.fusion, SpanFusion)
+        found = []
+        for question, heard in zip(both, answers, strict=True):
+            wrote = PlainText.from_json(self._kept[self._plain(name, question)])
+            found.append(one := compared(heard, wrote, in_spans=spans))
+            if one["verdict"] == "different":
+                print(f"{name}, {question['id']}: {heard['text']!r} and not {wrote.text!r}")
         quick = [one for one in answers if one["short_cut"] is not None]
         differences = [one["difference"] for one in found if one["difference"] is not None]
         return {
             "fusion": name,
             "method": self._team.entries[name].method.id,
-            "asked": len(answers),
             "short_cut_asked": len(quick),
             "short_cut_changes": sum(one["text"] != one["short_cut"] for one in quick),
             "compared": len(found),
@@ -309,16 +317,14 @@ class Run:
 
     def result(self) -> dict[str, Any]:
         """Rows of all that is known."""
-        plainly = Plainly({})
-        known = {n: e for n, e in self._team.entries.items() if plainly.knows(e)}
         return {
             "dtype": "float32",
             "tokens": self._plan.tokens,
             "likeliest": LIKELIEST,
-            "against_plain_loops": [self._row(name) for name in known],
+            "against_plain_loops": [self._row(name) for name in self._known],
             "drafting": self._found("drafting", self._team.rules_alone()),
             "identity": self._found("identity", self._team.entries),
-            "without_plain_loop": sorted(self._team.entries.keys() - known),
+            "without_plain_loop": sorted(self._team.entries.keys() - set(self._known)),
             "absent": dict(self._team.absent),
         }
 
@@ -331,16 +337,15 @@ def compared(heard: Mapping[str, Any], wrote: PlainText, *, in_spans: bool) -> d
     ours = heard["text"].encode()
     theirs = wrote.text.decode(errors="ignore").encode()
     if in_spans:  # one ends within a span, the other behind it
-        theirs = theirs[: len(ours)]
+        ours, theirs = ours[: len(theirs)], theirs[: len(ours)]
     unsure = wrote.sure < len(wrote.text)
     same = ours[: wrote.sure] == theirs[: wrote.sure]
     verdict = "equal" if ours == theirs else "near tie" if unsure and same else "different"
     largest, count = 0.0, 0
     for step, symbol, fused in zip(heard["steps"], heard["symbols"], wrote.steps, strict=False):
-        q = dict(zip(fused.texts, fused.q.tolist(), strict=True))
-        largest = max(largest, *(abs(exp(logp) - q.get(bytes.fromhex(text), 0.0)) for text, logp in step))
+        largest = max(largest, *(abs(exp(logp) - fused.get(bytes.fromhex(text), 0.0)) for text, logp in step))
         count += 1
-        if fused.best()[0] != bytes.fromhex(symbol):
+        if max(fused, key=fused.__getitem__) != bytes.fromhex(symbol):
             break
     return {"verdict": verdict, "steps": count, "difference": largest if count else None}
 

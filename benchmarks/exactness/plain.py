@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks.lineup import Entry
 from engines.byte_vocab import ByteVocab
@@ -21,14 +23,39 @@ __all__ = ["PlainText", "Plainly"]
 Prompts = Sequence[Sequence[int]]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class PlainText:
-    """What a plain loop wrote, how many of its bytes came before rounding could decide, and the distributions on the
-    way, of methods that have them."""
+    """What a plain loop wrote, how many of its bytes came before rounding could decide, and on the way, of methods that
+    have distributions, the likeliest symbols of each, best first."""
 
     text: bytes
     sure: int
-    steps: list[Fused] = field(default_factory=list)
+    steps: Sequence[Mapping[bytes, float]] = ()
+
+    @classmethod
+    def of(cls, text: bytes, sure: int, steps: Sequence[Fused]) -> PlainText:
+        """With as much of the distributions as is kept."""
+        tops = []
+        for step in steps:
+            order = np.argsort(-step.q, kind="stable")[:KEPT].tolist()
+            tops.append({step.texts[i]: float(step.q[i]) for i in order})
+        return cls(text, sure, tops)
+
+    def as_json(self) -> list[Any]:
+        """For `from_json`."""
+        steps = [{text.hex(): q for text, q in step.items()} for step in self.steps]
+        return [self.text.hex(), self.sure, steps]
+
+    @classmethod
+    def from_json(cls, told: Sequence[Any]) -> PlainText:
+        """What `as_json` gave."""
+        text, sure, steps = told
+        back = [{bytes.fromhex(one): q for one, q in step.items()} for step in steps]
+        return cls(bytes.fromhex(text), sure, back)
+
+
+KEPT = 128
+"""Symbols of a distribution that are kept: more than are compared, which rounding may put in another order."""
 
 
 class Remembering(PlainModel):
@@ -58,28 +85,41 @@ class Plainly:
     def __init__(self, folders: Mapping[str, Path]) -> None:
         self._folders = folders
         self._models: dict[str, Remembering] = {}
+        self._loops: dict[tuple[str, ...], PlainLoop] = {}
 
-    def knows(self, entry: Entry) -> bool:
+    @staticmethod
+    def knows(entry: Entry) -> bool:
         """Whether there is a plain loop of the fusion's method."""
         return _ruling(entry) in {*RULES, *SPANS, "abe"}
 
-    def write(self, entry: Entry, prompts: Prompts, tokens: int, spans: int) -> PlainText:
-        """Greedy; `spans` bounds a method in spans, `tokens` all others."""
+    def alone(self, model: str, prompt: Sequence[int], tokens: int) -> bytes:
+        """The model's own greedy text."""
+        loop = self._loop((model,))
+        return loop.write([prompt], loop.gac, tokens)[0]
+
+    def write(self, entry: Entry, prompts: Prompts, tokens: int) -> PlainText:
+        """Greedy, so many tokens of the main member; in spans about as many."""
         method, options = _ruling(entry), _options(entry)
-        for name in entry.spec.members:
-            if name not in self._models:
-                self._models[name] = Remembering(self._folders[name])
-        loop = PlainLoop([self._models[name] for name in entry.spec.members])
+        loop = self._loop(entry.spec.members)
         if method == "abe":
             text, sure = loop.search(prompts, options["beams"], options["candidates"], tokens)
             return PlainText(text, len(text) if sure else 0)
         if method in SPANS:
-            written = PlainSpans(loop.models, prompts)
-            SPANS[method](written, options, spans)
-            return PlainText(written.text, len(written.text) if written.sure is None else written.sure)
+            spans = PlainSpans(loop.models, prompts)
+            SPANS[method](spans, options, tokens)
+            return PlainText(spans.text, len(spans.text) if spans.sure is None else spans.sure)
         rule, steps = RULES[method](self, entry, loop, prompts, options), list[Fused]()
         text, sure = loop.write(prompts, rule, tokens, steps)
-        return PlainText(text, sure, steps)
+        return PlainText.of(text, sure, steps)
+
+    def _loop(self, members: tuple[str, ...]) -> PlainLoop:
+        """The one of these members, models loaded."""
+        for name in members:
+            if name not in self._models:
+                self._models[name] = Remembering(self._folders[name])
+        if members not in self._loops:
+            self._loops[members] = PlainLoop([self._models[name] for name in members])
+        return self._loops[members]
 
     def forget(self) -> None:
         """What was computed for a question: call between two questions."""
@@ -117,9 +157,14 @@ RULES: dict[str, Callable[[Plainly, Entry, PlainLoop, Prompts, dict[str, Any]], 
 }
 
 SPANS: dict[str, Callable[[PlainSpans, dict[str, Any], int], object]] = {
-    "cool-fusion": lambda loop, o, n: loop.by_perplexity(aligned_cut(loop.models), o["tokens"], n),
-    "sweetspan": lambda loop, o, n: loop.by_perplexity(words_cut(o["words"]), 16 * o["words"], n),
-    "specfuse": lambda loop, o, n: loop.by_votes(o["window"], o["rate"], n),
+    # About as many rounds as so many tokens take: most words are one, a window may give up half a word.
+    "cool-fusion": lambda loop, o, n: loop.by_perplexity(
+        aligned_cut(loop.models), o["tokens"], -(-3 * n // 4)
+    ),
+    "sweetspan": lambda loop, o, n: loop.by_perplexity(
+        words_cut(o["words"]), 16 * o["words"], -(-n // o["words"])
+    ),
+    "specfuse": lambda loop, o, n: loop.by_votes(o["window"], o["rate"], -(-n // o["window"]) + 1),
 }
 
 

@@ -26,7 +26,7 @@ def heard(text: str, *steps: tuple[str, dict[str, float]]) -> dict[str, object]:
 def wrote(text: str, sure: int, *steps: dict[str, float]) -> PlainText:
     """What a plain loop wrote."""
     fused = [Fused([one.encode() for one in q], np.array(list(q.values()))) for q in steps]
-    return PlainText(text.encode(), sure, fused)
+    return PlainText.from_json(PlainText.of(text.encode(), sure, fused).as_json())
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -69,10 +69,10 @@ class PlainModel:
         self.mute = np.array([i for i, text in enumerate(self.emits) if text is None and i not in self.eos])
         self._begins: dict[bytes, int | None] = {}
 
-    @property
-    def table(self) -> Any:
-        """Input embeddings, numpy float64."""
-        return self.model.get_input_embeddings().weight.detach().double().numpy()
+    def embedded(self, ids: Sequence[int]) -> Any:
+        """Input embeddings, numpy float64, scaled to length 1."""
+        rows = self.model.get_input_embeddings().weight.detach()[list(ids)].double().numpy()
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
     def encode(self, text: bytes) -> list[int]:
         """The ids to feed for appended bytes."""
@@ -106,6 +106,19 @@ class PlainModel:
     def values(self, z: Any, texts: Sequence[bytes]) -> Any:
         """The logits of symbols."""
         return np.array([self.value(z, text) for text in texts])
+
+    def reader(self, texts: Sequence[bytes]) -> Callable[[Any], Any]:
+        """`values` of these texts, for many z: single ids at once, pooled ones by themselves."""
+        first = np.array([self.ids[text][0] for text in texts])
+        pooled = [i for i, text in enumerate(texts) if len(self.ids[text]) > 1]
+
+        def read(z: Any) -> Any:
+            out = z[first]
+            for i in pooled:
+                out[i] = self.value(z, texts[i])
+            return out
+
+        return read
 
     def probabilities(self, z: Any) -> Any:
         """Of each id, controls silent."""
@@ -145,6 +158,7 @@ class PlainLoop:
     """Greedy fused decoding of `models` with a rule."""
 
     models: list[PlainModel]
+    _maps: dict[int, tuple[list[bytes], list[Callable[[Any], Any]]]] = field(default_factory=dict)
 
     def write(
         self, prompts: Sequence[Sequence[int]], rule: Rule, tokens: int, steps: list[Fused] | None = None
@@ -226,7 +240,7 @@ class PlainLoop:
 
     def cp_delta(self, logits: Logits) -> Fused:
         """½ log p₁ + ½ log p₂ over the byte strings that both have."""
-        z = sum(self._pooled(m, z, self._common) / len(logits) for m, z in enumerate(logits))
+        z = sum(read(z) / len(logits) for read, z in zip(self._commonly, logits, strict=True))
         return Fused(self._common, _softmax(z))
 
     @cached_property
@@ -234,14 +248,23 @@ class PlainLoop:
         first, *others = self.models
         return [text for text in first.ids if all(text in other.ids for other in others)]
 
-    def _pooled(self, member: int, z: Any, texts: Sequence[bytes]) -> Any:
-        """Logits of many symbols: single ids at once, pooled ones by themselves."""
-        ids = self.models[member].ids
-        out = z[[ids[text][0] for text in texts]]
-        for i, text in enumerate(texts):
-            if len(ids[text]) > 1:
-                out[i] = self.models[member].value(z, text)
-        return out
+    @cached_property
+    def _commonly(self) -> list[Callable[[Any], Any]]:
+        """Of each model, how it reads them."""
+        return [model.reader(self._common) for model in self.models]
+
+    def _mapped(self, reference: int) -> tuple[list[bytes], list[Callable[[Any], Any]]]:
+        """The texts of a model, and of each model how it reads them: what it lacks by its first token, if any."""
+        if reference not in self._maps:
+            symbols = list(self.models[reference].ids)
+            readers = []
+            for model in self.models:
+                begins = [model.begin(text) for text in symbols]
+                lacks = np.array([text is None for text in begins])
+                read = model.reader([symbols[0] if text is None else text for text in begins])
+                readers.append(lambda z, read=read, lacks=lacks: np.where(lacks, -1e4, read(z)))
+            self._maps[reference] = symbols, readers
+        return self._maps[reference]
 
     def packed(self, prompts: Sequence[Sequence[int]], mode: str, reach: int = 48) -> Rule:
         """PackLLM's rule for this prompt."""
@@ -268,14 +291,8 @@ class PlainLoop:
             for model, found in zip(self.models, rows, strict=True)
         ]
         reference = int(np.argmin(losses))
-        symbols = list(self.models[reference].ids)
-        reads = [[model.begin(text) for text in symbols] for model in self.models]
+        symbols, mapped = self._mapped(reference)
         place = {text: i for i, text in enumerate(symbols)}
-
-        def mapped(m: int, z: Any) -> Any:
-            known = [text if text is not None else symbols[0] for text in reads[m]]
-            out = self._pooled(m, z, known)
-            return np.where([text is None for text in reads[m]], -1e4, out)
 
         if mode == "sim":
             token = np.mean([len(piece) for _, piece, _ in rows[reference]])
@@ -286,8 +303,8 @@ class PlainLoop:
             at = {start: z for start, _, z in rows[other]}
             points = [(start, piece, z) for start, piece, z in rows[reference] if start in at]
             label = np.array([place[piece] for _, piece, _ in points])
-            ours = np.stack([mapped(reference, z) for _, _, z in points])
-            theirs = np.stack([mapped(other, at[start]) for start, _, _ in points])
+            ours = np.stack([mapped[reference](z) for _, _, z in points])
+            theirs = np.stack([mapped[other](at[start]) for start, _, _ in points])
 
             def nll(z: Any) -> float:
                 top = z.max(-1)
@@ -302,7 +319,7 @@ class PlainLoop:
             weights[first], weights[second] = share, 1 - share
 
         def fuse(logits: Logits) -> Fused:
-            return Fused(symbols, _softmax(sum(weights[m] * mapped(m, z) for m, z in enumerate(logits))))
+            return Fused(symbols, _softmax(sum(weights[m] * mapped[m](z) for m, z in enumerate(logits))))
 
         return fuse
 
@@ -311,12 +328,10 @@ class PlainLoop:
         common = [text for text in self._common if text]
         draw = torch.randperm(len(common), generator=torch.Generator().manual_seed(0))[:anchors]
         chosen = [common[i] for i in sorted(draw.tolist())]
-        tables = [model.table for model in self.models]
-        tables = [table / np.linalg.norm(table, axis=1, keepdims=True) for table in tables]
+        spots = [model.embedded([model.ids[text][0] for text in chosen]) for model in self.models]
 
         def relative(m: int, ids: Sequence[int]) -> Any:
-            spots = [self.models[m].ids[text][0] for text in chosen]
-            cosines = tables[m][ids] @ tables[m][spots].T
+            cosines = self.models[m].embedded(ids) @ spots[m].T
             cosines /= np.linalg.norm(cosines, axis=1, keepdims=True)
             return torch.tensor(100 * cosines).softmax(-1)
 

@@ -44,10 +44,8 @@ class Cells:
         failed = path.with_suffix(".json")
         if path.is_file() and not again:
             return self._read(path)
-        if failed.is_file() and not again:
-            earlier = orjson.loads(failed.read_bytes())
-            if earlier["limit"] >= self.limit:
-                raise Absent(earlier["reason"])
+        if not again and (earlier := self._failed(method)):
+            raise Absent(earlier)
         self.folder.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         # Forked, so that the tables need not be copied; a method that takes too long is ended with its process.
@@ -70,8 +68,16 @@ class Cells:
         return self._read(path)
 
     def has(self, method: Method) -> bool:
-        """Whether the method was measured before."""
-        return self._path(method).is_file()
+        """Whether the method was measured before, or failed in no less time than it has now."""
+        return self._path(method).is_file() or bool(self._failed(method))
+
+    def _failed(self, method: Method) -> str:
+        """Why it failed before in no less time than it has now; nothing where it did not."""
+        failed = self._path(method).with_suffix(".json")
+        if not failed.is_file():
+            return ""
+        earlier = orjson.loads(failed.read_bytes())
+        return str(earlier["reason"]) if earlier["limit"] >= self.limit else ""
 
     def _measure(self, method: Method, path: Path) -> None:
         make: Callable[[], object] = load_method(method)

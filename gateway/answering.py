@@ -7,12 +7,13 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import orjson
 
 from gateway import explanation
-from gateway.caching.cached import Caches, Visitor
+from gateway.caching.cached import Caches, Later, Visitor
 from gateway.caching.control import Control
 from gateway.catalogue import DIRECT, Catalogue, Target
 from gateway.exchange import ClientLeft, Exchange, Receive, Scope, Send
@@ -140,7 +141,7 @@ class Answering:
         if self._caches is None or not key.cached or not self._caches.concern(record.requested):
             return target
         control = Control.parse(exchange.headers.get(b"cache-control", b""))
-        visitor = Visitor(key.tenant, record.path, control, exchange.tell)
+        visitor = Visitor(key.tenant, record.path, control, exchange.tell, partial(setattr, record, "later"))
         return Target(self._caches.around(target.strategy, visitor), target.label)
 
     async def _run(
@@ -191,6 +192,8 @@ class Answering:
             )
         finally:
             self._settle(record, exchange, scope)
+            if record.later is not None and self._caches is not None:
+                self._caches.keeping.begin(record.later())
 
     def _limits(self, options: Options) -> Limits:
         """The caller's bounds, within the server's."""
@@ -285,6 +288,8 @@ class _Record:
     label: str = "none"
     trace: Trace | None = None
     outcome: str = "cancelled"
+    later: Later | None = None
+    """What the caches still do about it."""
 
 
 async def _answer(

@@ -143,6 +143,8 @@ class Gateway:
             ]
             if tracing is not None:
                 tracing.start()
+            if self._now.caches is not None:
+                await self._now.caches.store.open()
             try:
                 async with self._tenancy.serving():
                     yield
@@ -153,6 +155,7 @@ class Gateway:
                 for generation in (*self._old, self._now):
                     await generation.catalogue.close()
                 if self._now.caches is not None:
+                    await self._now.caches.keeping.finish()
                     await self._now.caches.store.close()
                 if tracing is not None:
                     await asyncio.to_thread(tracing.close)

@@ -139,6 +139,7 @@ class Tenancy:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
         """Keep leases, rates, keys and the ledger going. Leaving gives everything back and writes what waits."""
+        await self._shared.store.open()
         tasks = [asyncio.create_task(each.run()) for each in (self._slices, self._rates, self._texts)]
         if self._directory is not None:
             await self._directory.look()

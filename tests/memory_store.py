@@ -32,6 +32,9 @@ class MemoryStore:
         bucket = self.buckets.setdefault(want.bucket, Bucket(want.capacity, self._time()))
         return take(bucket, want, self._time())
 
+    async def open(self) -> None:
+        """It is there."""
+
     async def close(self) -> None:
         return
 

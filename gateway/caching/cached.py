@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import orjson
 
 from gateway.caching.control import Control
 from gateway.caching.identity import Identity, identity
+from gateway.caching.keeping import Keeping
 from protocol import sse
 from protocol.chat import ChatRequest
 from protocol.errors import ChorusError, NotCached
@@ -26,8 +28,9 @@ if TYPE_CHECKING:
 
     Vector = NDArray[np.float32]
 
-__all__ = ["MOST_BYTES", "AnswerStore", "Caches", "Semantic", "Visitor"]
+__all__ = ["MOST_BYTES", "AnswerStore", "Caches", "Later", "Semantic", "Visitor"]
 
+Later = Callable[[], Coroutine[Any, Any, None]]
 LARGEST_STREAM = 1 << 20
 """Bytes of a stream that are held to keep its answer; of a longer one none are."""
 MOST_BYTES = 768
@@ -45,6 +48,10 @@ class AnswerStore(Protocol):
     async def get(self, name: str) -> bytes | None: ...
 
     async def put(self, name: str, value: bytes, ttl_s: float) -> None: ...
+
+    async def open(self) -> None:
+        """Reach what it is kept in, before the first request."""
+        ...
 
     async def close(self) -> None:
         """Let go of what it holds open."""
@@ -72,24 +79,26 @@ class Semantic:
 @dataclass(frozen=True, slots=True)
 class Visitor:
     """Who asks: `tenant` shares answers with itself only; `control` is what the request says about caches; `tell` adds
-    a header to its answer."""
+    a header to its answer; `later` takes what is to be done once the request is settled, and does it or not."""
 
     tenant: str
     surface: str
     control: Control
     tell: Callable[[str, str], None]
+    later: Callable[[Later], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Caches:
     """The answers of `names` (None: of all) kept in `store` for `ttl_s` seconds; `semantic` finds those of nearly the
-    same asks. `now`: seconds since the epoch, by which answers age."""
+    same asks. `now`: seconds since the epoch, by which answers age. `keeping` has those that are being kept."""
 
     store: AnswerStore
     ttl_s: float
     now: Callable[[], float]
     names: frozenset[str] | None = None
     semantic: Semantic | None = None
+    keeping: Keeping = field(default_factory=Keeping)
 
     def concern(self, name: str) -> bool:
         """Whether answers of the model or strategy `name` are kept."""
@@ -161,7 +170,11 @@ class _Cached:
     async def _recorded(
         self, request: ChatRequest, run: Run, same: Identity, vector: Vector | None
     ) -> AsyncIterator[Event]:
-        """What the strategy answers; kept once it has ended well."""
+        """What the strategy answers; to be kept once it has ended well."""
+
+        def keep(reply: Callable[[], Reply | None]) -> None:
+            self.visitor.later(lambda: self._keep(reply(), run, same, vector))
+
         held = bytearray()
         members: tuple[str, ...] = ()
         async with aclosing(cast(Any, self.strategy.answer(request, run))) as events:
@@ -170,14 +183,14 @@ class _Cached:
                     try:
                         yield event
                     finally:  # it is whole, and nobody comes back for more
-                        await self._keep(event.reply, run, same, vector)
+                        keep(partial(getattr, event, "reply"))
                     return
                 if len(held) <= LARGEST_STREAM:
                     held += event.data
                 members = event.members
                 yield replace(event, onward=None)  # what follows comes past here too
         if len(held) <= LARGEST_STREAM:
-            await self._keep(_assembled(bytes(held), members, run), run, same, vector)
+            keep(lambda: _assembled(bytes(held), members, run))
 
     async def _keep(self, reply: Reply | None, run: Run, same: Identity, vector: Vector | None) -> None:
         caches = self.caches

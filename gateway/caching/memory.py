@@ -42,6 +42,9 @@ class MemoryStore:
         while self._size > self._capacity:
             self._drop(next(iter(self._entries)))
 
+    async def open(self) -> None:
+        """It is there."""
+
     async def close(self) -> None:
         """Nothing is open."""
 

@@ -42,6 +42,10 @@ class SharedStore:
         except StoreAway:
             return
 
+    async def open(self) -> None:
+        """Connect to Redis."""
+        await self._client.open()
+
     async def close(self) -> None:
         """Close the connections to Redis."""
         await self._client.close()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from gateway.cli.doctor_stores import ledger_file, remote_stores
+from gateway.cli.finding import Finding
 from gateway.cli.parameters import Config
 from gateway.open_files import ENOUGH, reach
 from protocol.errors import SettingsError
@@ -36,29 +37,21 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 UNLOADABLE = ("torchvision", "torchaudio", "torchcodec")
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What was found. "wrong": it will not work; "note": it works, though not well or not safely."""
-
-    level: Literal["ok", "note", "wrong"]
-    what: str
-    remedy: str = ""
-
-
 Check = Callable[["Settings", Path], Iterator[Finding]]
 
 
 def doctor(
     config: Config = Path("config/local.yaml"),
     offline: Annotated[
-        bool, typer.Option("--offline", help="Do not contact the configured endpoints.")
+        bool, typer.Option("--offline", help="Contact no endpoint, no database and no Redis.")
     ] = False,
 ) -> None:
     """Look for what would keep a config from being served on this machine, and say what to do.
 
-    Looks at the config, weights, artefacts, ports, certificates, proxies, open files, memory, clock, the
-    engine host's libraries and preloads, and whether the configured endpoints can be reached with their keys
-    (their list of models is asked for, which costs nothing). Exits with 1 when something is wrong.
+    Looks at the config, weights, artefacts, ports, certificates, proxies, open files, memory, clock, ledger, the
+    engine host's libraries and preloads, and whether Redis, the ledger's database and the configured endpoints can be
+    reached and used (endpoints are asked for their list of models, which costs nothing). Exits with 1 when something
+    is wrong.
 
     Examples:
         chorus doctor config/local.yaml
@@ -95,6 +88,7 @@ def findings(config: Path, *, offline: bool = False) -> Iterator[Finding]:
     for check in CHECKS:
         yield from check(settings, config)
     if not offline:
+        yield from remote_stores(settings)
         yield from _endpoints(settings)
 
 
@@ -438,5 +432,6 @@ CHECKS: tuple[Check, ...] = (
     _hosted,
     _prices,
     _telemetry,
+    ledger_file,
     _clock,
 )

@@ -122,6 +122,9 @@ class RedisStore:
 
         return await self._client.run(one)
 
+    async def open(self) -> None:
+        await self._client.open()
+
     async def close(self) -> None:
         await self._client.close()
 

@@ -81,6 +81,9 @@ class SqliteStore:
 
         return await self._told(work)
 
+    async def open(self) -> None:
+        """A file is opened, and made, by whoever first needs it."""
+
     async def close(self) -> None:
         await self._file.close()
 

@@ -28,6 +28,10 @@ class Store(Protocol):
 
     async def take(self, want: Want) -> Taken: ...
 
+    async def open(self) -> None:
+        """Reach it, before anybody has to wait for that. Whether it answers, the first use tells."""
+        ...
+
     @property
     def degraded(self) -> bool:
         """Whether it is known to be away at present."""

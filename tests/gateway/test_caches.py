@@ -11,6 +11,7 @@ import pytest
 
 from backends.scripted import ScriptedUpstream
 from gateway.app import make_app
+from gateway.caching.memory import MemoryStore
 from gateway.state.redis_client import RedisClient
 from tests.gateway.conftest import settings_for
 from tests.gateway.test_tenancy import make_key
@@ -99,6 +100,35 @@ async def test_tenants_are_apart(serve: Any, tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_nobody_waits_for_the_store(
+    serve: Any, monkeypatch: pytest.MonkeyPatch, until: Any, stream: bool
+) -> None:
+    """An answer is told whole and its request settled before it is kept, however long the store takes; what cannot be
+    kept in time, where too many wait, is not."""
+    answers, asked = asyncio.Event(), []
+    put = MemoryStore.put
+
+    async def slow(self: MemoryStore, name: str, value: bytes, ttl_s: float) -> None:
+        asked.append(name)
+        await answers.wait()
+        await put(self, name, value, ttl_s)
+
+    monkeypatch.setattr(MemoryStore, "put", slow)
+    monkeypatch.setattr("gateway.caching.keeping.MOST", 1)
+    client = await serve(cache={})
+    for text in ("kept", "too many"):
+        ask = {**ASK, "stream": stream, "messages": [{"role": "user", "content": text}]}
+        assert '"stop"' in (await client.post(CHAT, json=ask)).text
+    counted = 'chorus_requests_total{outcome="ok",requested_model="one",strategy="direct"} 2.0'
+    assert counted in (await client.get("/metrics")).text
+    assert len(asked) == 1
+    answers.set()
+    for text, how in (("kept", "exact"), ("too many", "miss")):
+        ask = {**ASK, "messages": [{"role": "user", "content": text}]}
+        assert (await client.post(CHAT, json=ask)).headers["x-chorus-cache"] == how
+
+
 @pytest.mark.requires("redis-server")
 async def test_leaves_no_connection_behind(upstream: ScriptedUpstream, redis: RedisServer) -> None:
     """What a gateway keeps in Redis it asks for over connections of its own, and it closes them when it ends."""
@@ -107,6 +137,7 @@ async def test_leaves_no_connection_behind(upstream: ScriptedUpstream, redis: Re
         return len(await client.client_list())
 
     looker = RedisClient(redis.url, timeout_s=2.0)
+    own = await looker.run(connected)
     async with upstream.serving() as url:
         settings = settings_for(
             url,
@@ -117,8 +148,8 @@ async def test_leaves_no_connection_behind(upstream: ScriptedUpstream, redis: Re
         )
         async with listening(make_app(settings, {})) as base, httpx.AsyncClient(base_url=base) as client:
             assert (await client.post(CHAT, json=ASK)).headers["x-chorus-cache"] == "miss"
-            assert await looker.run(connected) > 1
+            assert await looker.run(connected) > own
     async with asyncio.timeout(5):
-        while await looker.run(connected) > 1:  # noqa: ASYNC110 - the server hears of each end by itself
+        while await looker.run(connected) > own:  # noqa: ASYNC110 - the server hears of each end by itself
             await asyncio.sleep(0.01)
     await looker.close()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gateway.caching.cached import Caches, Semantic, Visitor
+from gateway.caching.cached import Caches, Later, Semantic, Visitor
 from gateway.caching.control import Control
 from gateway.caching.identity import identity
 from gateway.caching.memory import MemoryStore
@@ -64,8 +64,14 @@ class Door:
 
     async def ask(self, request: ChatRequest, tenant: str = "t", control: bytes = b"") -> list[Event]:
         self.headers = {}
-        told = Visitor(tenant, "/chat/completions", Control.parse(control), self.headers.__setitem__)
-        return await events_of(self.caches.around(self.strategy, told), request, self.run)
+        later: list[Later] = []
+        told = Visitor(
+            tenant, "/chat/completions", Control.parse(control), self.headers.__setitem__, later.append
+        )
+        events = await events_of(self.caches.around(self.strategy, told), request, self.run)
+        for work in later:
+            await work()
+        return events
 
     async def text(self, request: ChatRequest, tenant: str = "t", control: bytes = b"") -> str:
         (event,) = await self.ask(request, tenant, control)
@@ -145,10 +151,12 @@ async def test_a_stream_that_broke_is_not_kept() -> None:
     with pytest.raises(UpstreamBroken):
         await door.ask(ask(stream=True))
     door.strategy = Direct()
-    visitor = Visitor("t", "/chat/completions", Control(), lambda name, value: None)
+    later: list[Later] = []
+    visitor = Visitor("t", "/chat/completions", Control(), lambda name, value: None, later.append)
     left: Any = door.caches.around(door.strategy, visitor).answer(ask(stream=True), door.run)
     await anext(left)
     await left.aclose()
+    assert later == []
     assert await door.text(ask()) == "2"
 
 

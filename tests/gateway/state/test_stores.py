@@ -7,12 +7,14 @@ import random
 import signal
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.state.accounts import Account, Ask, Bucket, Want, sync, take
+from gateway.state.redis_client import READY, RedisClient
 from gateway.state.redis_store import RedisStore
 from gateway.state.sqlite_file import SqliteFile, connect
 from gateway.state.sqlite_store import MIGRATIONS, SqliteStore
@@ -146,6 +148,56 @@ async def test_paused_redis_is_bounded(redis: Any) -> None:
                 await store.sync([ask])
             except StoreAway:
                 continue
+
+
+@asynccontextmanager
+async def slow_to_connect(socket: str, delay_s: float) -> AsyncIterator[str]:
+    """The URL of a way to the Redis at a Unix `socket` on which every connection says nothing for `delay_s`."""
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(4096):
+            writer.write(data)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(delay_s)
+        theirs, there = await asyncio.open_unix_connection(socket)
+        back = asyncio.create_task(pass_on(theirs, writer))
+        await pass_on(reader, there)  # until the client closes
+        for end in (there, writer):
+            end.close()
+            await end.wait_closed()
+        await back
+        closed.release()
+
+    closed = asyncio.Semaphore(0)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        for _ in range(READY):
+            await closed.acquire()
+
+
+@pytest.mark.requires("redis-server")
+async def test_connecting_has_its_own_bound(redis: Any) -> None:
+    """The first uses of a process, several at once, are answered though to connect takes longer than an operation may;
+    later ones find connections that are made."""
+    async with slow_to_connect(f"{redis.folder}/redis.sock", 0.7) as url:
+        client = RedisClient(url, timeout_s=0.5)
+        store = RedisStore(client, "t")
+        for number in range(3):
+            asks = [store.sync([Ask(f"{number} {i}", 9, "x", 0, 1, 1, 10.0)]) for i in range(3)]
+            assert [grant.held for (grant,) in await asyncio.gather(*asks)] == [1, 1, 1]
+        await client.close()
+
+
+async def test_opening_is_bounded() -> None:
+    """A server that is not there, or never says a word, holds up a start for a while, and no use after it."""
+    for client in (RedisClient("redis://127.0.0.1:1"), RedisClient("redis+sentinel://127.0.0.1:1/main")):
+        async with asyncio.timeout(10):
+            await client.open()
+            with pytest.raises(StoreAway):
+                await RedisStore(client, "t").sync([Ask("a", 9, "x", 0, 1, 1, 10.0)])
+        await client.close()
 
 
 @pytest.mark.requires("redis-server")

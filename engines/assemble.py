@@ -11,8 +11,9 @@ from engines.templates import Prompting, prompting
 from engines.text_state import Feedback
 from engines.weights import CATALOGUE, ensure
 from engines.weights.progress import Progress
-from protocol.errors import SettingsError
-from protocol.methods import find_method, load_method
+from ensembles.options import Learnt, configured
+from protocol.errors import ChorusError, SettingsError
+from protocol.methods import find_method
 from protocol.settings import Fusion as FusionSettings
 from protocol.settings import Settings
 
@@ -69,14 +70,18 @@ def engine_specs(settings: Settings, progress: Progress | None = None) -> list[E
 
 def fusion_spec(name: str, settings: FusionSettings) -> FusionSpec:
     """The method with its options, and its members in the order of the config, the main one where it says."""
-    method = find_method(settings.method, "fusion", "search", "span")
-    try:
-        fusion = load_method(method)(**settings.options)
-    except TypeError as error:
-        raise SettingsError(f"strategies.{name}.fuse.options: {error}") from None
+    method = find_method(settings.method, "fusion", "search", "span", "step")
+    fusion = configured(method, settings.options, f"strategies.{name}.fuse.options")
     members = tuple(settings.members)
+    if isinstance(fusion, Learnt):
+        try:
+            fusion = fusion.load(members, settings.artefacts)
+        except ChorusError as error:
+            raise SettingsError(f"strategies.{name}.fuse.artefacts: {error.message}") from None
+    elif settings.artefacts:
+        raise SettingsError(f"strategies.{name}.fuse.artefacts: {method.id} takes none.")
     main = 0 if settings.main is None else members.index(settings.main)
-    feedback: Feedback = "retail" if method.contract == "span" else "append"
+    feedback: Feedback = "retail" if method.contract in ("span", "step") else "append"
     shed = settings.shed
     keep: tuple[int, ...] = (main,)
     for field, wanted in (("on_member_failure", settings.on_member_failure == "drop"), ("shed", shed)):

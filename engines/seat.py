@@ -71,6 +71,12 @@ class Seat:
         self._held, self._fixed = ids[:first], first
         self.engine.add_forced(self.name, [*self._prompt, *self._held])
 
+    def leave(self) -> None:
+        """Give the place up; `ask` takes it anew. Call between two steps."""
+        if self.started:
+            self.engine.abort([self.name])
+            self._starts, self._held, self._row, self._wanted = 0, [], None, None
+
     def take(self, row: Tensor) -> list[Tensor] | None:
         """Given the row its request stands at, the rows asked for; None where there is no news, or more to be
         computed. They are views that die with the step."""

@@ -14,6 +14,7 @@ from gateway.cli import (
     ledger,
     outcomes,
     serve,
+    spans,
     top,
     usage,
     weights,
@@ -40,6 +41,7 @@ application.command()(learn.export)
 application.command()(learn.calibrate)
 application.command()(learn.evaluate)
 application.add_typer(outcomes.group, name="outcomes")
+application.add_typer(spans.group, name="spans")
 application.command()(catalogue.methods)
 application.command()(inspect.check)
 application.command()(inspect.schema)

@@ -99,6 +99,10 @@ class Fusion(Frozen):
         min_length=1, description="engine model → weight"
     )
     main: Name | None = Field(None, description="whose tokens max_tokens counts; the first member by default")
+    artefacts: dict[Name, Path] = Field(
+        default_factory=dict,
+        description="part of the method that was trained or measured → its folder, relative to this file",
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="the method's own parameters")
     on_member_failure: Literal["fail", "drop"] = Field(
         "fail",

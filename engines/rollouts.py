@@ -20,14 +20,14 @@ from ensembles.spans.base import Reading, Task, Writing, survey
 from protocol.errors import SettingsError
 from protocol.settings import Settings
 
-__all__ = ["Rollouts"]
+__all__ = ["SURVEY", "Rollouts", "Surveyor"]
 
 SURVEY = "survey of all engines"
 """A fusion's name that no config can have."""
 
 
 @dataclass
-class _Surveyor:
+class Surveyor:
     """Has its members read the prompt, and writes nothing."""
 
     readings: dict[str, tuple[Reading, ...]] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class Rollouts:
         if not specs:
             raise SettingsError("The config has no engine models, so nobody could write.")
         names = tuple(spec.name for spec in specs)
-        team = FusionSpec(SURVEY, names, (1.0,) * len(names), _Surveyor(), feedback="retail")
+        team = FusionSpec(SURVEY, names, (1.0,) * len(names), Surveyor(), feedback="retail")
         kinds = {name: model.engine.chat for name, model in settings.models.items() if model.engine}
         host = Host(specs, [team])
         host.start()
@@ -109,7 +109,7 @@ class Rollouts:
         for events in waiting:
             _text(events)
         surveyor = self.host.fusion_specs[SURVEY].fusion
-        assert isinstance(surveyor, _Surveyor)
+        assert isinstance(surveyor, Surveyor)
         return {name: [surveyor.readings[q][m] for q in asked] for m, name in enumerate(members)}
 
     def _send(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from functools import cached_property
@@ -10,6 +11,7 @@ from typing import Any
 
 from backends.attempts import Attempts, Calling
 from backends.balancer import Balancer, Rule, Seat, Turn
+from backends.http1 import HeaderBlock, header_block
 from backends.openai_http import Deployment, UpstreamStream
 from backends.passing import Outgoing, Passed
 from backends.prefix import prompt_prefix
@@ -28,6 +30,7 @@ from protocol.run import Sink
 from protocol.settings import Hedge
 from protocol.usage import NOTHING, Price
 from protocol.value import value
+from protocol.wire import DEADLINE_HEADER
 
 __all__ = ["HELD_BYTES", "HELD_EVENTS", "Completed", "Model", "ModelStream"]
 
@@ -176,7 +179,7 @@ class Model:
         """Ask for a complete answer. Raises `UpstreamError`."""
 
         async def ask(turn: Turn) -> Completed:
-            parsed, raw = await self.deployments[turn.index].call(path, body, turn.headers)
+            parsed, raw = await self.deployments[turn.index].call(path, body, self._headers(turn, calling))
             spent = self._reported(parsed) or self._seen(body, text_tokens(parsed))
             now = asyncio.get_running_loop().time()
             turn.began(now)
@@ -195,7 +198,7 @@ class Model:
         """Ask for a streamed answer; returns once its first words have come. Raises `UpstreamError`."""
 
         async def ask(turn: Turn) -> ModelStream:
-            upstream = await self.deployments[turn.index].stream(path, body, turn.headers)
+            upstream = await self.deployments[turn.index].stream(path, body, self._headers(turn, calling))
             stream = ModelStream(self, upstream, turn, body)
             try:
                 await stream.hold()
@@ -281,6 +284,13 @@ class Model:
 
     def _may_hedge(self, body: Mapping[str, Any]) -> bool:
         return self._hedge is not None and self._most_usd(body) <= self._hedge.max_cost_usd
+
+    def _headers(self, turn: Turn, calling: Calling | None) -> HeaderBlock:
+        """Those of the attempt; several engines that write one text are told as well how long the caller waits."""
+        if not self._fused or calling is None or calling.deadline == math.inf:
+            return turn.headers
+        left_ms = max(0, int(1000 * (calling.deadline - asyncio.get_running_loop().time())))
+        return HeaderBlock(turn.headers + header_block({DEADLINE_HEADER: str(left_ms)}))
 
     def prepared(self, calling: Calling | None, body: Mapping[str, Any]) -> Calling:
         """`calling` with what of `body` the balancer goes by."""

@@ -11,9 +11,10 @@ from engines.templates import Prompting, prompting
 from engines.text_state import Feedback
 from engines.weights import CATALOGUE, ensure
 from engines.weights.progress import Progress
+from ensembles.options import Learnt, configured
 from ensembles.tokens.base import HandsOver
-from protocol.errors import SettingsError
-from protocol.methods import find_method, load_method
+from protocol.errors import ChorusError, SettingsError
+from protocol.methods import find_method
 from protocol.settings import Fusion as FusionSettings
 from protocol.settings import Settings
 
@@ -70,18 +71,22 @@ def engine_specs(settings: Settings, progress: Progress | None = None) -> list[E
 
 def fusion_spec(name: str, settings: FusionSettings) -> FusionSpec:
     """The method with its options, and its members in the order of the config, the main one where it says."""
-    method = find_method(settings.method, "fusion", "search", "span")
+    method = find_method(settings.method, "fusion", "search", "span", "step")
     options = dict(settings.options)
     if "embedding" in method.needs and isinstance(options.get("embedder"), str):
         options["embedder"] = str(_embedder_folder(name, options["embedder"]))
-    try:
-        fusion = load_method(method)(**options)
-    except TypeError as error:
-        raise SettingsError(f"strategies.{name}.fuse.options: {error}") from None
+    fusion = configured(method, options, f"strategies.{name}.fuse.options")
     members = tuple(settings.members)
+    if isinstance(fusion, Learnt):
+        try:
+            fusion = fusion.load(members, settings.artefacts)
+        except ChorusError as error:
+            raise SettingsError(f"strategies.{name}.fuse.artefacts: {error.message}") from None
+    elif settings.artefacts:
+        raise SettingsError(f"strategies.{name}.fuse.artefacts: {method.id} takes none.")
     main = 0 if settings.main is None else members.index(settings.main)
     feedback: Feedback = "rejoin" if isinstance(fusion, HandsOver) else "append"
-    if method.contract == "span":
+    if method.contract in ("span", "step"):
         feedback = "retail"
     shed = settings.shed
     keep: tuple[int, ...] = (main,)

@@ -67,6 +67,9 @@ class Team:
 class Decode(ABC):
     """One request. What it writes goes through `_add`, which ends it at a stop string."""
 
+    waits = False
+    """Whether it waits for something else than engines, so that no step can bring it on."""
+
     def __init__(self, generation: Generation, sink: Sink) -> None:
         self.id, self.model = generation.id, generation.model
         self.sink = sink

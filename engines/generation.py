@@ -3,6 +3,7 @@ loop."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -49,13 +50,16 @@ class Sampling:
 @dataclass(frozen=True, slots=True)
 class Generation:
     """One answer to make. `model` is a plain model or a fusion; `prompts` has the token ids for each of its
-    members. `weights` take the place of the fusion's, one a member, ≥ 0, not all 0."""
+    members, and `question` what the caller asked, in plain words. `weights` take the place of the fusion's, one a
+    member, ≥ 0, not all 0. `deadline`: until when the caller waits, on the clock `time.monotonic`."""
 
     id: str
     model: str
     prompts: tuple[tuple[int, ...], ...]
     sampling: Sampling
     weights: tuple[float, ...] | None = None
+    question: str = ""
+    deadline: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)

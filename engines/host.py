@@ -5,7 +5,8 @@
 
 The engines share the thread on purpose: their forwards use all cores anyway, and their logits meet without a
 copy, a lock or a barrier. `submit` and `cancel` may be called from any thread; events come out of each
-request's sink, in the loop's thread. A request that raises fails alone; when the loop itself raises, every
+request's sink, in the loop's thread. What a method needs beside engines, another thread does. A request that raises
+fails alone; when the loop itself raises, every
 request fails, `on_crash` is called and the host is finished: the process should end and be started again."""
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -86,6 +88,14 @@ FAILURES = 3
 """Steps of an engine that may fail in a row; after that the process is better started anew."""
 
 
+@dataclass(frozen=True, slots=True)
+class _News:
+    """What a request has to do now that something was done aside for it."""
+
+    id: str
+    act: Callable[[], None]
+
+
 class Host:
     """Engines and fusions by name, and the loop that runs them. `start` loads; `stop` ends the loop."""
 
@@ -109,7 +119,9 @@ class Host:
         self._compilers: dict[tuple[str, ...], GrammarCompiler] = {}
         self._compiling = threading.Lock()
         self._live: dict[str, Decode] = {}
-        self._inbox: queue.SimpleQueue[tuple[Generation, Sink] | str | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[Generation, Sink] | _News | str | None] = queue.SimpleQueue()
+        # One thread: what is done aside takes at most one core from the engines.
+        self._helper = ThreadPoolExecutor(1, thread_name_prefix="chorus-aside")
         self._ready = threading.Event()
         self._failed: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="chorus-engines", daemon=True)
@@ -221,9 +233,11 @@ class Host:
             log.critical("the engine host's step loop broke", exc_info=True)
             self._fail_all()
             self._ready.set()
+            self._helper.shutdown(wait=False, cancel_futures=True)
             self._on_crash(error)
         else:
             self._fail_all()
+            self._helper.shutdown(cancel_futures=True)
             for engine in self._engines.values():
                 engine.close()
 
@@ -261,6 +275,7 @@ class Host:
     def _take(self) -> bool:
         """Empty the inbox, waiting only where there is nothing to step. False when the host is to stop."""
         idle = not any(engine.has_work for engine in self._engines.values())
+        idle |= bool(self._live) and all(decode.waits for decode in self._live.values())
         while True:
             try:
                 item = self._inbox.get(block=idle)
@@ -271,6 +286,8 @@ class Host:
                 return False
             if isinstance(item, str):
                 self._drop(self._live.get(item))
+            elif isinstance(item, _News):
+                self._tell(item)
             else:
                 self._begin(*item)
 
@@ -280,13 +297,13 @@ class Host:
         if generation.sampling.grammar is not None:
             team = team or self._alone[generation.model]
         if team is not None:
-            kind: type[Joint] = FusedDecode
+            kind: Callable[[Generation, Team, Sink], Joint] = FusedDecode
             if isinstance(team.fusion, Search):
                 kind = SearchDecode
             elif isinstance(team.fusion, Drafts):
                 kind = SpecDecode
             elif isinstance(team.fusion, SpanFusion):
-                kind = SpanDecode
+                kind = partial(SpanDecode, beside=partial(self._beside, generation.id))
             decode = kind(generation, team, sink)
         else:
             engine = self._engines[generation.model]
@@ -309,6 +326,26 @@ class Host:
             decode.begin_without(out)
             for m in out:
                 self._steps.left_out[decode.model, spec.members[m], "load"] += 1
+
+    def _beside(self, id: str, call: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        """Have `call` done by the helping thread for a live request, and `then` told what it returned."""
+
+        def work() -> Any:
+            return call() if id in self._live else None  # it may be cancelled while it waits for its turn
+
+        def done(future: Future[Any]) -> None:
+            # What `call` raised is raised there, and fails this request.
+            self._inbox.put(_News(id, lambda: then(future.result())))
+
+        self._helper.submit(work).add_done_callback(done)
+
+    def _tell(self, news: _News) -> None:
+        """Let a request go on, if it still is there."""
+        decode = self._live.get(news.id)
+        if decode is not None:
+            self._guarded(decode, news.act)
+            if decode.done:
+                self._drop(decode)
 
     def _step(self) -> None:
         import torch

@@ -4,6 +4,7 @@ Controls count nowhere, and all ends of the answer are one symbol, as in the uni
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -40,13 +41,23 @@ class OwnWords:
         if penalties is not None:
             row = penalties.apply(row, Counter(written))
         if chooser.greedy:
-            chosen = int(scan.top(row, 1))
-            if bool(self._mute[chosen]):
-                chosen = int(row.float().masked_fill(self._mute, float("-inf")).argmax())
+            chosen = self._likeliest(row)
         else:
             p = row.float().masked_fill(self._mute, float("-inf")).softmax(-1)
             chosen = chooser.choose(p, ~self._mute)
         return None if chosen in self._eos else chosen
+
+    def peak(self, row: Tensor) -> float:
+        """The largest probability of any id, in (0, 1]. `row` as in `choose`."""
+        row = row[: self._size]
+        return math.exp(float(row[self._likeliest(row)]) - self._union.log_mass(self._member, row))
+
+    def _likeliest(self, row: Tensor) -> int:
+        """The id with the largest logit that is no control."""
+        chosen = int(scan.top(row, 1))
+        if bool(self._mute[chosen]):
+            chosen = int(row.float().masked_fill(self._mute, float("-inf")).argmax())
+        return chosen
 
     def read(self, rows: Sequence[Tensor], ids: Sequence[int | None]) -> list[tuple[float, float]]:
         """Natural-log probability and raw logit of each id after its row; None is an end, of which the likeliest

@@ -83,6 +83,11 @@ class Seat:
         self._held, self._fixed, self._row = [], NOTHING, None
         return True
 
+    def leave(self) -> None:
+        """Want nothing more, and free what it holds; `ask` takes the place anew. Call between two steps."""
+        self._wanted = None
+        self.give_up()
+
     def take(self, row: Tensor) -> list[Tensor] | None:
         """Given the row its request stands at, the rows asked for; None where there is no news, or more to be
         computed. They are views that die with the step."""

@@ -8,12 +8,13 @@ Plain engine models and fusions are models alike. To a gateway worker this is on
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ from engines.host import Host
 from engines.metrics import CONTENT_TYPE
 from engines.sampler_options import sampler_options
 from engines.templates import Prompting
-from protocol.chat import ChatRequest, Options, check_model, check_sampling, parse_object
+from protocol.chat import ChatRequest, Options, check_model, check_sampling, message_text, parse_object
 from protocol.errors import (
     BadRequest,
     ChorusError,
@@ -46,6 +47,7 @@ from protocol.errors import (
 )
 from protocol.features import TEXT_ONLY_CANNOT, refuse
 from protocol.settings import Settings
+from protocol.wire import DEADLINE_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -61,6 +63,20 @@ LOWEST_TEMPERATURE = 1e-3
 MAX_BODY_BYTES = 32 * 1024 * 1024
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request as its members see it: the question in plain words, each member's prompt, the weights it wants them to
+    have, the stop strings of their templates, and the bytes these may begin in; until when the caller waits."""
+
+    question: str
+    members: tuple[str, ...]
+    prompts: tuple[tuple[int, ...], ...]
+    weights: tuple[float, ...] | None = None
+    stops: tuple[bytes, ...] = ()
+    before: bytes = b""
+    deadline: float = math.inf
+
+
 class Service:
     """Turns parsed requests into generations. It holds the host and how each engine is prompted."""
 
@@ -74,8 +90,8 @@ class Service:
         """Every model served: engines, then fusions."""
         return [*self.host.engine_specs, *self.host.fusion_specs]
 
-    def chat(self, raw: bytes, request_id: str) -> Answer:
-        """A chat completion. Raises `ChorusError`."""
+    def chat(self, raw: bytes, request_id: str, deadline: float = math.inf) -> Answer:
+        """A chat completion, for which the caller waits until `deadline` (`time.monotonic`). Raises `ChorusError`."""
         request = ChatRequest.parse(raw)
         members = self._members(request.model)
         refuse(request.body, TEXT_ONLY_CANNOT, who="models of the engine host")
@@ -88,11 +104,13 @@ class Service:
         wants = bool(request.body.get("logprobs"))
         top = (request.body.get("top_logprobs") or 0) if wants else None
         weights = self._weights(request.model, request.options)
-        return self._answer(
-            request.body, members, prompts, stops, before, request.max_tokens, top, weights, True, request_id
+        spoken = [message_text(m) for m in request.messages if m["role"] not in ("system", "developer")]
+        asked = _Asked(
+            "\n\n".join(spoken), tuple(members), tuple(map(tuple, prompts)), weights, stops, before, deadline
         )
+        return self._answer(request.body, asked, request.max_tokens, top, True, request_id)
 
-    def complete(self, raw: bytes, request_id: str) -> Answer:
+    def complete(self, raw: bytes, request_id: str, deadline: float = math.inf) -> Answer:
         """A text completion of a raw prompt. Raises `ChorusError`."""
         body = parse_object(raw)
         options = Options.parse(body.pop("chorus", None))
@@ -110,9 +128,8 @@ class Service:
             raise BadRequest("'prompt' is required and must be a non-empty string.", param="prompt")
         prompts = [self.host.vocabs[m].encode_prompt(prompt) for m in members]
         weights = self._weights(body["model"], options)
-        return self._answer(
-            body, members, prompts, (), b"", body.get("max_tokens") or 16, top, weights, False, request_id
-        )
+        asked = _Asked(prompt, tuple(members), tuple(map(tuple, prompts)), weights, deadline=deadline)
+        return self._answer(body, asked, body.get("max_tokens") or 16, top, False, request_id)
 
     def _members(self, model: str) -> tuple[str, ...]:
         if model not in self.names:
@@ -140,17 +157,13 @@ class Service:
     def _answer(
         self,
         body: Mapping[str, Any],
-        members: Sequence[str],
-        prompts: Sequence[Sequence[int]],
-        stops: tuple[bytes, ...],
-        before: bytes,
+        asked: _Asked,
         max_tokens: int | None,
         top_logprobs: int | None,
-        weights: tuple[float, ...] | None,
         chat: bool,
         request_id: str,
     ) -> Answer:
-        model = body["model"]
+        model, members, prompts = body["model"], asked.members, asked.prompts
         fused = model in self.host.fusion_specs
         for member, prompt in zip(members, prompts, strict=True):
             limit = self.host.engine_specs[member].max_model_len
@@ -174,7 +187,7 @@ class Service:
             )
         grammar = None if wanted is None else self.host.grammar(model, wanted[0], strict=wanted[1])
         stop = body.get("stop") or ()
-        asked = tuple(text.encode() for text in ([stop] if isinstance(stop, str) else stop) if text)
+        stops = tuple(text.encode() for text in ([stop] if isinstance(stop, str) else stop) if text)
         seed = body.get("seed")
         temperature = body.get("temperature")
         if temperature is None:
@@ -188,18 +201,26 @@ class Service:
                 temperature=float(temperature),
                 top_p=float(body["top_p"]) if body.get("top_p") is not None else 1.0,
                 seed=None if seed is None else (seed + choice) % 2**63,
-                stops=(*asked, *stops),
-                before=before,
+                stops=(*stops, *asked.stops),
+                before=asked.before,
                 top_logprobs=top_logprobs,
                 extra=extra,
                 grammar=grammar,
             )
 
         id = f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(12)}"
-        tokens = tuple(tuple(prompt) for prompt in prompts)
         n = body.get("n") or 1
         generations = [
-            Generation(f"{id}-{choice}", model, tokens, sampling(choice), weights) for choice in range(n)
+            Generation(
+                f"{id}-{choice}",
+                model,
+                prompts,
+                sampling(choice),
+                asked.weights,
+                asked.question,
+                asked.deadline,
+            )
+            for choice in range(n)
         ]
         usage = bool((body.get("stream_options") or {}).get("include_usage"))
         shape = Shape(
@@ -230,10 +251,12 @@ def application(service: Service) -> Starlette:
 
     async def chat(request: Request) -> Any:
         # In a thread: the tokenizer may take a second over a very long prompt, and streams must go on.
-        return await run_in_threadpool(service.chat, await _body(request), _request_id(request))
+        body, id = await _body(request), _request_id(request)
+        return await run_in_threadpool(service.chat, body, id, _deadline(request))
 
     async def complete(request: Request) -> Any:
-        return await run_in_threadpool(service.complete, await _body(request), _request_id(request))
+        body, id = await _body(request), _request_id(request)
+        return await run_in_threadpool(service.complete, body, id, _deadline(request))
 
     async def models(request: Request) -> Response:
         data = [
@@ -349,6 +372,13 @@ async def _body(request: Request) -> bytes:
             raise PayloadTooLarge(f"The request body is larger than {MAX_BODY_BYTES} bytes.")
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+def _deadline(request: Request) -> float:
+    """Until when the caller waits, by the header that a gateway of ours sends, on the clock `time.monotonic`; without
+    one, or with one that is no number, for ever."""
+    given = request.headers.get(DEADLINE_HEADER, "")
+    return time.monotonic() + int(given) / 1000 if given.isdecimal() and len(given) < 12 else math.inf
 
 
 def _request_id(request: Request) -> str:

@@ -24,10 +24,12 @@ PACKAGES = {
     "fusion": "ensembles.tokens",
     "search": "ensembles.tokens",
     "span": "ensembles.spans",
+    "step": "ensembles.steps",
 }
 """The contract of each package's methods → the package."""
 
-Contract = Literal["router", "scorer", "aggregator", "fusion", "search", "span"]
+Contract = Literal["router", "scorer", "aggregator", "fusion", "search", "span", "step"]
+"""A step method keeps the contract of span methods; its spans are steps of a search."""
 Taxonomy = Literal["a1", "a2", "b1", "b2", "b3", "c1", "c2"]
 
 

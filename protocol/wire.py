@@ -11,7 +11,19 @@ from typing import Any
 
 from protocol.usage import Usage
 
-__all__ = ["assembled", "chunk", "completion", "completion_id", "replay", "reply_text", "token_logprobs"]
+__all__ = [
+    "DEADLINE_HEADER",
+    "assembled",
+    "chunk",
+    "completion",
+    "completion_id",
+    "replay",
+    "reply_text",
+    "token_logprobs",
+]
+
+DEADLINE_HEADER = "x-chorus-deadline-ms"
+"""How many milliseconds a gateway's caller still waits, told to its own engine host: a search ends in time."""
 
 
 def completion_id() -> str:

@@ -7,6 +7,8 @@ caches, vocabularies, stop strings, streams and bounds, and ends the generator w
     table = yield from judge(spans, judges=range(2))
     yield from commit(spans[best(table)])
 
+What is no engine's work, such as a reward model's, is done `aside`: by another thread, while the step loop goes on.
+
 All state of a method is in its generator's frame: one answer, one generator.
 
 Laws (`tests/contracts/span_checks.py`): it proposes before it judges or commits; commits what was proposed,
@@ -19,34 +21,43 @@ import math
 import re
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from protocol.methods import Evidence
 
 __all__ = [
     "ON_ENGINES",
+    "Aside",
     "Ask",
     "Commit",
     "Draft",
     "Judge",
+    "Left",
     "Propose",
+    "Reading",
     "Score",
+    "Searches",
     "Span",
     "SpanFusion",
     "Stop",
+    "Survey",
     "Table",
     "Task",
     "Work",
     "Writing",
     "agree",
+    "aside",
     "commit",
     "judge",
     "last_word",
     "lowest",
     "most_spent",
     "propose",
+    "survey",
     "words",
 ]
+
+T = TypeVar("T")
 
 _HOST = "tests/engines/test_span_decode.py"
 _REAL = "tests/engines/test_plain_spans.py"
@@ -89,7 +100,9 @@ class Stop(Protocol):
 class Draft:
     """Have `member` write on from the committed text and `after`, at most `tokens` of its own, until `stop`.
 
-    `temperature` and `top_p` None: the request's. A request at temperature 0 is greedy whatever stands here."""
+    `temperature` and `top_p` None: the request's. A request at temperature 0 is greedy whatever stands here. With
+    `stops`, a stop string of the request ends the answer there, as an end token does, and is no part of the span;
+    without, that is seen when the span is committed."""
 
     member: int
     stop: Stop
@@ -97,6 +110,7 @@ class Draft:
     temperature: float | None = None
     top_p: float | None = None
     after: bytes = b""
+    stops: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +125,7 @@ class Score:
     @property
     def nll(self) -> float:
         """Mean negative log-likelihood a token, in nats."""
-        return -sum(self.logprobs) / len(self.logprobs)
+        return -sum(self.logprobs) / max(1, len(self.logprobs))
 
     @property
     def nll_per_byte(self) -> float:
@@ -147,9 +161,28 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """How a member reads its own prompt: natural-log probability of each token that is text, and the largest
+    probability that it gave to any token there."""
+
+    logprobs: tuple[float, ...]
+    peaks: tuple[float, ...]
+
+    @property
+    def perplexity(self) -> float:
+        """Exp of the mean negative log-likelihood; 1 for a prompt of one token."""
+        return math.exp(-sum(self.logprobs) / max(1, len(self.logprobs)))
+
+    @property
+    def confidence(self) -> float:
+        """Mean largest probability, in (0, 1]."""
+        return sum(self.peaks) / len(self.peaks) if self.peaks else 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Propose:
     """Sent back: the spans, in the order of the drafts. One that some member could not write, or has no room for,
-    is left out; if none is left the host ends the answer."""
+    is left out; if none is left the host ends the answer, unless some draft went on from ahead of it (`after`)."""
 
     drafts: tuple[Draft, ...]
 
@@ -168,20 +201,50 @@ class Commit:
     span: Span
 
 
-Work = Propose | Judge | Commit
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Have members read their prompts. Sent back: a `Reading` for each."""
+
+    members: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """Have `call` done by another thread than the step loop's. Sent back: what it returned; what it raises fails the
+    answer."""
+
+    call: Callable[[], Any]
+
+
+Work = Propose | Judge | Commit | Survey | Aside
 Writing = Generator[Work, Any, None]
 Table = tuple[tuple[Score, ...], ...]
 """Scores by judge, then by span."""
 
 
 @dataclass(frozen=True, slots=True)
+class Left:
+    """What may still be spent on an answer: tokens, by the member that spent most, and seconds until the caller's
+    deadline."""
+
+    tokens: float = math.inf
+    seconds: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """What a method knows of the answer to write: its members' `weights`, sum 1; `splits(head, tail)`, whether
-    every member would begin a new token between the two; and the `prompts` as text, a member's each."""
+    every member would begin a new token between the two; the `prompts` as text, a member's each, and the `question`
+    in them as the caller put it; a `seed` for its own chance; `most`, the main member's tokens that the answer may
+    have; and what is `left`."""
 
     weights: tuple[float, ...]
     splits: Callable[[bytes, bytes], bool]
     prompts: tuple[bytes, ...] = ()
+    question: str = ""
+    seed: int = 0
+    most: int | None = None
+    left: Callable[[], Left] = Left
 
 
 @runtime_checkable
@@ -190,6 +253,16 @@ class SpanFusion(Protocol):
 
     def write(self, task: Task) -> Writing:
         """The work of one answer."""
+
+
+@runtime_checkable
+class Searches(Protocol):
+    """A method that writes many answers to give one."""
+
+    @property
+    def spends(self) -> int:
+        """How many tokens each member may spend for one that the answer may have; beyond them the host ends the
+        answer, so the method looks at what is `left`."""
 
 
 def propose(*drafts: Draft) -> Generator[Work, Any, tuple[Span, ...]]:
@@ -216,6 +289,18 @@ def judge(spans: Sequence[Span], judges: Iterable[int], after: bytes = b"") -> G
     return tuple(tuple(known[i, span.text, span.ended] for span in spans) for i in judges)
 
 
+def survey(members: Iterable[int]) -> Generator[Work, Any, tuple[Reading, ...]]:
+    """How each of them reads its prompt."""
+    readings: tuple[Reading, ...] = yield Survey(tuple(members))
+    return readings
+
+
+def aside(call: Callable[[], T]) -> Generator[Work, Any, T]:
+    """What `call` returns, from another thread."""
+    found: T = yield Aside(call)
+    return found
+
+
 def agree(spans: Sequence[Span]) -> bool:
     """Whether they all are the same words, and ended alike."""
     return len({(span.text, span.ended) for span in spans}) == 1
@@ -231,10 +316,10 @@ def lowest(
     return spans[means.index(min(means))]
 
 
-def most_spent(members: int) -> int:
+def most_spent(members: int, method: object = None) -> int:
     """How many tokens each of so many members may spend for one that the answer may have; where it is more, the host
     ends the answer. It reads what the others drafted, and drafts more than is kept."""
-    return 4 * max(2, members)
+    return method.spends if isinstance(method, Searches) else 4 * max(2, members)
 
 
 def words(n: int) -> Stop:

@@ -14,6 +14,7 @@ from gateway.cli import (
     ledger,
     outcomes,
     serve,
+    spans,
     teach,
     top,
     usage,
@@ -42,6 +43,7 @@ application.command()(learn.calibrate)
 application.command()(learn.evaluate)
 application.command()(teach.teach)
 application.add_typer(outcomes.group, name="outcomes")
+application.add_typer(spans.group, name="spans")
 application.command()(catalogue.methods)
 application.command()(inspect.check)
 application.command()(inspect.schema)

@@ -15,9 +15,10 @@ from typing import Any
 
 import orjson
 
+from ensembles.options import configured
 from ensembles.spans.base import most_spent
 from protocol.methods import find_method
-from protocol.settings import ModelSettings, Settings, Talk
+from protocol.settings import Fusion, ModelSettings, Settings, Talk
 from protocol.value import value
 
 __all__ = ["NANO", "Bound", "Bounds", "nano"]
@@ -87,12 +88,12 @@ class Bounds:
         self._strategies, self._pools = settings.strategies, pools
         self._default = settings.limits.default_max_tokens
         self._max_depth = settings.server.max_depth
-        self._in_spans = {
-            name
+        self._drafting = {
+            name: most
             for name, strategy in self._strategies.items()
-            if strategy.fuse
-            and find_method(strategy.fuse.method, "fusion", "search", "span").contract == "span"
+            if strategy.fuse and (most := _drafted(name, strategy.fuse)) is not None
         }
+        """Fusion whose members draft → tokens each may spend for one that the answer may have."""
         self.caps = {
             name: cap for name, model in settings.models.items() if (cap := self._cap(model)) is not None
         }
@@ -136,8 +137,8 @@ class Bounds:
         if strategy.talk:
             return self._talk_usd(strategy.talk, asked, deeper)
         members = tuple(strategy.fuse.members) if strategy.fuse else ()
-        drafts = name in self._in_spans  # those that are not kept fill no context
-        factor = most_spent(len(members)) if drafts else FUSED_FACTOR
+        drafts = name in self._drafting  # those that are not kept fill no context
+        factor = self._drafting.get(name, FUSED_FACTOR)
         return sum(self._model_usd(member, asked, factor, again=drafts) for member in members)
 
     def _talk_usd(self, talk: Talk, asked: _Asked, depth: int) -> float:
@@ -215,6 +216,15 @@ def _answers(body: Mapping[str, Any]) -> int:
     if isinstance(prompt, list) and all(isinstance(text, str) for text in prompt):
         answers *= max(1, len(prompt))  # each text is answered
     return max(answers, body.get("best_of") or 1)
+
+
+def _drafted(name: str, fuse: Fusion) -> int | None:
+    """Tokens that each member of a fusion that drafts may spend for one that the answer may have; None for others."""
+    method = find_method(fuse.method, "fusion", "search", "span", "step")
+    if method.contract not in ("span", "step"):
+        return None
+    made = configured(method, fuse.options, f"strategies.{name}.fuse.options")
+    return most_spent(len(fuse.members), made)
 
 
 def _references(body: Mapping[str, Any]) -> int:

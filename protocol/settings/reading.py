@@ -71,7 +71,7 @@ def _resolve_secrets(value: Any, path: tuple[str | int, ...]) -> Any:
     return value
 
 
-_FILES = frozenset({"artefact", "certificate", "key", "ca_file", "folder"})
+_FILES = frozenset({"artefact", "artefacts", "certificate", "key", "ca_file", "folder"})
 
 
 def _resolve_paths(settings: Settings, base: Path) -> Settings:
@@ -91,7 +91,10 @@ def _resolved(value: Any, base: Path) -> Any:
         for name in type(value).model_fields:
             old = getattr(value, name)
             is_file = name in _FILES and isinstance(old, Path)
-            new = _absolute(base / old.expanduser()) if is_file else _resolved(old, base)
+            if name in _FILES and isinstance(old, dict):
+                new: Any = {part: _absolute(base / path.expanduser()) for part, path in old.items()}
+            else:
+                new = _absolute(base / old.expanduser()) if is_file else _resolved(old, base)
             if name == "options" and isinstance(old, dict) and isinstance(old.get("artefact"), str):
                 artefact = str(_absolute(base / Path(old["artefact"]).expanduser()))
                 new = {**old, "artefact": artefact}  # a method's options are plain values

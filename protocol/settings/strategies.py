@@ -99,9 +99,9 @@ class Fusion(Frozen):
         min_length=1, description="engine model → weight"
     )
     main: Name | None = Field(None, description="whose tokens max_tokens counts; the first member by default")
-    artefact: Path | None = Field(
-        None,
-        description="what the method has learnt: a folder written by `chorus teach`, relative to this file",
+    artefacts: dict[Name, Path] = Field(
+        default_factory=dict,
+        description="part of the method that was trained or measured → its folder, relative to this file",
     )
     options: dict[str, Any] = Field(default_factory=dict, description="the method's own parameters")
     on_member_failure: Literal["fail", "drop"] = Field(

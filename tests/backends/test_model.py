@@ -51,6 +51,22 @@ async def test_stream(model: Model, upstream: ScriptedUpstream) -> None:
     assert stream.shares[0].cost_usd == 32.0
 
 
+async def test_a_fusion_is_told_how_long_the_caller_waits(deploy: Deploy, upstream: ScriptedUpstream) -> None:
+    """Of our own engine host a fusion hears the caller's deadline, streamed or not; other models do not, nor anybody
+    where there is none."""
+    fused = Model("duet", [deploy()], members=("a", "b"), prices={})
+    plain = Model("a", [deploy()], prices={})
+    now = asyncio.get_running_loop().time()
+    await fused.call(CHAT, BODY, Calling(deadline=now + 5))
+    async for _ in await fused.stream(CHAT, BODY, Calling(deadline=now + 5)):
+        pass
+    await plain.call(CHAT, BODY, Calling(deadline=now + 5))
+    await fused.call(CHAT, BODY)
+    told = [seen.headers.get("x-chorus-deadline-ms") for seen in upstream.seen]
+    assert all(0 < int(ms or 0) <= 5000 for ms in told[:2])
+    assert told[2:] == [None, None]
+
+
 async def test_fusion(deploy: Deploy, upstream: ScriptedUpstream) -> None:
     """A fusion's members are priced each for itself, and their table does not reach the caller."""
     upstream.default = Script(extra=MEMBERS)

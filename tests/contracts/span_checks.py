@@ -9,14 +9,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ensembles.spans.base import (
+    Aside,
     Ask,
     Commit,
     Draft,
     Judge,
     Propose,
+    Reading,
     Score,
     Span,
     SpanFusion,
+    Survey,
     Task,
     Writing,
     commit,
@@ -70,6 +73,10 @@ class Play:
             spans = tuple(self.draft(draft) for draft in asked.drafts)
             self.proposed += spans
             return spans
+        if isinstance(asked, Aside):
+            return asked.call()
+        if isinstance(asked, Survey):
+            return tuple(self.read(member) for member in asked.members)
         assert isinstance(asked, Judge)
         self.judged += asked.asks
         return tuple(self.score(a.member, a.text, a.ended) for a in asked.asks)
@@ -82,6 +89,11 @@ class Play:
             if size is not None:
                 return Span(draft.member, rest[:size], False, self.score(draft.member, rest[:size], False))
         return Span(draft.member, rest, True, self.score(draft.member, rest, True))
+
+    def read(self, member: int) -> Reading:
+        """A liking of the question drawn from a hash."""
+        likings = self.score(member, b"the question", False).logprobs
+        return Reading(likings, tuple(0.5 for _ in likings))
 
     def score(self, member: int, text: bytes, ended: bool) -> Score:
         """A liking drawn from a hash: the same for the same script, text and place."""

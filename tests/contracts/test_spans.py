@@ -12,7 +12,7 @@ from tests.contracts.span_checks import BROKEN, CHECKS, Make
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("method", tuple(methods("span")), ids=lambda method: method.id)
+@pytest.mark.parametrize("method", [*methods("span"), *methods("step")], ids=lambda method: method.id)
 def test_span_method(method: Method, check: Callable[[Make], None]) -> None:
     """A span method with its default options keeps the law."""
     check(load_method(method))

@@ -19,8 +19,10 @@ from engines.host import FusionSpec, Host
 from engines.templates import Prompting, prompting
 from ensembles.spans.base import Judge, Propose, Score, Span, SpanFusion, Task, Writing
 from ensembles.spans.cool_fusion import CoolFusion
+from ensembles.spans.ensemble_hub import EnsembleHub
 from ensembles.spans.specfuse import SpecFuse
 from ensembles.spans.sweetspan import SweetSpan
+from ensembles.steps.le_mcts import LeMCTS
 from ensembles.tokens.base import Ask, Decision, Mixture, Step
 from ensembles.tokens.citer import CITER
 from ensembles.tokens.cp_delta import CPDelta
@@ -143,6 +145,8 @@ SPANS: dict[str, SpanFusion] = {
     "cool": CoolFusion(),
     "sweet": SweetSpan(words=2),
     "em": SpecFuse(window=6),
+    "hub": EnsembleHub(segment=12),
+    "mcts": LeMCTS(iterations=6, tokens=12, reward=lambda question, answers: [len(a) / 999 for a in answers]),
 }
 
 DEEPEN = {"eta": 0.3, "anchors": 512, "rows": 64}

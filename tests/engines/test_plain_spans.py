@@ -28,7 +28,7 @@ def plain(weights: Callable[[str], Path]) -> list[PlainModel]:
     return [PlainModel(weights(FOLDERS[name])) for name in PAIR]
 
 
-@pytest.mark.parametrize("kind", ["cool", "sweet", "em"])
+@pytest.mark.parametrize("kind", ["cool", "sweet", "em", "hub", "mcts"])
 def test_copies_of_a_model_write_its_text(ask: Asker, kind: str) -> None:
     """Two members that are one model write its own greedy answer, byte for byte, and judge nothing."""
     for question in PROMPTS:

@@ -154,6 +154,23 @@ def test_an_answer_of_a_schema(http: httpx.Client, model: str) -> None:
     assert value["city"] in ("Paris", "Rome")
 
 
+def test_a_search_tells_its_chain_in_time(http: httpx.Client) -> None:
+    """Streamed or whole, a greedy search gives the same chain and counts every step it drafted; with no time left it
+    gives an answer all the same, and drafts less for it."""
+    body = {"model": "mcts", "messages": ASK, "temperature": 0, "max_tokens": 10}
+    whole = http.post("/v1/chat/completions", json=body).json()
+    text = whole["choices"][0]["message"]["content"]
+    spent = [member["completion_tokens"] for member in whole["chorus"]["members"]]
+    assert sum(span["bytes"] for span in whole["chorus"]["spans"]) >= len(text.encode()) > 0
+    assert sum(spent) > 10
+    stream = http.post("/v1/chat/completions", json={**body, "stream": True})
+    events = [json.loads(line.removeprefix("data: ")) for line in stream.text.split("\n\n")[:-2]]
+    assert "".join(event["choices"][0]["delta"].get("content", "") for event in events) == text
+    late = http.post("/v1/chat/completions", json=body, headers={"x-chorus-deadline-ms": "0"}).json()
+    assert late["choices"][0]["message"]["content"]
+    assert sum(member["completion_tokens"] for member in late["chorus"]["members"]) < sum(spent)
+
+
 @pytest.mark.parametrize("model", [SMOL, "duet"])
 def test_several_choices(sdk: openai.OpenAI, model: str) -> None:
     """`n` answers come back in order, differ when sampled, repeat with their seed, and the prompt counts

@@ -208,11 +208,12 @@ class TinyHost:
     host: Host
     engines: dict[str, TinyEngine]
     asked: int = 0
+    prompts: dict[str, tuple[int, ...]] = field(default_factory=lambda: dict(PROMPTS))
 
     def send(self, model: str, **sampling: Any) -> Ticket:
         self.asked += 1
         ticket = Ticket(f"tiny-{self.asked}", queue.SimpleQueue[Event]())
-        prompts = tuple(PROMPTS[name] for name in self.host.members_of(model))
+        prompts = tuple(self.prompts[name] for name in self.host.members_of(model))
         wanted = Sampling(**{"temperature": 0.0, "max_tokens": 60, **sampling})
         self.host.submit(Generation(ticket.id, model, prompts, wanted), ticket.events.put)
         return ticket

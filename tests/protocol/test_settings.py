@@ -142,6 +142,13 @@ def test_artefacts_are_relative_to_the_file(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(BASE + "strategies: {s: {cascade: {stages: [small, large], artefact: art/x}}}")
     assert load_settings(path).strategies["s"].cascade.artefact == (tmp_path / "art/x").resolve()
+    path.write_text(
+        "models: {a: {engine: {weights: w}}}\n"
+        "strategies: {s: {fuse: {members: {a: 1}, artefacts: {reward: art/x, other: /y}}}}"
+    )
+    fuse = load_settings(path).strategies["s"].fuse
+    assert fuse is not None
+    assert fuse.artefacts == {"reward": (tmp_path / "art/x").resolve(), "other": Path("/y")}
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ COMMANDS = [
     "engines",
     "models",
     "outcomes",
+    "spans",
     "keys",
     "usage",
     "ledger",
@@ -60,7 +61,7 @@ def test_help_is_worth_reading(chorus, command: str) -> None:
     status, out, _ = chorus(*command.split(), "--help")
     assert status == 0
     assert len(out) > 300
-    if command not in ("models", "models list", "models rm", "keys", "ledger", "outcomes"):
+    if command not in ("models", "models list", "models rm", "keys", "ledger", "outcomes", "spans"):
         assert "Example" in out
 
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.limits.bounds import Bounds
+from protocol.errors import SettingsError
 from protocol.settings import Settings
 
 PRICE = {"input_usd_per_token": 1e-6, "output_usd_per_token": 1e-5}
@@ -94,6 +95,15 @@ def test_drafts_that_are_not_kept_cost_too() -> None:
     asked = body(max_tokens=50)
     assert told.of("spans", asked).nanodollars == 2 * cost(size(max_tokens=50), 8 * 50)
     assert told.of("spans", body()).nanodollars == 2 * cost(size(), 8 * 100)
+
+
+def test_a_search_costs_what_it_may_try() -> None:
+    """A search reserves an answer for every iteration, for each of its members."""
+    fuse = {"method": "le-mcts", "members": {"engine": 1, "other": 1}, "options": {"iterations": 4}}
+    told = bounds(search={"fuse": fuse})
+    assert told.of("search", body(max_tokens=50)).nanodollars == 2 * cost(size(max_tokens=50), 12 * 50)
+    with pytest.raises(SettingsError, match=r"strategies\.search\.fuse\.options"):
+        bounds(search={"fuse": {**fuse, "options": {"colour": "red"}}})
 
 
 def test_references_cost_what_they_may_name() -> None:

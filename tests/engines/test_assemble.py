@@ -6,16 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from engines.assemble import fusion_spec
 from engines.host import FusionSpec
-from ensembles.tokens.etr import ETR
 from ensembles.tokens.rlae import RLAE
-from protocol.errors import ArtefactMismatch, MethodError, SettingsError
+from protocol.errors import SettingsError
 from protocol.settings import Fusion, load_settings
 
-PAIR = {"x": 0.5, "y": 0.5}
 MEMBERS = {"a": 0.5, "b": 0.3, "c": 0.2}
 
 
@@ -67,32 +64,3 @@ strategies: {s: {fuse: {method: rlae, members: {a: 1}, options: {artefact: mine/
     fuse = load_settings(tmp_path / "config.yaml").strategies["s"].fuse
     assert fuse is not None
     assert fuse.options == {"artefact": str(tmp_path / "mine/rlae"), "embedder": "e", "span": 3}
-
-
-def test_a_learnt_part_is_loaded(tmp_path: Path) -> None:
-    """`artefact` and `options` meet in the fusion, and a method that hands over re-reads what a member has missed."""
-    ETR(torch.ones(1, 4)).save(tmp_path, tuple(PAIR))
-    spec = fusion_spec(
-        "expert", Fusion(method="etr", members=PAIR, artefact=tmp_path, options={"follow": 8})
-    )
-    assert isinstance(spec.fusion, ETR)
-    assert spec.fusion.follow == 8
-    assert spec.fusion.experts is not None
-    assert torch.equal(spec.fusion.experts, torch.ones(1, 4))
-    assert spec.feedback == "rejoin"
-    assert fusion_spec("duet", Fusion(method="gac", members=PAIR)).feedback == "append"
-
-
-def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
-    """An artefact missing, not needed, of other members or not there, and options the method does not take."""
-    ETR(torch.ones(1, 4)).save(tmp_path, tuple(PAIR))
-    with pytest.raises(SettingsError, match=r"strategies.e.fuse.artefact: etr needs one; `chorus teach`"):
-        fusion_spec("e", Fusion(method="etr", members=PAIR))
-    with pytest.raises(SettingsError, match=r"strategies.e.fuse.artefact: gac has nothing to learn"):
-        fusion_spec("e", Fusion(method="gac", members=PAIR, artefact=tmp_path))
-    with pytest.raises(ArtefactMismatch, match="x, y"):
-        fusion_spec("e", Fusion(method="etr", members={"y": 1, "x": 1}, artefact=tmp_path))
-    with pytest.raises(MethodError, match="No artefact"):
-        fusion_spec("e", Fusion(method="etr", members=PAIR, artefact=tmp_path / "none"))
-    with pytest.raises(SettingsError, match=r"strategies.e.fuse.options"):
-        fusion_spec("e", Fusion(method="etr", members=PAIR, artefact=tmp_path, options={"no_such": 1}))

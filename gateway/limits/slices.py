@@ -101,7 +101,8 @@ class Slice:
 
     @property
     def ahead(self) -> int:
-        return self.last * max(AHEAD, PASSES_AHEAD * self.pace)
+        """How much a refill takes along: for a crowd that has just come, by how many have come already."""
+        return self.last * max(AHEAD, PASSES_AHEAD * max(self.pace, self.made))
 
 
 class Slices:

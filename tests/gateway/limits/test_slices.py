@@ -28,6 +28,15 @@ async def test_one_operation_for_many_requests(store: MemoryStore) -> None:
     assert store.accounts["usd"].settled == 80
 
 
+async def test_a_crowd_asks_seldom(store: MemoryStore) -> None:
+    """Where many come at once, each refill takes along more than the one before."""
+    slices = Slices(store, "w")
+    money = slices.slice("usd", 1_000_000)
+    for _ in range(400):
+        await slices.reserve(money, 10, patience_s=1)
+    assert store.operations <= 5
+
+
 async def test_two_workers_never_overspend(store: MemoryStore) -> None:
     """Many tasks of two workers spend a budget to within one request of its end, and not beyond."""
     workers = [Slices(store, name) for name in ("v", "w")]

@@ -59,7 +59,8 @@ def teach(
     learn = [
         _conversation(read, owners[n])
         for n, read in reads.items()
-        if not lessons[n].held_out and (owners[n] or lessons[n].right)  # the meta model needs words to learn from
+        if not lessons[n].held_out
+        and (owners[n] or lessons[n].right)  # the meta model needs words to learn from
     ]
     calls = sum(int(one.expert[0]) >= 0 for one in learn)
     tell(f"{len(learn)} conversations, {calls} of them with an expert's token")
@@ -75,7 +76,7 @@ def teach(
         **judged(experts, names, lessons, owners, kept),
     }  # fmt: skip
     assert not torch.isnan(experts).any()
-    return Learnt(ETR(experts), metrics)
+    return Learnt(ETR(experts=experts), metrics)
 
 
 def experts_by_subject(names: Sequence[str], lessons: Sequence[Lesson]) -> dict[str, int]:

@@ -1,44 +1,33 @@
-"""From settings to fusions: what a method has learnt."""
+"""From settings to fusions."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-import torch
 
 from engines.assemble import fusion_spec
 from ensembles.tokens.etr import ETR
-from protocol.errors import ArtefactMismatch, MethodError, SettingsError
+from protocol.errors import SettingsError
 from protocol.settings import Fusion
 
 MEMBERS = {"x": 0.5, "y": 0.5}
 
 
-def test_a_learnt_part_is_loaded(tmp_path: Path) -> None:
-    """`artefact` and `options` meet in the fusion, and a method that hands over re-reads what a member has missed."""
-    ETR(torch.ones(1, 4)).save(tmp_path, tuple(MEMBERS))
-    spec = fusion_spec(
-        "expert", Fusion(method="etr", members=MEMBERS, artefact=tmp_path, options={"follow": 8})
-    )
+def test_methods_that_hand_over_read_what_they_missed_as_one_text() -> None:
+    """What a method is decides how the text is fed back to its members."""
+    spec = fusion_spec("expert", Fusion(method="etr", members=MEMBERS, options={"follow": 8}))
     assert isinstance(spec.fusion, ETR)
-    assert spec.fusion.follow == 8
-    assert spec.fusion.experts is not None
-    assert torch.equal(spec.fusion.experts, torch.ones(1, 4))
-    assert spec.feedback == "rejoin"
-    assert fusion_spec("duet", Fusion(method="gac", members=MEMBERS)).feedback == "append"
+    assert (spec.fusion.follow, spec.feedback) == (8, "rejoin")
+    kinds = {
+        method: fusion_spec(method, Fusion(method=method, members=MEMBERS))
+        for method in ("gac", "cool-fusion")
+    }
+    assert {method: kind.feedback for method, kind in kinds.items()} == {
+        "gac": "append",
+        "cool-fusion": "retail",
+    }
 
 
-def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
-    """An artefact missing, not needed, of other members or not there, and options the method does not take."""
-    ETR(torch.ones(1, 4)).save(tmp_path, tuple(MEMBERS))
-    with pytest.raises(SettingsError, match=r"strategies.e.fuse.artefact: etr needs one; `chorus teach`"):
-        fusion_spec("e", Fusion(method="etr", members=MEMBERS))
-    with pytest.raises(SettingsError, match=r"strategies.e.fuse.artefact: gac has nothing to learn"):
-        fusion_spec("e", Fusion(method="gac", members=MEMBERS, artefact=tmp_path))
-    with pytest.raises(ArtefactMismatch, match="x, y"):
-        fusion_spec("e", Fusion(method="etr", members={"y": 1, "x": 1}, artefact=tmp_path))
-    with pytest.raises(MethodError, match="No artefact"):
-        fusion_spec("e", Fusion(method="etr", members=MEMBERS, artefact=tmp_path / "none"))
+def test_options_a_method_does_not_take_are_refused() -> None:
+    """With the path of the setting that is wrong."""
     with pytest.raises(SettingsError, match=r"strategies.e.fuse.options"):
-        fusion_spec("e", Fusion(method="etr", members=MEMBERS, artefact=tmp_path, options={"no_such": 1}))
+        fusion_spec("e", Fusion(method="etr", members=MEMBERS, options={"no_such": 1}))

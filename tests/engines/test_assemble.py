@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 """From a fusion's settings to what the host serves."""
 
 from __future__ import annotations
@@ -12,10 +13,23 @@ from engines.host import FusionSpec
 from ensembles.tokens.rlae import RLAE
 from protocol.errors import SettingsError
 from protocol.settings import Fusion, load_settings
+=======
+"""From settings to fusions."""
+
+from __future__ import annotations
+
+import pytest
+
+from engines.assemble import fusion_spec
+from ensembles.tokens.etr import ETR
+from protocol.errors import SettingsError
+from protocol.settings import Fusion
+>>>>>>> toka
 
 MEMBERS = {"a": 0.5, "b": 0.3, "c": 0.2}
 
 
+<<<<<<< HEAD
 def _spec(**settings: Any) -> FusionSpec:
     return fusion_spec("duet", Fusion(members=MEMBERS, **settings))
 
@@ -64,3 +78,24 @@ strategies: {s: {fuse: {method: rlae, members: {a: 1}, options: {artefact: mine/
     fuse = load_settings(tmp_path / "config.yaml").strategies["s"].fuse
     assert fuse is not None
     assert fuse.options == {"artefact": str(tmp_path / "mine/rlae"), "embedder": "e", "span": 3}
+=======
+def test_methods_that_hand_over_read_what_they_missed_as_one_text() -> None:
+    """What a method is decides how the text is fed back to its members."""
+    spec = fusion_spec("expert", Fusion(method="etr", members=MEMBERS, options={"follow": 8}))
+    assert isinstance(spec.fusion, ETR)
+    assert (spec.fusion.follow, spec.feedback) == (8, "rejoin")
+    kinds = {
+        method: fusion_spec(method, Fusion(method=method, members=MEMBERS))
+        for method in ("gac", "cool-fusion")
+    }
+    assert {method: kind.feedback for method, kind in kinds.items()} == {
+        "gac": "append",
+        "cool-fusion": "retail",
+    }
+
+
+def test_options_a_method_does_not_take_are_refused() -> None:
+    """With the path of the setting that is wrong."""
+    with pytest.raises(SettingsError, match=r"strategies.e.fuse.options"):
+        fusion_spec("e", Fusion(method="etr", members=MEMBERS, options={"no_such": 1}))
+>>>>>>> toka

@@ -11,7 +11,7 @@ from engines.assemble import fusion_spec
 from engines.host import FusionSpec
 from ensembles.tokens.rlae import RLAE
 from protocol.errors import SettingsError
-from protocol.settings import Fusion, load_settings
+from protocol.settings import Fusion
 
 MEMBERS = {"a": 0.5, "b": 0.3, "c": 0.2}
 
@@ -46,21 +46,11 @@ def test_strangers_are_not_kept() -> None:
 
 def test_the_encoder_of_a_policy(tmp_path: Path) -> None:
     """An embedder is a folder of weights, and told when it is none."""
-    options = {"artefact": str(tmp_path), "embedder": str(tmp_path)}
+    options = {"embedder": str(tmp_path)}
     with pytest.raises(SettingsError, match=r"options\.embedder"):
         _spec(method="rlae", options=options)
     (tmp_path / "weights.json").write_text("{}")
     spec = _spec(method="rlae", options={**options, "span": 4})
-    assert spec.fusion == RLAE(str(tmp_path), str(tmp_path), 4)
-
-
-def test_an_artefact_lies_beside_its_config(tmp_path: Path) -> None:
-    """A method's artefact is found from the config's folder, wherever the process was started."""
-    config = """
-models: {a: {engine: {weights: x}}}
-strategies: {s: {fuse: {method: rlae, members: {a: 1}, options: {artefact: mine/rlae, embedder: e, span: 3}}}}
-"""
-    (tmp_path / "config.yaml").write_text(config)
-    fuse = load_settings(tmp_path / "config.yaml").strategies["s"].fuse
-    assert fuse is not None
-    assert fuse.options == {"artefact": str(tmp_path / "mine/rlae"), "embedder": "e", "span": 3}
+    assert spec.fusion == RLAE(str(tmp_path), 4)
+    with pytest.raises(SettingsError, match=r"fuse\.artefacts: No artefact"):
+        _spec(method="rlae", options=options, artefacts={"policy": tmp_path / "none"})

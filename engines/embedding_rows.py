@@ -45,7 +45,6 @@ class TeamTables:
     """`ensembles.tokens.base.Tables` of a loaded team. Tables are float32 and stay as long as this does."""
 
     alphabet: Union
-    names: tuple[str, ...]
     folders: Sequence[Path]
     _kept: dict[tuple[Path, str], torch.Tensor]
 

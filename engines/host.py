@@ -262,7 +262,7 @@ class Host:
             if isinstance(fusion, Binds):
                 folders = [self.engine_specs[member].folder for member in fused.members]
                 log.info("binding %s to its models", name)
-                fusion = fusion.bind(TeamTables(union, fused.members, folders, tables))
+                fusion = fusion.bind(TeamTables(union, folders, tables))
             readers = (
                 tuple(OwnWords(member.vocab, union, m) for m, member in enumerate(members))
                 if isinstance(fusion, SpanFusion)

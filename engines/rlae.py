@@ -221,7 +221,8 @@ def train(asked: argparse.Namespace) -> WeightPolicy:
 def served(artefact: Path, name: str) -> FusionSpec:
     """A fusion by a trained artefact, as a config has it."""
     embedder = ensure([EMBEDDER])[EMBEDDER]
-    return FusionSpec(name, tuple(MEMBERS), (1.0,) * len(MEMBERS), RLAE(str(artefact), str(embedder)))
+    fusion = RLAE(str(embedder)).load(tuple(MEMBERS), {"policy": artefact})
+    return FusionSpec(name, tuple(MEMBERS), (1.0,) * len(MEMBERS), fusion)
 
 
 def main() -> int:

@@ -168,10 +168,6 @@ class Tables(Protocol):
     def members(self) -> int:
         """Number of members M."""
 
-    @property
-    def names(self) -> Sequence[str]:
-        """What the members are called, in their order."""
-
     def embeddings(self, member: int, symbols: Tensor, side: Literal["input", "output"]) -> Tensor:
         """Rows of the member's embedding table (input) or of its output head, for symbols it has an id for:
         shape (n, d_m), float32."""

@@ -22,12 +22,13 @@ on a bandit with two topics the policy reaches more than 95 % of the oracle's re
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from ensembles.options import whole
-from ensembles.tokens.base import Decision, Fusion, Step, Tables
+from ensembles.tokens.base import Decision, Fusion, Step
 from protocol.errors import ArtefactMismatch, SettingsError
 from protocol.methods import Evidence, Method, find_method, load_method
 
@@ -82,10 +83,9 @@ NOBODY = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class RLAE:
-    """`artefact`, a folder, and `embedder`, the weights of the encoder it was trained with; `span` L in symbols, by
-    default what it was trained with; `threshold` and `primary` are GaC's. `weigher` is set by `bind`."""
+    """`embedder`, the weights of the encoder the policy was trained with; `span` L in symbols, by default what it was
+    trained with; `threshold` and `primary` are GaC's. `weigher` is set by `load`."""
 
-    artefact: str | None = None
     embedder: str | None = None
     span: int = 0
     threshold: float | None = None
@@ -95,22 +95,25 @@ class RLAE:
 
     def __post_init__(self) -> None:
         whole(METHOD.id, 0, 4096, span=self.span)
-        if (self.artefact is None) != (self.embedder is None):
-            raise SettingsError("rlae: artefact and embedder go together.")
         if self.fusion is None:
             options: dict[str, Any] = {"threshold": self.threshold, "primary": self.primary}
             object.__setattr__(self, "fusion", load_method(find_method("gac", "fusion"))(**options))
 
-    def bind(self, tables: Tables) -> RLAE:
-        """With its policy. Raises `ArtefactMismatch` for one of other members or another embedder."""
-        if self.artefact is None or self.embedder is None:
+    def load(self, members: Sequence[str], artefacts: Mapping[str, Path]) -> Self:
+        """With the `policy` among the artefacts, where there is one. Raises `ArtefactMismatch` for one of other members
+        or another embedder, `SettingsError` where the embedder is not named or an artefact is not known."""
+        if strange := artefacts.keys() - {"policy"}:
+            raise SettingsError(f"rlae has a policy, no {', '.join(sorted(strange))}.")
+        if not artefacts:
             return self
+        if self.embedder is None:
+            raise SettingsError("a policy needs options.embedder, the encoder it was trained with.")
         from outcomes.weight_policy import Weigher
 
-        weigher = Weigher.load(Path(self.artefact), Path(self.embedder))
-        if weigher.models != tuple(tables.names):
+        weigher = Weigher.load(artefacts["policy"], Path(self.embedder))
+        if weigher.models != tuple(members):
             raise ArtefactMismatch(
-                f"The rlae artefact weighs {', '.join(weigher.models)}, the fusion has {', '.join(tables.names)}."
+                f"The rlae artefact weighs {', '.join(weigher.models)}, the fusion has {', '.join(members)}."
             )
         return replace(self, weigher=weigher, span=self.span or weigher.span)
 

@@ -95,9 +95,6 @@ def _resolved(value: Any, base: Path) -> Any:
                 new: Any = {part: _absolute(base / path.expanduser()) for part, path in old.items()}
             else:
                 new = _absolute(base / old.expanduser()) if is_file else _resolved(old, base)
-            if name == "options" and isinstance(old, dict) and isinstance(old.get("artefact"), str):
-                artefact = str(_absolute(base / Path(old["artefact"]).expanduser()))
-                new = {**old, "artefact": artefact}  # a method's options are plain values
             if new is not old:
                 changed[name] = new
         return value.model_copy(update=changed) if changed else value

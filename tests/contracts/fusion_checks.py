@@ -90,10 +90,6 @@ class SmallTables:
     def members(self) -> int:
         return len(self.alphabet.maps)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple("abc"[: self.members])
-
     def embeddings(self, member: int, symbols: Tensor, side: Literal["input", "output"]) -> Tensor:
         vectors = torch.randn(self.alphabet.size, self.width, generator=torch.Generator().manual_seed(5))
         turn = torch.randn(self.width, self.width, generator=torch.Generator().manual_seed(member))

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from ensembles.tokens.base import Mixture, Step
 from ensembles.tokens.citer import CITER
 from ensembles.tokens.etr import ETR
+from ensembles.tokens.rlae import RLAE
+from outcomes.weight_policy import Weigher, WeightPolicy
 from protocol.methods import Method, load_method, methods
 from tests.contracts import fusion_checks
 from tests.contracts.fusion_checks import BROKEN, CHECKS, WIDTH, Make
@@ -18,11 +21,25 @@ from tests.ensembles.tokens.learnt import token_router
 
 FUSIONS = tuple(methods("fusion"))
 
+
+def _weigher() -> Weigher:
+    draw = np.random.default_rng(3)
+    shapes = ((1, 4, 2), (1, 2), (1, 2, 3), (1, 3))
+    policy = WeightPolicy(*(draw.normal(size=shape).astype(np.float32) for shape in shapes))
+    return Weigher(policy, lambda prompt, text: np.ones(4, dtype=np.float32), ("a", "b", "c"), 4)
+
+
 LEARNT: dict[str, Make] = {
+<<<<<<< HEAD
     "citer": lambda: CITER(tau=0.5, router=token_router(WIDTH)),
     "etr": lambda: ETR(experts=torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(3)) * 2),
+=======
+    "citer": lambda: CITER(token_router(WIDTH), tau=0.5),
+    "etr": lambda: ETR(torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(3)) * 2),
+    "rlae": lambda: RLAE(weigher=_weigher()),
+>>>>>>> hostx
 }
-"""What `chorus teach` would have to make first, by method: drawn at random."""
+"""What training would have to make first, by method: drawn at random."""
 
 EXCEPTIONS = {
     ("citer", "check_order_of_members_is_nothing"): "the first member proposes, the others may correct",

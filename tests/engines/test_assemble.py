@@ -12,6 +12,7 @@ from engines.assemble import fusion_spec
 from engines.host import FusionSpec
 from ensembles.tokens.rlae import RLAE
 from protocol.errors import SettingsError
+<<<<<<< HEAD
 from protocol.settings import Fusion, load_settings
 =======
 """From settings to fusions."""
@@ -25,6 +26,9 @@ from ensembles.tokens.etr import ETR
 from protocol.errors import SettingsError
 from protocol.settings import Fusion
 >>>>>>> toka
+=======
+from protocol.settings import Fusion
+>>>>>>> hostx
 
 MEMBERS = {"a": 0.5, "b": 0.3, "c": 0.2}
 
@@ -60,11 +64,12 @@ def test_strangers_are_not_kept() -> None:
 
 def test_the_encoder_of_a_policy(tmp_path: Path) -> None:
     """An embedder is a folder of weights, and told when it is none."""
-    options = {"artefact": str(tmp_path), "embedder": str(tmp_path)}
+    options = {"embedder": str(tmp_path)}
     with pytest.raises(SettingsError, match=r"options\.embedder"):
         _spec(method="rlae", options=options)
     (tmp_path / "weights.json").write_text("{}")
     spec = _spec(method="rlae", options={**options, "span": 4})
+<<<<<<< HEAD
     assert spec.fusion == RLAE(str(tmp_path), str(tmp_path), 4)
 
 
@@ -99,3 +104,8 @@ def test_options_a_method_does_not_take_are_refused() -> None:
     with pytest.raises(SettingsError, match=r"strategies.e.fuse.options"):
         fusion_spec("e", Fusion(method="etr", members=MEMBERS, options={"no_such": 1}))
 >>>>>>> toka
+=======
+    assert spec.fusion == RLAE(str(tmp_path), 4)
+    with pytest.raises(SettingsError, match=r"fuse\.artefacts: No artefact"):
+        _spec(method="rlae", options=options, artefacts={"policy": tmp_path / "none"})
+>>>>>>> hostx

@@ -127,8 +127,8 @@ def test_an_answer_in_spans_says_who_wrote_them(http: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("model", ["duet", "unite", "spec"])
-def test_wishes_of_a_request_are_heard(http: httpx.Client, model: str) -> None:
-    """Weights of members, and penalties of what was written, change a fused answer as they say."""
+def test_wishes_of_a_request_are_heard(http: httpx.Client, ask: Asker, model: str) -> None:
+    """Weights of members, and biases of the main one's tokens, change a fused answer as they say."""
 
     def text(**fields: Any) -> str:
         body = {"model": model, "messages": ASK, "temperature": 0, "max_tokens": 12, **fields}
@@ -136,7 +136,9 @@ def test_wishes_of_a_request_are_heard(http: httpx.Client, model: str) -> None:
 
     alone = text(chorus={"weights": {SMOL: 3, GEMMA: 0}})
     assert alone == text(model=SMOL)
-    assert text(repetition_penalty=10) != text(), "words of the prompt count against themselves"
+    (paris,) = ask.host.vocabs[SMOL].encode(b" Paris")
+    assert " Paris" in text()
+    assert text(logit_bias={str(paris): -100}) != text()
     assert text(presence_penalty=0) == text()
 
 

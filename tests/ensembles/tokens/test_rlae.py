@@ -13,10 +13,8 @@ from ensembles.tokens.base import Decision, Step
 from ensembles.tokens.gac import GaC
 from ensembles.tokens.rlae import RLAE
 from ensembles.tokens.spec_ensemble import SpecEnsemble
-from outcomes.artefact import Manifest
 from outcomes.weight_policy import Weigher, WeightPolicy
 from protocol.errors import ArtefactMismatch, SettingsError
-from tests.contracts.fusion_checks import SHARED, SmallTables
 from tests.engines.table_engine import LETTERS, PAIRS, answers, host_of
 
 MEMBERS = {"x": (LETTERS, 1), "y": (PAIRS, 2)}
@@ -122,26 +120,23 @@ def test_little_weights_are_none() -> None:
     assert weights == (0.5, 0.0, 0.5)
 
 
-def test_what_does_not_go_together() -> None:
-    """An artefact needs its embedder, and drafting needs weights that stay."""
-    with pytest.raises(SettingsError, match="go together"):
-        RLAE(artefact="somewhere")
+def test_what_does_not_go_together(tmp_path: Path) -> None:
+    """A policy needs its encoder, other artefacts are none of its, and drafting needs weights that stay."""
+    with pytest.raises(SettingsError, match=r"options\.embedder"):
+        RLAE().load(("a", "b"), {"policy": tmp_path})
+    with pytest.raises(SettingsError, match="no reward"):
+        RLAE().load(("a", "b"), {"reward": tmp_path})
     with pytest.raises(SettingsError, match="changes its weights"):
         SpecEnsemble("rlae")
 
 
 def test_an_artefact_is_of_its_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was learnt for other members, or the same in another order, is refused."""
-    policy = WeightPolicy(
-        *(np.zeros(shape, dtype=np.float32) for shape in ((1, 4, 2), (1, 2), (1, 2, 3), (1, 3)))
-    )
+    shapes = ((1, 4, 2), (1, 2), (1, 2, 3), (1, 3))
+    policy = WeightPolicy(*(np.zeros(shape, dtype=np.float32) for shape in shapes))
     loaded = Weigher(policy, lambda prompt, text: np.zeros(4, dtype=np.float32), ("a", "b", "c"), 7)
     monkeypatch.setattr(Weigher, "load", classmethod(lambda cls, folder, embedder: loaded))
-    rlae = RLAE(artefact="a", embedder="e")
-    bound = rlae.bind(SmallTables(SHARED))
-    assert (bound.span, bound.weigh("p", "", (1.0, 0.0, 0.0))) == (7, pytest.approx((1 / 3,) * 3))
-    turned = Weigher(policy, loaded.encode, ("b", "a", "c"), 7)
-    monkeypatch.setattr(Weigher, "load", classmethod(lambda cls, folder, embedder: turned))
-    with pytest.raises(ArtefactMismatch, match="b, a, c"):
-        rlae.bind(SmallTables(SHARED))
-    assert Manifest(method="rlae", models=("a",)).method == "rlae"
+    rlae = RLAE("e").load(("a", "b", "c"), {"policy": tmp_path})
+    assert (rlae.span, rlae.weigh("p", "", (1.0, 0.0, 0.0))) == (7, pytest.approx((1 / 3,) * 3))
+    with pytest.raises(ArtefactMismatch, match="a, b, c"):
+        RLAE("e").load(("b", "a", "c"), {"policy": tmp_path})

@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from math import exp
 from pathlib import Path
@@ -65,10 +65,14 @@ def main() -> int:
     parser.add_argument("--fusions", default="", help="of benchmarks/fusions.yaml; all by default")
     parser.add_argument("--without", default="", help="of these, leave out")
     parser.add_argument("--quick", action="store_true", help="a few prompts, 8 tokens")
+    parser.add_argument("--prompts", type=int, default=50, help="on which a fusion is compared")
+    parser.add_argument("--drafted", type=int, default=200, help="prompts on which drafting is compared")
     parser.add_argument("--kept", type=Path, help="where slices leave what they found")
     parser.add_argument("--out", type=Path, default=RESULTS / "exactness.json", help="and .md beside it")
     asked = parser.parse_args()
-    plan = Plan(6, 4, 3, 2, 4) if asked.quick else Plan()
+    plan = replace(Plan(), compared=asked.prompts, spans=2 * asked.prompts // 5, drafted=asked.drafted)
+    if asked.quick:
+        plan = Plan(6, 4, 3, 2, 4)
     prepare_environment()
     team = lineup("float32")
     names = asked.fusions.split(",") if asked.fusions else list(team.entries)

@@ -78,11 +78,11 @@ def main() -> int:
     names = asked.fusions.split(",") if asked.fusions else list(team.entries)
     team = team.only([name for name in names if name not in asked.without.split(",")])
     kept = Kept(asked.kept or Home.from_environ().root / "benchmarks" / "exactness.jsonl")
-    run = Run(team, plan, kept, time.monotonic() + asked.seconds)
+    begun = time.monotonic()
+    run = Run(team, plan, kept, begun + asked.seconds)
     try:
-        run.write_plainly()
+        done = run.write_plainly(begun + asked.seconds / 2)
         run.ask()
-        done = True
     except OutOfTime:
         done = False
     result = {"machine": machine(), "complete": done, **run.result()}
@@ -129,9 +129,9 @@ class Run:
     # ── the plain part
     # ────────────────────────────────────────────────────────────────────────────────────────────
 
-    def write_plainly(self) -> None:
-        """Every fusion's text, question by question, since the plain models remember within one; until each fusion has
-        enough texts that are no member's."""
+    def write_plainly(self, until: float) -> bool:
+        """Every fusion's text, question by question, since the plain models remember within one, until each fusion has
+        enough texts that are no member's. False where it was not done `until` then (of the monotonic clock)."""
         plainly = Plainly({name: spec.folder for name, spec in self._team.engines.items()})
         vocabs = {name: ByteVocab.load(spec.folder) for name, spec in self._team.engines.items()}
         templates = self._team.prompts
@@ -147,15 +147,16 @@ class Run:
             }
             for name in dict.fromkeys(m for n in missing for m in self._team.entries[n].spec.members):
                 if (key := self._plain(name, question)) not in self._kept:
-                    self._check_time()
                     self._kept.keep(key, plainly.alone(name, prompts[name], self._plan.tokens).hex())
             for name in missing:
-                self._check_time()
+                if time.monotonic() > until:
+                    return False
                 entry = self._team.entries[name]
                 wrote = plainly.write(entry, [prompts[m] for m in entry.spec.members], self._plan.tokens)
                 self._kept.keep(self._plain(name, question), wrote.as_json())
             plainly.forget()
             print(f"plain: {question['id']}, {', '.join(missing)}", flush=True)
+        return True
 
     def _chosen(self, name: str) -> list[Mapping[str, Any]]:
         """The first questions on which the fusion's text, written plainly, is no member's."""

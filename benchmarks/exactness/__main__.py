@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from math import exp
 from pathlib import Path
@@ -65,20 +65,24 @@ def main() -> int:
     parser.add_argument("--fusions", default="", help="of benchmarks/fusions.yaml; all by default")
     parser.add_argument("--without", default="", help="of these, leave out")
     parser.add_argument("--quick", action="store_true", help="a few prompts, 8 tokens")
+    parser.add_argument("--prompts", type=int, default=50, help="on which a fusion is compared")
+    parser.add_argument("--drafted", type=int, default=200, help="prompts on which drafting is compared")
     parser.add_argument("--kept", type=Path, help="where slices leave what they found")
     parser.add_argument("--out", type=Path, default=RESULTS / "exactness.json", help="and .md beside it")
     asked = parser.parse_args()
-    plan = Plan(6, 4, 3, 2, 4) if asked.quick else Plan()
+    plan = replace(Plan(), compared=asked.prompts, spans=2 * asked.prompts // 5, drafted=asked.drafted)
+    if asked.quick:
+        plan = Plan(6, 4, 3, 2, 4)
     prepare_environment()
     team = lineup("float32")
     names = asked.fusions.split(",") if asked.fusions else list(team.entries)
     team = team.only([name for name in names if name not in asked.without.split(",")])
     kept = Kept(asked.kept or Home.from_environ().root / "benchmarks" / "exactness.jsonl")
-    run = Run(team, plan, kept, time.monotonic() + asked.seconds)
+    begun = time.monotonic()
+    run = Run(team, plan, kept, begun + asked.seconds)
     try:
-        run.write_plainly()
+        done = run.write_plainly(begun + asked.seconds / 2)
         run.ask()
-        done = True
     except OutOfTime:
         done = False
     result = {"machine": machine(), "complete": done, **run.result()}
@@ -125,9 +129,9 @@ class Run:
     # ── the plain part
     # ────────────────────────────────────────────────────────────────────────────────────────────
 
-    def write_plainly(self) -> None:
-        """Every fusion's text, question by question, since the plain models remember within one; until each fusion has
-        enough texts that are no member's."""
+    def write_plainly(self, until: float) -> bool:
+        """Every fusion's text, question by question, since the plain models remember within one, until each fusion has
+        enough texts that are no member's. False where it was not done `until` then (of the monotonic clock)."""
         plainly = Plainly({name: spec.folder for name, spec in self._team.engines.items()})
         vocabs = {name: ByteVocab.load(spec.folder) for name, spec in self._team.engines.items()}
         templates = self._team.prompts
@@ -143,15 +147,16 @@ class Run:
             }
             for name in dict.fromkeys(m for n in missing for m in self._team.entries[n].spec.members):
                 if (key := self._plain(name, question)) not in self._kept:
-                    self._check_time()
                     self._kept.keep(key, plainly.alone(name, prompts[name], self._plan.tokens).hex())
             for name in missing:
-                self._check_time()
+                if time.monotonic() > until:
+                    return False
                 entry = self._team.entries[name]
                 wrote = plainly.write(entry, [prompts[m] for m in entry.spec.members], self._plan.tokens)
                 self._kept.keep(self._plain(name, question), wrote.as_json())
             plainly.forget()
             print(f"plain: {question['id']}, {', '.join(missing)}", flush=True)
+        return True
 
     def _chosen(self, name: str) -> list[Mapping[str, Any]]:
         """The first questions on which the fusion's text, written plainly, is no member's."""

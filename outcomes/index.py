@@ -38,7 +38,7 @@ SHARE = 0.06
 SPREADS = 3.0
 FREE = 100
 """Directions that rows of a cell scatter in, roughly: a cosine's spread is the scatter over the root of this."""
-MARGIN = 0.08
+MARGIN = 0.05
 """Cosine by which a cell may promise less than the k-th neighbour found, and still be looked at."""
 AXES = 128
 UNSEEN = 0.08

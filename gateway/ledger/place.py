@@ -29,8 +29,8 @@ def savings_against(
     settings: Settings, store: LedgerStore, model: str, since: float, by: Sequence[str] = ()
 ) -> Savings:
     """What was saved since then (seconds since the epoch) by not always asking `model`, at the price it has now; told
-    apart `by` these, where all are names of `savings.GROUPS`. Raises `SettingsError` for a model that is not known or has no price,
-    `StateUnavailable`."""
+    apart `by` these, where all are names of `savings.GROUPS`. Raises `SettingsError` for a model that is not known or
+    has no price, `StateUnavailable`."""
     from gateway.ledger.savings import GROUPS, savings  # numpy, which a worker that only writes need not load
 
     known = settings.models.get(model)

@@ -178,30 +178,6 @@ async def test_by_keyboard_alone(scene: Scene, opening: Opening) -> None:
         await page.get_by_text("typed is revoked.").wait_for()
 
 
-async def test_what_was_said(scene: Scene, opening: Opening) -> None:
-    """The prompt and the answer of a key that has them stored are shown to whoever asks for them, which the audit log
-    tells; of another key's there is nothing to ask for. Switched off, they are gone."""
-    ids = dict(scene.rows("SELECT alias, max(id) FROM requests WHERE strategy = 'auto' GROUP BY alias"))
-    async with opening(allowed=("404",)) as page:
-        await log_in(page)
-        await page.goto(f"{scene.admin}/dashboard/#/requests/{ids['bob']}")
-        await page.locator("[data-call]").first.wait_for()
-        assert await page.get_by_role("heading", name="Prompt and answer").count() == 0
-        await page.goto(f"{scene.admin}/dashboard/#/requests/{ids['alice']}")
-        await page.get_by_role("button", name="Show them").click()
-        prompt = page.get_by_role("region", name="Prompt", exact=True)
-        assert f"{HOSTILE} What is the capital of Peru" in await prompt.inner_text()
-        assert ANSWER in await page.get_by_role("region", name="Answer", exact=True).inner_text()
-        await visit(page, "Keys")
-        audit = page.get_by_role("region", name="Audit log, latest first")
-        await audit.get_by_text("read text").first.wait_for()
-        await page.get_by_role("button", name="Text of alice").click()
-        await page.get_by_label("Store them for (days)").fill("")
-        await page.get_by_role("button", name="Save").click()
-        await page.get_by_text("No prompt and no answer of alice is stored.").wait_for()
-    assert scene.rows("SELECT count(*) FROM texts") == [(0,)]
-
-
 async def shown(page: Page, scene: Scene, view: str) -> None:
     """Go to a view and wait for what it draws; "Request" is one of them all."""
     if view == "Request":
@@ -257,3 +233,27 @@ async def test_nothing_is_there_yet(scene: Scene, opening: Opening) -> None:
         await page.get_by_text("No request fits these filters.").wait_for()
         await page.goto(f"{scene.admin}/dashboard/#/requests/none")
         await page.get_by_text("The ledger has no such request").first.wait_for()
+
+
+async def test_what_was_said(scene: Scene, opening: Opening) -> None:
+    """The prompt and the answer of a key that has them stored are shown to whoever asks for them, which the audit log
+    tells; of another key's there is nothing to ask for. Switched off, they are gone."""
+    ids = dict(scene.rows("SELECT alias, max(id) FROM requests WHERE strategy = 'auto' GROUP BY alias"))
+    async with opening(allowed=("404",)) as page:
+        await log_in(page)
+        await page.goto(f"{scene.admin}/dashboard/#/requests/{ids['bob']}")
+        await page.locator("[data-call]").first.wait_for()
+        assert await page.get_by_role("heading", name="Prompt and answer").count() == 0
+        await page.goto(f"{scene.admin}/dashboard/#/requests/{ids['alice']}")
+        await page.get_by_role("button", name="Show them").click()
+        prompt = page.get_by_role("region", name="Prompt", exact=True)
+        assert f"{HOSTILE} What is the capital of Peru" in await prompt.inner_text()
+        assert ANSWER in await page.get_by_role("region", name="Answer", exact=True).inner_text()
+        await visit(page, "Keys")
+        audit = page.get_by_role("region", name="Audit log, latest first")
+        await audit.get_by_text("read text").first.wait_for()
+        await page.get_by_role("button", name="Text of alice").click()
+        await page.get_by_label("Store them for (days)").fill("")
+        await page.get_by_role("button", name="Save").click()
+        await page.get_by_text("No prompt and no answer of alice is stored.").wait_for()
+    assert scene.rows("SELECT count(*) FROM texts") == [(0,)]

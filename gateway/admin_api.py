@@ -7,7 +7,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +164,7 @@ class AdminApi:
             }
             for line in lines
         ]
-        told = {"savings": {**asdict(saved), "usd": saved.usd}} if saved else {}
+        told = {"savings": saved.wire()} if saved else {}
         return web.json_response({"object": "list", "data": rows, **told})
 
     def _added_up(
@@ -173,7 +172,7 @@ class AdminApi:
     ) -> tuple[list[Line], Savings | None]:
         with closing(make_ledger(self._settings)) as ledger:
             try:
-                saved = savings_against(self._settings, ledger, against, since) if against else None
+                saved = savings_against(self._settings, ledger, against, since, by) if against else None
             except SettingsError as error:
                 raise BadRequest(error.message, param="against") from None
             return usage(ledger, by, since), saved

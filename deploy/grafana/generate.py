@@ -90,6 +90,13 @@ REQUESTS = rate("chorus_requests_total")
 BROKEN = rate("chorus_requests_total", where=f'outcome=~"{OURS}"')
 DECISIONS = "chorus_decisions_total"
 
+
+def decided(how: str, of: str) -> dict[str, str]:
+    """The share of each strategy's decisions that were made so, `of` those made in any of these ways ("a|b")."""
+    part = rate(DECISIONS, "strategy", where=f'how="{how}"')
+    return {"{{strategy}}": share(part, rate(DECISIONS, "strategy", where=f'how=~"{of}"'))}
+
+
 OVERVIEW = Dashboard(
     "chorus-overview",
     "Chorus: cost, latency and errors",
@@ -279,12 +286,7 @@ ROUTING = Dashboard(
             "Could not decide",
             "Share that took the default: no text, or no embedding in time.",
             "percentunit",
-            {
-                "{{strategy}}": share(
-                    rate(DECISIONS, "strategy", where='how="default"'),
-                    rate(DECISIONS, "strategy", where='how=~"estimated|default"'),
-                )
-            },
+            decided("default", "estimated|default"),
         ),
         Panel(
             "Estimated quality",
@@ -341,12 +343,7 @@ STRATEGIES = Dashboard(
             "Deferred by cascades",
             "Share of requests that went beyond the first stage.",
             "percentunit",
-            {
-                "{{strategy}}": share(
-                    rate(DECISIONS, "strategy", where='how="deferred"'),
-                    rate(DECISIONS, "strategy", where='how=~"first|deferred"'),
-                )
-            },
+            decided("deferred", "first|deferred"),
         ),
         Panel(
             "Whose answer is returned",

@@ -7,6 +7,7 @@ import io
 import re
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -20,6 +21,7 @@ from gateway.cli.parameters import CONFIG, ConfigOption, words
 from protocol.errors import SettingsError
 
 if TYPE_CHECKING:
+    from gateway.ledger.savings import Saved
     from gateway.ledger.usage import Line
 
 __all__ = ["group"]
@@ -74,7 +76,7 @@ def usage(
     settings = load_settings(config)
     with closing(make_ledger(settings)) as ledger:
         lines = added_up(ledger, groups, since=begin)
-        saved = savings_against(settings, ledger, against, begin) if against else None
+        saved = savings_against(settings, ledger, against, begin, groups) if against else None
     if format is Format.parquet:
         _parquet(groups, lines, out)
     elif format is Format.csv:
@@ -86,7 +88,10 @@ def usage(
     else:
         _table(groups, lines)
     if saved is not None:
-        typer.echo(saved.told(), err=format is not Format.table)  # a file of figures stays one
+        beside = format is not Format.table  # a file of figures stays one
+        typer.echo(saved.told(), err=beside)
+        if saved.groups:
+            _saved_table(groups, saved.groups, beside)
 
 
 @group.command()
@@ -189,6 +194,21 @@ def _parquet(groups: tuple[str, ...], lines: list[Line], out: Path | None) -> No
     for field in _FIELDS:
         columns[field] = [getattr(line, field) for line in lines]
     pyarrow.parquet.write_table(pyarrow.table(columns), out)
+
+
+def _saved_table(groups: tuple[str, ...], rows: Sequence[Saved], beside: bool) -> None:
+    """In US dollars; what was saved lies between "from" and "to" at 95 %."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*groups, box=SIMPLE)
+    for name in ("requests", "measured", "spent", "against", "saved", "from", "to"):
+        table.add_column(name, justify="right", overflow="fold")
+    for row in rows:
+        money = (row.spent_usd, row.against_usd, row.usd, row.low_usd, row.high_usd)
+        table.add_row(*row.group, str(row.requests), str(row.measured), *(f"{usd:.6g}" for usd in money))
+    Console(stderr=beside).print(table)
 
 
 def _table(groups: tuple[str, ...], lines: list[Line]) -> None:

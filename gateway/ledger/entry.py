@@ -152,6 +152,7 @@ def _call(entry: Entry, number: int, call: Call, kind: str) -> tuple[Any, ...]:
         call.latency_s,
         call.began_s,
         call.asker,
+        usage.written_tokens,
     )
 
 

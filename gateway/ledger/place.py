@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gateway.ledger.postgres_ledger import PostgresLedger
@@ -24,10 +25,13 @@ def make_ledger(settings: Settings) -> LedgerStore:
     return SqliteLedger(state_folder(settings.state) / LEDGER_FILE)
 
 
-def savings_against(settings: Settings, store: LedgerStore, model: str, since: float) -> Savings:
-    """What was saved since then (seconds since the epoch) by not always asking `model`, at the price it has now. Raises
-    `SettingsError` for a model that is not known or has no price, `StateUnavailable`."""
-    from gateway.ledger.savings import savings  # numpy, which a worker that only writes need not load
+def savings_against(
+    settings: Settings, store: LedgerStore, model: str, since: float, by: Sequence[str] = ()
+) -> Savings:
+    """What was saved since then (seconds since the epoch) by not always asking `model`, at the price it has now; told
+    apart `by` these, where all are names of `savings.GROUPS`. Raises `SettingsError` for a model that is not known or
+    has no price, `StateUnavailable`."""
+    from gateway.ledger.savings import GROUPS, savings  # numpy, which a worker that only writes need not load
 
     known = settings.models.get(model)
     if known is None or known.embedder:
@@ -35,4 +39,6 @@ def savings_against(settings: Settings, store: LedgerStore, model: str, since: f
     if known.price is None:
         raise SettingsError(f"against {model!r}: models.{model}.price is not set.")
     merging = [name for name, strategy in settings.strategies.items() if strategy.fuse or strategy.aggregate]
-    return savings(store, model, known.price.price, since, merging=merging)
+    return savings(
+        store, model, known.price.price, since, merging=merging, by=by if set(by) <= set(GROUPS) else ()
+    )

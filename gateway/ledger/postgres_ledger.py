@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from gateway.ledger.schema import MIGRATIONS
-from gateway.ledger.store import FORGET, RETIRE, RowsRefused
+from gateway.ledger.store import FORGET, RETIRE, Rows, RowsRefused
 from protocol.errors import SettingsError, StateUnavailable
 
 if TYPE_CHECKING:
@@ -53,12 +53,7 @@ class PostgresLedger:
     def exists(self) -> bool:
         return True
 
-    def write(
-        self,
-        requests: Sequence[tuple[Any, ...]],
-        calls: Sequence[tuple[Any, ...]],
-        texts: Sequence[tuple[Any, ...]] = (),
-    ) -> None:
+    def write(self, requests: Rows, calls: Rows, texts: Rows = ()) -> None:
         def work(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
             for table, rows in (("requests", requests), ("calls", calls), ("texts", texts)):
                 for start in range(0, len(rows), AT_ONCE):

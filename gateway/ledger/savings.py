@@ -17,16 +17,19 @@ cache, and was perhaps asked harder questions than the others.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from gateway.ledger.store import LedgerStore
+from gateway.ledger.usage import GROUPS as COLUMNS
 from gateway.limits.bounds import NANO
+from protocol.errors import SettingsError
 from protocol.usage import Price, Usage
 
-__all__ = ["FEWEST", "Savings", "savings"]
+__all__ = ["FEWEST", "GROUPS", "Saved", "Savings", "savings"]
 
 FEWEST = 100
 """Measured answers of X below which nothing is estimated."""
@@ -37,6 +40,30 @@ FEWEST_IN_A_BIN = 25
 DRAWS = 1000
 LEVEL = 0.95
 CHATS = "requests.outcome = 'ok' AND requests.path <> '/embeddings'"
+GROUPS: Mapping[str, str] = {
+    **{name: column for name, column in COLUMNS.items() if name != "outcome"},
+    "model": "CASE WHEN min(calls.model) = max(calls.model) THEN min(calls.model) ELSE 'several' END",
+}
+"""By what savings can be told apart, as SQL of our own. Of a request that asked several models none is the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What a `group` of `requests` saved, in US dollars, as `Savings` tells of all; of them the model itself answered
+    `measured`."""
+
+    group: tuple[str, ...]
+    requests: int
+    measured: int
+    spent_usd: float
+    against_usd: float
+    low_usd: float
+    high_usd: float
+
+    @property
+    def usd(self) -> float:
+        """The estimate itself; below 0 where the model would have been cheaper."""
+        return self.against_usd - self.spent_usd
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +72,7 @@ class Savings:
     `high_usd` bound the savings at 95 %. All four None with fewer than `FEWEST` of its `answers`.
 
     `requests` are compared; of them the model itself answered `measured`. `left_out`: answered without a measured
-    prompt, such as those from the cache.
+    prompt, such as those from the cache. `groups`: those that were asked for, dearest first.
     """
 
     model: str
@@ -57,6 +84,12 @@ class Savings:
     against_usd: float | None = None
     low_usd: float | None = None
     high_usd: float | None = None
+    groups: tuple[Saved, ...] = ()
+
+    def wire(self) -> dict[str, Any]:
+        """As JSON values."""
+        groups = [{**asdict(one), "usd": one.usd} for one in self.groups]
+        return {**asdict(self), "usd": self.usd, "groups": groups}
 
     @property
     def usd(self) -> float | None:
@@ -89,68 +122,102 @@ def savings(
     since: float = 0.0,
     until: float = float("inf"),
     merging: Collection[str] = (),
+    by: Sequence[str] = (),
 ) -> Savings:
-    """Against always asking `model` at `price`, over requests from `since` until `until` (seconds since the epoch).
+    """Against always asking `model` at `price`, over requests from `since` until `until` (seconds since the epoch);
+    told apart `by` names of `GROUPS`, too.
 
     `merging` names strategies whose calls are no answers of their own (fusions, votes): they teach nothing of the
     model's lengths. Raises `StateUnavailable`, `SettingsError`.
     """
+    for name in by:
+        if name not in GROUPS:
+            raise SettingsError(f"savings by {name!r}: one of {', '.join(GROUPS)}.")
     if not store.exists():
         return Savings(model, 0)
     sample = np.array(_answers(store, model, merging), float).reshape(-1, 3)
     if len(sample) < FEWEST:
         return Savings(model, len(sample))
-    asked, own, counts, spent = _requests(store, model, since, until)
     ((answered,),) = store.read(
         f"SELECT count(*) FROM requests WHERE {CHATS} AND at >= ? AND at < ?",  # noqa: S608 - SQL of our own
         [since, until],
     )
-    read_usd = np.array([price.cost_usd(Usage(int(tokens))) for tokens in asked])
-    reasoning = sample[:, 2].sum() / sample[:, 1].sum()
-    write_usd = np.array([_token_usd(price, int(tokens), reasoning) for tokens in asked])
-    known = own >= 0
-    certain = float((counts * read_usd).sum() + (counts * write_usd * own)[known].sum())
-    drawn, expected = _drawn(sample[:, :2], asked[~known], (counts * write_usd)[~known], write_usd[~known])
-    spent_usd = float(spent.sum()) / NANO
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    requests = int(counts.sum())
+    pricing = _Pricing(price, sample)
+    of_groups: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}
+    rows = _requests(store, model, since, until, by)
+    for row in rows:
+        of_groups.setdefault(tuple(map(str, row[4:])), []).append(row[:4])
+    whole = pricing.saved((), [row[:4] for row in rows])
+    groups = [pricing.saved(group, some) for group, some in of_groups.items()] if by else []
     return Savings(
         model,
-        answers=len(sample),
-        requests=requests,
-        measured=int(counts[known].sum()),
-        left_out=answered - requests,
-        spent_usd=spent_usd,
-        against_usd=certain + expected,
-        low_usd=certain + float(low) - spent_usd,
-        high_usd=certain + float(high) - spent_usd,
+        len(sample),
+        whole.requests,
+        whole.measured,
+        answered - whole.requests,
+        whole.spent_usd,
+        whole.against_usd,
+        whole.low_usd,
+        whole.high_usd,
+        tuple(sorted(groups, key=lambda one: (-one.spent_usd, one.group))),
     )
 
 
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
-def _drawn(sample: Floats, asked: Floats, rates: Floats, rate: Floats) -> tuple[Floats, float]:
-    """What the answers would have cost, `DRAWS` times, and as expected. `sample`: prompt tokens and written tokens of
-    answers; `rates`: of each group of requests with `asked` prompt tokens, US dollars a token, times their number."""
-    random = np.random.default_rng(0)
-    bins = min(BINS, len(sample) // FEWEST_IN_A_BIN)
-    edges = np.unique(np.quantile(sample[:, 0], np.arange(1, bins) / bins))
-    of_answers = np.searchsorted(edges, sample[:, 0], side="right")
-    of_requests = np.searchsorted(edges, asked, side="right")
-    drawn, expected = np.zeros(DRAWS), 0.0
-    for number in range(len(edges) + 1):
-        written = sample[of_answers == number, 1]
-        mine = of_requests == number
-        if not len(written) or not mine.any():
-            continue
-        resampled = written[random.integers(len(written), size=(DRAWS, len(written)))]
-        sum_usd = rates[mine].sum()
-        scatter = np.sqrt((rates[mine] * rate[mine]).sum())
-        noise = random.standard_normal(DRAWS) * scatter * resampled.std(axis=1)
-        drawn += sum_usd * resampled.mean(axis=1) + noise
-        expected += float(sum_usd * written.mean())
-    return drawn, expected
+class _Pricing:
+    """What requests would have cost at `price`, with answers as long as those of the `sample`: prompt, written and
+    reasoning tokens of measured answers, shape (n, 3)."""
+
+    def __init__(self, price: Price, sample: Floats) -> None:
+        self._price = price
+        self._reasoning = sample[:, 2].sum() / sample[:, 1].sum()
+        self._random = random = np.random.default_rng(0)
+        bins = min(BINS, len(sample) // FEWEST_IN_A_BIN)
+        self._edges = np.unique(np.quantile(sample[:, 0], np.arange(1, bins) / bins))
+        of_answers = np.searchsorted(self._edges, sample[:, 0], side="right")
+        self._bins: dict[int, tuple[float, Floats, Floats]] = {}
+        """Of each bin the mean length; and of its answers drawn anew, `DRAWS` times, mean and deviation."""
+        for number in range(len(self._edges) + 1):
+            written = sample[of_answers == number, 1]
+            if len(written):
+                anew = written[random.integers(len(written), size=(DRAWS, len(written)))]
+                self._bins[number] = float(written.mean()), anew.mean(axis=1), anew.std(axis=1)
+
+    def saved(self, group: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> Saved:
+        """Of the `rows` that `_requests` gives."""
+        asked, own, counts, spent = np.array(rows, float).reshape(-1, 4).T
+        read_usd = np.array([self._price.cost_usd(Usage(int(tokens))) for tokens in asked])
+        write_usd = np.array([_token_usd(self._price, int(tokens), self._reasoning) for tokens in asked])
+        known = own >= 0
+        certain = float((counts * read_usd).sum() + (counts * write_usd * own)[known].sum())
+        drawn, expected = self._drawn(asked[~known], (counts * write_usd)[~known], write_usd[~known])
+        spent_usd = float(spent.sum()) / NANO
+        low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return Saved(
+            group,
+            int(counts.sum()),
+            int(counts[known].sum()),
+            spent_usd,
+            certain + expected,
+            certain + float(low) - spent_usd,
+            certain + float(high) - spent_usd,
+        )
+
+    def _drawn(self, asked: Floats, rates: Floats, rate: Floats) -> tuple[Floats, float]:
+        """What the answers would have cost, `DRAWS` times, and as expected. `rates`: of each group of requests with
+        `asked` prompt tokens, US dollars a token, times their number."""
+        of_requests = np.searchsorted(self._edges, asked, side="right")
+        drawn, expected = np.zeros(DRAWS), 0.0
+        for number, (mean, means, deviations) in self._bins.items():
+            mine = of_requests == number
+            if mine.any():
+                sum_usd = rates[mine].sum()
+                scatter = np.sqrt((rates[mine] * rate[mine]).sum())
+                drawn += sum_usd * means + self._random.standard_normal(DRAWS) * scatter * deviations
+                expected += float(sum_usd * mean)
+        return drawn, expected
 
 
 def _answers(store: LedgerStore, model: str, merging: Collection[str]) -> list[tuple[int, int, int]]:
@@ -167,24 +234,24 @@ def _answers(store: LedgerStore, model: str, merging: Collection[str]) -> list[t
 
 
 def _requests(
-    store: LedgerStore, model: str, since: float, until: float
-) -> tuple[Floats, Floats, Floats, Floats]:
-    """Groups of alike requests: prompt tokens; what `model` wrote itself, -1 where it was not asked; how many they
-    are; what they cost in nanodollars. Of a request's calls the shortest prompt is the caller's: judges and later
-    stages read more."""
-    rows = store.read(
-        "SELECT asked, own, count(*), sum(cost) FROM ("  # noqa: S608 - SQL of our own
+    store: LedgerStore, model: str, since: float, until: float, by: Sequence[str]
+) -> list[tuple[Any, ...]]:
+    """Alike requests: prompt tokens; what `model` wrote itself, -1 where it was not asked; how many they are; what they
+    cost in nanodollars; then what they are told apart `by`. Of a request's calls the shortest prompt is the caller's:
+    judges and later stages read more."""
+    columns = "".join(f", {GROUPS[name]} AS by_{number}" for number, name in enumerate(by))
+    names = "".join(f", by_{number}" for number in range(len(by)))
+    return store.read(
+        f"SELECT asked, own, count(*), sum(cost){names} FROM ("  # noqa: S608 - SQL of our own
         "SELECT coalesce(min(CASE WHEN calls.model = ? THEN calls.prompt_tokens END), "
         "min(calls.prompt_tokens)) AS asked, "
         "coalesce(min(CASE WHEN calls.model = ? THEN calls.completion_tokens END), -1) AS own, "
-        "requests.cost_nano AS cost FROM requests JOIN calls ON calls.request = requests.id "
+        f"requests.cost_nano AS cost{columns} FROM requests JOIN calls ON calls.request = requests.id "
         f"WHERE {CHATS} AND requests.at >= ? AND requests.at < ? "
         "AND calls.kind = 'answer' AND calls.outcome = 'ok' AND calls.prompt_tokens > 0 "
-        "GROUP BY requests.id, requests.cost_nano) AS answered GROUP BY asked, own",
+        f"GROUP BY requests.id, requests.cost_nano) AS answered GROUP BY asked, own{names}",
         [model, model, since, until],
     )
-    asked, own, counts, spent = np.array(rows, float).reshape(-1, 4).T
-    return asked, own, counts, spent
 
 
 def _token_usd(price: Price, prompt_tokens: int, reasoning: float) -> float:

@@ -62,4 +62,8 @@ MIGRATIONS = (
     );
     CREATE INDEX texts_key ON texts (key, at)
     """,
+    # What was put into a prefix cache has a price of its own; calls of before do not tell.
+    """
+    ALTER TABLE calls ADD COLUMN written_tokens INTEGER
+    """,
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gateway.ledger.schema import MIGRATIONS
-from gateway.ledger.store import FORGET, RETIRE, TABLES, RowsRefused
+from gateway.ledger.store import FORGET, RETIRE, TABLES, Rows, RowsRefused
 from gateway.state.sqlite_file import connect
 from protocol.errors import SettingsError, StateUnavailable
 
@@ -37,12 +37,7 @@ class SqliteLedger:
     def exists(self) -> bool:
         return self.path.exists()
 
-    def write(
-        self,
-        requests: Sequence[tuple[Any, ...]],
-        calls: Sequence[tuple[Any, ...]],
-        texts: Sequence[tuple[Any, ...]] = (),
-    ) -> None:
+    def write(self, requests: Rows, calls: Rows, texts: Rows = ()) -> None:
         def work(connection: sqlite3.Connection) -> None:
             _insert(connection, "requests", requests)
             _insert(connection, "calls", calls)

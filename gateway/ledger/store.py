@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-__all__ = ["FORGET", "LEDGER_FILE", "RETIRE", "TABLES", "LedgerStore", "RowsRefused"]
+__all__ = ["FORGET", "LEDGER_FILE", "RETIRE", "TABLES", "LedgerStore", "Rows", "RowsRefused"]
 
 LEDGER_FILE = "ledger.db"
 TABLES = {"requests": ("id",), "calls": ("request", "number")}
@@ -23,6 +23,7 @@ RETIRE = tuple(
 FORGET = "DELETE FROM texts WHERE request IN (SELECT request FROM texts WHERE key = ? AND at < ? LIMIT ?)"
 
 Row = tuple[Any, ...]
+Rows = Sequence[Row]
 
 
 class RowsRefused(Exception):
@@ -42,7 +43,7 @@ class LedgerStore(Protocol):
         """Whether there is anything to read. Makes nothing."""
         ...
 
-    def write(self, requests: Sequence[Row], calls: Sequence[Row], texts: Sequence[Row] = ()) -> None:
+    def write(self, requests: Rows, calls: Rows, texts: Rows = ()) -> None:
         """Add rows, all or none; those that are there already stay. Raises `RowsRefused`."""
         ...
 

@@ -52,7 +52,7 @@ _LISTED = (
 _WHOLE = f"{_LISTED}, owner, tags, path, decision"
 _CALLED = (
     "number, model, kind, outcome, attempts, estimated, prompt_tokens, completion_tokens, cached_tokens, "
-    "reasoning_tokens, cost_nano, latency_s, began_s, asker"
+    "reasoning_tokens, cost_nano, latency_s, began_s, asker, written_tokens"
 )
 
 

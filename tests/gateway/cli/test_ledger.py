@@ -153,7 +153,18 @@ def test_against(tmp_path: Path) -> None:
     told = chorus("usage", "--against", "one")
     assert "120 measured answers" in told.stdout
     assert "about 0.000000 USD" in told.stdout
+    assert told.stdout.splitlines()[-2].split() == [
+        "anonymous",
+        "120",
+        "120",
+        "0.0018",
+        "0.0018",
+        "0",
+        "0",
+        "0",
+    ]
     assert "measured answers" not in chorus("usage", "--against", "one", "--format", "csv").stdout
+    assert "about 0.000000 USD" in chorus("usage", "--by", "outcome", "--against", "one").stdout
     with pytest.raises(SettingsError, match=r"models\.two\.price"):
         chorus("usage", "--against", "two")
     with pytest.raises(SettingsError, match="no such model"):

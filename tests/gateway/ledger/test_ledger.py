@@ -27,7 +27,7 @@ CANARY = "canary-words-of-a-prompt"
 def entry(number: int, *, key: Key = ANYONE, at: float | None = None, **fields: Any) -> Entry:
     trace = Trace(
         calls=[
-            Call("one", Usage(7, 8, 2, 1), 23e-6, 0.1),
+            Call("one", Usage(7, 8, 2, 1, written_tokens=3), 23e-6, 0.1),
             Call("two", Usage(1, 1), 1e-6, 0.1, "upstream_broken", began_s=0.05, asker="inner"),
         ],
         embeddings=[Call("mini", Usage(3, 0), 1e-9, 0.01)],
@@ -70,15 +70,15 @@ def test_rows(tmp_path: Path) -> None:
         "SELECT key, alias, team, tags, user, metadata, cost_nano FROM requests"
     ).fetchone()
     calls = connection.execute(
-        "SELECT model, kind, outcome, cached_tokens, cost_nano, began_s, asker FROM calls"
+        "SELECT model, kind, outcome, cached_tokens, written_tokens, cost_nano, began_s, asker FROM calls"
     ).fetchall()
     dump = "\n".join(connection.iterdump())
     connection.close()
     assert request == ("key_1", "a", "t", '["x"]', "u", '{"job":"j"}', 24_001)
     assert calls == [
-        ("one", "answer", "ok", 2, 23_000, 0.0, ""),
-        ("two", "answer", "upstream_broken", 0, 1_000, 0.05, "inner"),
-        ("mini", "embedding", "ok", 0, 1, 0.0, ""),
+        ("one", "answer", "ok", 2, 3, 23_000, 0.0, ""),
+        ("two", "answer", "upstream_broken", 0, 0, 1_000, 0.05, "inner"),
+        ("mini", "embedding", "ok", 0, 0, 1, 0.0, ""),
     ]
     assert "cheapest" in dump
     assert CANARY not in dump
@@ -162,6 +162,8 @@ def test_an_older_ledger_opens(tmp_path: Path) -> None:
     connection.close()
     write(path, entry(1), retention_days=36_500)
     connection = sqlite3.connect(path)
-    rows = connection.execute("SELECT request, began_s, asker FROM calls ORDER BY at, number").fetchall()
+    rows = connection.execute(
+        "SELECT request, began_s, asker, written_tokens FROM calls ORDER BY at, number"
+    ).fetchall()
     connection.close()
-    assert rows[:2] == [("old", None, None), ("id-1", 0.0, "")]
+    assert rows[:2] == [("old", None, None, None), ("id-1", 0.0, "", 3)]

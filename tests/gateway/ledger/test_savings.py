@@ -12,6 +12,7 @@ from gateway.ledger.entry import Entry
 from gateway.ledger.savings import FEWEST, Savings, savings
 from gateway.ledger.sqlite_ledger import SqliteLedger
 from gateway.ledger.store import LedgerStore
+from protocol.errors import SettingsError
 from protocol.run import Call, Trace
 from protocol.usage import Price, Usage
 from tests.gateway.ledger.conftest import Open
@@ -75,6 +76,34 @@ def test_both_places_agree(open_ledger: Open, tmp_path: Path) -> None:
     assert (told.requests, told.measured, told.answers) == (500, told.answers, expected.answers)
     assert told.usd == pytest.approx(expected.usd, rel=1e-9)
     assert told.low_usd == pytest.approx(expected.low_usd, rel=0.05)
+
+
+def test_groups(open_ledger: Open) -> None:
+    """Groups add up to the whole, each with its own requests and interval; a request that asked several models is of
+    none; a small group's interval is wide for what it holds."""
+    store = open_ledger()
+    ledger_of(store, 3)
+    both = _request(
+        "both", Call("big", Usage(9, 9), 1e-4, 0.1), Call("small", Usage(9, 9), 1e-6, 0.1), strategy="vote"
+    )
+    row, calls = both.rows()
+    store.write([row], calls)
+    told = savings(store, "big", BIG, by=("strategy", "model"))
+    groups = {one.group: one for one in told.groups}
+    assert set(groups) == {("auto", "big"), ("auto", "small"), ("vote", "several")}
+    assert sum(one.requests for one in told.groups) == told.requests == 501
+    assert sum(one.measured for one in told.groups) == told.measured
+    assert sum(one.usd for one in told.groups) == pytest.approx(told.usd)
+    assert groups["auto", "big"].usd == pytest.approx(0, abs=1e-9)  # it was asked, and cost what it cost
+    assert groups["auto", "big"].high_usd == pytest.approx(groups["auto", "big"].low_usd)
+    small = groups["auto", "small"]
+    assert small.low_usd < small.usd < small.high_usd
+    assert [one["usd"] for one in told.wire()["groups"]] == [one.usd for one in told.groups]
+    for by in ("key", "team", "owner", "user", "requested", "day"):
+        (all_of_them,) = savings(store, "big", BIG, by=(by,)).groups
+        assert all_of_them.requests == 501
+    with pytest.raises(SettingsError, match="outcome"):
+        savings(store, "big", BIG, by=("outcome",))
 
 
 def test_too_few(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import queue
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from engines.assemble import engine_specs
-from engines.generation import End, Event, Failure, Generation, Piece, Sampling
+from engines.generation import End, Event, Generation, Sampling
 from engines.host import FusionSpec, Host
-from engines.templates import prompting
+from engines.rollouts import heard
+from engines.templates import Prompting, prompting
 from ensembles.rewards import Reward
 from ensembles.spans.ensemble_hub import EnsembleHub
 from ensembles.steps.le_mcts import LeMCTS
@@ -103,15 +105,13 @@ def main() -> int:
 
 
 def _answers(
-    host: Host, renders: dict[str, object], model: str, prompts: Sequence[Prompt], seed: int
+    host: Host, renders: dict[str, Prompting], model: str, prompts: Sequence[Prompt], seed: int
 ) -> list[tuple[str, End]]:
     """All at once; members alone greedily, methods as they draft by themselves."""
-    import queue
-
     waiting = []
     members = host.members_of(model)
     for n, prompt in enumerate(prompts):
-        rendered = [renders[m].render([{"role": "user", "content": prompt.prompt}]) for m in members]  # type: ignore[attr-defined]
+        rendered = [renders[m].render([{"role": "user", "content": prompt.prompt}]) for m in members]
         sampling = Sampling(
             max_tokens=prompt.max_tokens,
             temperature=0.0 if len(members) == 1 else 1.0,
@@ -125,16 +125,7 @@ def _answers(
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         host.submit(Generation(f"{model}-{n}", model, ids, sampling, question=prompt.prompt), events.put)
         waiting.append(events)
-    found = []
-    for events in waiting:
-        text = ""
-        while isinstance(event := events.get(), Piece):
-            text += event.text
-        if isinstance(event, Failure):
-            raise event.error
-        assert isinstance(event, End)
-        found.append((text, event))
-    return found
+    return [heard(events) for events in waiting]
 
 
 def _write(rows: list[dict[str, object]], prompts: Sequence[Prompt], asked: argparse.Namespace) -> None:

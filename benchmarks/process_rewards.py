@@ -25,6 +25,7 @@ from engines.templates import Prompting, prompting
 from ensembles.rewards import Reward
 from ensembles.spans.ensemble_hub import EnsembleHub
 from ensembles.steps.le_mcts import LeMCTS
+from outcomes.artefact import read_manifest
 from outcomes.collect import Prompt, read_prompts
 from outcomes.grading import grade
 from outcomes.metrics import paired_bootstrap
@@ -33,7 +34,6 @@ from outcomes.table import split_mask
 from protocol.settings import load_settings
 
 RESULTS = Path(__file__).parent / "results"
-ITERATIONS = (1, 2, 4, 8, 16)
 
 
 class Oracle:
@@ -60,9 +60,11 @@ def main() -> int:
     parser.add_argument("--category", default="arithmetic")
     parser.add_argument("--questions", type=int, default=56)
     parser.add_argument("--reward", type=Path, help="artefact of `chorus spans reward`")
+    parser.add_argument("--iterations", default="1,4,16", help="of le-mcts; the trained reward gets the last")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     prompts = [p for p in read_prompts(asked.queries) if p.category == asked.category][: asked.questions]
+    iterations = [int(n) for n in asked.iterations.split(",")]
     settings = load_settings(asked.config)
     specs = engine_specs(settings)
     names = tuple(spec.name for spec in specs)
@@ -74,7 +76,10 @@ def main() -> int:
         for judge, reward in judges.items()
         for method, fusion in (
             ("ensemble-hub", EnsembleHub(reward=reward)),
-            *((f"le-mcts, n = {n}", LeMCTS(iterations=n, reward=reward)) for n in ITERATIONS),
+            *(
+                (f"le-mcts, n = {n}", LeMCTS(iterations=n, reward=reward))
+                for n in (iterations if judge == "oracle" else iterations[-1:])
+            ),
         )
     }
     share = (1.0,) * len(names)
@@ -152,6 +157,7 @@ def _write(rows: list[dict[str, object]], prompts: Sequence[Prompt], asked: argp
         "unseen": int(unseen.sum()),
         "category": asked.category,
         "seed": asked.seed,
+        "reward": None if asked.reward is None else read_manifest(asked.reward).metrics,
         "cores": os.cpu_count(),
         "rows": rows,
     }

@@ -103,9 +103,9 @@ def main() -> int:
                 }
             )  # fmt: skip
             print(model, sum(rows[-1]["right"]), "of", len(prompts), flush=True)
+            _write(rows, prompts, asked)  # after every row: a run that is stopped has told what it knew
     finally:
         host.stop()
-    _write(rows, prompts, asked)
     return 0
 
 
@@ -163,7 +163,6 @@ def _write(rows: list[dict[str, object]], prompts: Sequence[Prompt], asked: argp
     }
     (RESULTS / "process_rewards.json").write_text(json.dumps(report, indent=1) + "\n")
     (RESULTS / "process_rewards.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
 
 
 if __name__ == "__main__":

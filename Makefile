@@ -116,12 +116,17 @@ prices: $(STAMPS)/dev
 #   chorus collect config/local.yaml --queries config/queries/everyday.jsonl --models smollm2-135m,gemma3-270m \
 #     --out config/queries/everyday.outcomes.parquet
 OUTCOMES := config/queries/everyday.outcomes.parquet
+# The steps were labelled by `chorus spans steps config/local.yaml --queries config/queries/everyday.jsonl
+#   --categories arithmetic --out config/queries/arithmetic.steps.jsonl.gz`
+STEPS := config/queries/arithmetic.steps.jsonl.gz
 
 artefacts: $(STAMPS)/serve weights
 	@$(BIN)/chorus train knn-router --outcomes $(OUTCOMES) --embedder all-minilm-l6-v2-int8 \
 	  --out config/artefacts/knn-router
 	@$(BIN)/chorus calibrate token-uncertainty --stages smollm2-135m,gemma3-270m --outcomes $(OUTCOMES) \
 	  --share 0.3 --out config/artefacts/token-uncertainty
+	@$(BIN)/chorus spans reward --steps $(STEPS) --outcomes $(OUTCOMES) --option epochs=3 \
+	  --out config/artefacts/process-reward
 
 # ---------------------------------------------------------------------------------------------------- installing
 #

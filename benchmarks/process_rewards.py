@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import queue
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +18,14 @@ from pathlib import Path
 import numpy as np
 
 from engines.assemble import engine_specs
-from engines.generation import End, Event, Failure, Generation, Piece, Sampling
+from engines.generation import End, Event, Generation, Sampling
 from engines.host import FusionSpec, Host
-from engines.templates import prompting
+from engines.rollouts import heard
+from engines.templates import Prompting, prompting
 from ensembles.rewards import Reward
 from ensembles.spans.ensemble_hub import EnsembleHub
 from ensembles.steps.le_mcts import LeMCTS
+from outcomes.artefact import read_manifest
 from outcomes.collect import Prompt, read_prompts
 from outcomes.grading import grade
 from outcomes.metrics import paired_bootstrap
@@ -31,7 +34,6 @@ from outcomes.table import split_mask
 from protocol.settings import load_settings
 
 RESULTS = Path(__file__).parent / "results"
-ITERATIONS = (1, 2, 4, 8, 16)
 
 
 class Oracle:
@@ -58,9 +60,11 @@ def main() -> int:
     parser.add_argument("--category", default="arithmetic")
     parser.add_argument("--questions", type=int, default=56)
     parser.add_argument("--reward", type=Path, help="artefact of `chorus spans reward`")
+    parser.add_argument("--iterations", default="1,4,16", help="of le-mcts; the trained reward gets the last")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     prompts = [p for p in read_prompts(asked.queries) if p.category == asked.category][: asked.questions]
+    iterations = [int(n) for n in asked.iterations.split(",")]
     settings = load_settings(asked.config)
     specs = engine_specs(settings)
     names = tuple(spec.name for spec in specs)
@@ -72,7 +76,10 @@ def main() -> int:
         for judge, reward in judges.items()
         for method, fusion in (
             ("ensemble-hub", EnsembleHub(reward=reward)),
-            *((f"le-mcts, n = {n}", LeMCTS(iterations=n, reward=reward)) for n in ITERATIONS),
+            *(
+                (f"le-mcts, n = {n}", LeMCTS(iterations=n, reward=reward))
+                for n in (iterations if judge == "oracle" else iterations[-1:])
+            ),
         )
     }
     share = (1.0,) * len(names)
@@ -96,22 +103,20 @@ def main() -> int:
                 }
             )  # fmt: skip
             print(model, sum(rows[-1]["right"]), "of", len(prompts), flush=True)
+            _write(rows, prompts, asked)  # after every row: a run that is stopped has told what it knew
     finally:
         host.stop()
-    _write(rows, prompts, asked)
     return 0
 
 
 def _answers(
-    host: Host, renders: dict[str, object], model: str, prompts: Sequence[Prompt], seed: int
+    host: Host, renders: dict[str, Prompting], model: str, prompts: Sequence[Prompt], seed: int
 ) -> list[tuple[str, End]]:
     """All at once; members alone greedily, methods as they draft by themselves."""
-    import queue
-
     waiting = []
     members = host.members_of(model)
     for n, prompt in enumerate(prompts):
-        rendered = [renders[m].render([{"role": "user", "content": prompt.prompt}]) for m in members]  # type: ignore[attr-defined]
+        rendered = [renders[m].render([{"role": "user", "content": prompt.prompt}]) for m in members]
         sampling = Sampling(
             max_tokens=prompt.max_tokens,
             temperature=0.0 if len(members) == 1 else 1.0,
@@ -125,16 +130,7 @@ def _answers(
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         host.submit(Generation(f"{model}-{n}", model, ids, sampling, question=prompt.prompt), events.put)
         waiting.append(events)
-    found = []
-    for events in waiting:
-        text = ""
-        while isinstance(event := events.get(), Piece):
-            text += event.text
-        if isinstance(event, Failure):
-            raise event.error
-        assert isinstance(event, End)
-        found.append((text, event))
-    return found
+    return [heard(events) for events in waiting]
 
 
 def _write(rows: list[dict[str, object]], prompts: Sequence[Prompt], asked: argparse.Namespace) -> None:
@@ -161,12 +157,12 @@ def _write(rows: list[dict[str, object]], prompts: Sequence[Prompt], asked: argp
         "unseen": int(unseen.sum()),
         "category": asked.category,
         "seed": asked.seed,
+        "reward": None if asked.reward is None else read_manifest(asked.reward).metrics,
         "cores": os.cpu_count(),
         "rows": rows,
     }
     (RESULTS / "process_rewards.json").write_text(json.dumps(report, indent=1) + "\n")
     (RESULTS / "process_rewards.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from engines.weights.progress import Progress
 from ensembles.options import Learnt, configured
 from ensembles.tokens.base import HandsOver
 from protocol.errors import ChorusError, SettingsError
-from protocol.methods import find_method
+from protocol.methods import FUSIONS, find_method
 from protocol.settings import Fusion as FusionSettings
 from protocol.settings import Settings
 
@@ -71,7 +71,7 @@ def engine_specs(settings: Settings, progress: Progress | None = None) -> list[E
 
 def fusion_spec(name: str, settings: FusionSettings) -> FusionSpec:
     """The method with its options, and its members in the order of the config, the main one where it says."""
-    method = find_method(settings.method, "fusion", "search", "span", "step")
+    method = find_method(settings.method, *FUSIONS)
     options = dict(settings.options)
     if "embedding" in method.needs and isinstance(options.get("embedder"), str):
         options["embedder"] = str(_embedder_folder(name, options["embedder"]))

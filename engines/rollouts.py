@@ -20,7 +20,7 @@ from ensembles.spans.base import Reading, Task, Writing, survey
 from protocol.errors import SettingsError
 from protocol.settings import Settings
 
-__all__ = ["SURVEY", "Rollouts", "Surveyor"]
+__all__ = ["SURVEY", "Rollouts", "Surveyor", "heard"]
 
 SURVEY = "survey of all engines"
 """A fusion's name that no config can have."""
@@ -92,7 +92,7 @@ class Rollouts:
                 before=rendered.before if not answer else answer.encode()[-1:],
             )
             waiting.append(self._send(model, (prompt,), sampling, question))
-        return [_text(events) for events in waiting]
+        return [heard(events)[0] for events in waiting]
 
     def survey(self, questions: Sequence[str]) -> dict[str, list[Reading]]:
         """How each model reads each question, by model. Raises `ChorusError`."""
@@ -107,7 +107,7 @@ class Rollouts:
             )
             waiting.append(self._send(SURVEY, prompts, Sampling(temperature=0.0), question))
         for events in waiting:
-            _text(events)
+            heard(events)
         surveyor = self.host.fusion_specs[SURVEY].fusion
         assert isinstance(surveyor, Surveyor)
         return {name: [surveyor.readings[q][m] for q in asked] for m, name in enumerate(members)}
@@ -121,11 +121,12 @@ class Rollouts:
         return events
 
 
-def _text(events: queue.SimpleQueue[Event]) -> str:
+def heard(events: queue.SimpleQueue[Event]) -> tuple[str, End]:
+    """All of an answer, and how it ended. Raises what made it fail."""
     text = ""
     while isinstance(event := events.get(), Piece):
         text += event.text
     if isinstance(event, Failure):
         raise event.error
     assert isinstance(event, End)
-    return text
+    return text, event

@@ -7,7 +7,7 @@ from typing import Any
 
 from backends.pricing import estimated_tokens
 from protocol.features import FEATURES, TEXT_ONLY_CANNOT, Feature
-from protocol.methods import find_method
+from protocol.methods import FUSIONS, find_method
 from protocol.settings import ModelSettings, Settings, StrategySettings
 
 __all__ = ["Lacks", "make_lacks"]
@@ -40,7 +40,7 @@ def _limits(name: str, settings: Settings) -> Limits:
     if strategy is None:
         return _of_model(settings.models[name])
     parts = [_limits(part, settings) for part in _asked(strategy)]
-    if strategy.fuse and find_method(strategy.fuse.method, "fusion", "search", "span").contract != "fusion":
+    if strategy.fuse and find_method(strategy.fuse.method, *FUSIONS).contract != "fusion":
         parts.append((("structured output",), None))  # whose texts are not chosen symbol by symbol
     contexts = [context for _, context in parts if context is not None]
     features = dict.fromkeys(feature for features, _ in parts for feature in features)

@@ -18,9 +18,20 @@ import orjson
 
 from outcomes.collect import Prompt
 from outcomes.grading import grade
+from outcomes.table import OutcomeTable
 from protocol.errors import MethodError
 
-__all__ = ["Begun", "LabelledStep", "Write", "beginnings", "digest", "label", "read_steps", "write_steps"]
+__all__ = [
+    "Begun",
+    "LabelledStep",
+    "Write",
+    "beginnings",
+    "digest",
+    "graded",
+    "label",
+    "read_steps",
+    "write_steps",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +88,15 @@ def label(
             found.append(_step(prompt, model, part, False, share, rollouts))
         report(f"{model}: {len(begun)} beginnings labelled by {len(tries)} rollouts")
     return found
+
+
+def graded(table: OutcomeTable) -> list[LabelledStep]:
+    """The answers of an outcome table that have a grade, as whole answers: they were collected anyway."""
+    return [
+        LabelledStep(row.query, row.category, row.model, row.response, True, row.score)
+        for row in table.rows()
+        if row.response is not None and 0 <= row.score <= 1
+    ]
 
 
 def beginnings(answer: str) -> list[str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -73,7 +74,10 @@ class ProcessReward:
             "losses": np.zeros(0, np.float32) if losses is None else losses,
         }
         parameters = {**self.recipe, "encoder": start.shape.wire(), "digest": _digest(start)}
-        manifest = Manifest(method=KIND, models=(), parameters=parameters, data=data, metrics=metrics)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        manifest = Manifest(
+            method=KIND, models=(), parameters=parameters, data=data, metrics=metrics, created=now
+        )
         return save_artefact(folder, manifest, tensors)
 
     @classmethod

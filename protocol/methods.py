@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from protocol.errors import SettingsError
 
-__all__ = ["PACKAGES", "Evidence", "Method", "find_method", "load_method", "methods"]
+__all__ = ["FUSIONS", "PACKAGES", "Evidence", "Method", "find_method", "load_method", "methods"]
 
 PACKAGES = {
     "router": "routers",
@@ -30,6 +30,8 @@ PACKAGES = {
 
 Contract = Literal["router", "scorer", "aggregator", "fusion", "search", "span", "step"]
 """A step method keeps the contract of span methods; its spans are steps of a search."""
+FUSIONS: tuple[Contract, ...] = ("fusion", "search", "span", "step")
+"""What runs inside the engine host."""
 Taxonomy = Literal["a1", "a2", "b1", "b2", "b3", "c1", "c2"]
 
 

@@ -9,6 +9,8 @@ import pytest
 from cascades.artefact import load_cascade
 from outcomes.artefact import load_artefact, read_manifest
 from outcomes.embedder import Embedder
+from outcomes.process_labels import digest, graded, read_steps
+from outcomes.process_reward import ProcessReward
 from outcomes.table import read_table
 from outcomes.train import train
 from protocol.settings import load_settings
@@ -55,6 +57,26 @@ def test_the_shipped_cascade_was_fitted_not_typed() -> None:
     route = SETTINGS.strategies["auto"].route
     assert route is not None
     assert read_manifest(cascade.artefact).data == read_manifest(route.artefact).data
+
+
+def test_the_shipped_reward_says_what_it_is_worth() -> None:
+    """It was trained on the committed steps and answers, and its card has the figures that docs/spans.md tells."""
+    steps = [*read_steps(ROOT / "config/queries/arithmetic.steps.jsonl.gz"), *graded(read_table(OUTCOMES))]
+    manifest = read_manifest(ROOT / "config/artefacts/process-reward")
+    assert manifest.data == digest(steps)
+    assert manifest.metrics["trained_on"] + manifest.metrics["steps"] == len(steps)
+    page = (ROOT / "docs" / "spans.md").read_text()
+    for figure in ("auc", "auc_within_a_question"):
+        assert "{:.3f} [{:.3f}, {:.3f}]".format(*manifest.metrics[figure]) in page
+
+
+@pytest.mark.models
+def test_the_shipped_reward_runs() -> None:
+    """With the encoder it names it gives every answer a number of its own in [0, 1]."""
+    reward = ProcessReward.load(ROOT / "config/artefacts/process-reward")
+    values = reward("What is the capital of France?", ["Paris", "I do not know.\n", ""])
+    assert all(0 < value < 1 for value in values)
+    assert len(set(values)) == 3
 
 
 def test_local_models_have_a_price() -> None:

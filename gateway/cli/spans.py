@@ -68,8 +68,11 @@ def steps(
 
 @group.command()
 def reward(
-    steps: Annotated[Path, typer.Option(help="Labelled steps of `chorus spans steps`.")],
     out: Annotated[Path, typer.Option(help="Folder of the artefact to write.")],
+    steps: Annotated[Path | None, typer.Option(help="Labelled steps of `chorus spans steps`.")] = None,
+    outcomes: Annotated[
+        Path | None, typer.Option(help="Outcome table whose graded answers count as whole answers.")
+    ] = None,
     option: Options = None,
 ) -> None:
     """Train a process reward on labelled steps, and say how well it does on questions it has not seen.
@@ -79,15 +82,19 @@ def reward(
     Examples:
         chorus spans reward --steps steps.jsonl.gz --out artefacts/reward
 
-        chorus spans reward --steps steps.jsonl.gz --out artefacts/reward --option layers=2 --option epochs=3
+        chorus spans reward --steps steps.jsonl.gz --outcomes outcomes.parquet --out artefacts/reward --option layers=2
     """
     import orjson
 
     from outcomes.fine_tuning import progress_line
-    from outcomes.process_labels import read_steps
+    from outcomes.process_labels import graded, read_steps
     from outcomes.process_reward import train_reward
+    from outcomes.table import read_table
 
-    manifest = train_reward(read_steps(steps), out, options=options(option), report=progress_line)
+    if steps is None and outcomes is None:
+        raise SettingsError("Name labelled steps (--steps), an outcome table (--outcomes), or both.")
+    found = [*(read_steps(steps) if steps else ()), *(graded(read_table(outcomes)) if outcomes else ())]
+    manifest = train_reward(found, out, options=options(option), report=progress_line)
     typer.echo(orjson.dumps(manifest.metrics, option=orjson.OPT_INDENT_2).decode())
     typer.echo(f"{out}: version {manifest.version}")
 

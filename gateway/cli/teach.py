@@ -56,7 +56,7 @@ def teach(
     from engines.teaching import teach as learn
     from engines.templates import prompting
     from outcomes.table import read_table
-    from protocol.methods import find_method
+    from protocol.methods import FUSIONS, find_method
     from protocol.settings import load_settings
 
     settings = load_settings(config)
@@ -65,7 +65,7 @@ def teach(
         fused = [name for name, one in settings.strategies.items() if one.fuse is not None]
         raise SettingsError(f"The config has no fusion {strategy!r}; it has {', '.join(fused) or 'none'}.")
     members = tuple(chosen.fuse.members)
-    method = find_method(chosen.fuse.method, "fusion", "search", "span")
+    method = find_method(chosen.fuse.method, *FUSIONS)
     specs = {spec.name: spec for spec in engine_specs(settings)}
     pupils = []
     for name in members:

@@ -17,7 +17,7 @@ import orjson
 
 from ensembles.options import configured
 from ensembles.spans.base import most_spent
-from protocol.methods import find_method
+from protocol.methods import FUSIONS, find_method
 from protocol.settings import Fusion, ModelSettings, Settings, Talk
 from protocol.value import value
 
@@ -220,7 +220,7 @@ def _answers(body: Mapping[str, Any]) -> int:
 
 def _drafted(name: str, fuse: Fusion) -> int | None:
     """Tokens that each member of a fusion that drafts may spend for one that the answer may have; None for others."""
-    method = find_method(fuse.method, "fusion", "search", "span", "step")
+    method = find_method(fuse.method, *FUSIONS)
     if method.contract not in ("span", "step"):
         return None
     made = configured(method, fuse.options, f"strategies.{name}.fuse.options")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import orjson
 import pytest
 
 from outcomes.collect import Prompt
@@ -13,11 +14,13 @@ from outcomes.process_labels import (
     Begun,
     LabelledStep,
     beginnings,
+    graded,
     label,
     read_steps,
     write_steps,
 )
 from outcomes.process_reward import ProcessReward, RewardTraining, auc, card, shown, train_reward
+from outcomes.table import OutcomeTable, Row
 from protocol.errors import ArtefactMismatch, MethodError
 from tests.encoders import QUICK, tiny_encoder
 
@@ -44,6 +47,16 @@ def test_steps_are_labelled_by_their_outcome() -> None:
     answers, ends = iter(["Let me see.\nIt is 5"]), iter(["It is 5", "It is 6", "5", "no"])
     whole, begun = label([SUM], ["m"], write, answers=1, rollouts=4)
     assert (whole.label, begun.answer, begun.label) == (1.0, "Let me see.\n", 0.5)
+
+
+def test_graded_answers_are_whole_answers() -> None:
+    """What an outcome table has of answers and grades is taken; what it does not know is left out."""
+    rows = [
+        Row("1", "Why?", "why", "m", 1.0, response="Because."),
+        Row("1", "Why?", "why", "n", response="Who knows?"),
+        Row("2", "How?", "how", "m", 0.0),
+    ]
+    assert graded(OutcomeTable.of(rows)) == [LabelledStep("Why?", "why", "m", "Because.", True, 1.0)]
 
 
 def test_beginnings_end_with_a_line() -> None:
@@ -101,9 +114,7 @@ def test_a_reward_learns_which_answers_are_right(tmp_path: Path, layers: int) ->
 
 
 def _at(folder: Path, start: Path) -> Path:
-    """The artefact, its encoder found where this test has it: it names an encoder, no path of a machine."""
-    import orjson
-
+    """The artefact, its encoder looked for at `start`: it names its encoder, and no path of a machine."""
     manifest = orjson.loads((folder / "manifest.json").read_bytes())
     assert manifest["parameters"]["start"] == start.name
     manifest["parameters"]["start"] = str(start)
@@ -119,20 +130,11 @@ def test_another_encoder_is_refused(tmp_path: Path) -> None:
     train_reward(_steps(40), tmp_path / "reward", options=options)
     other = tiny_encoder(tmp_path / "other" / "encoder", seed=1)
     with pytest.raises(ArtefactMismatch, match="another"):
-        ProcessReward.load(_at_other(tmp_path / "reward", start, other))
+        ProcessReward.load(_at(tmp_path / "reward", other))
     with pytest.raises(MethodError, match="no option 'colour'"):
         train_reward(_steps(40), tmp_path / "reward", options={"colour": 1})
     with pytest.raises(MethodError, match="too few"):
         train_reward(_steps(1), tmp_path / "reward")
-
-
-def _at_other(folder: Path, start: Path, other: Path) -> Path:
-    import orjson
-
-    manifest = orjson.loads((_at(folder, start) / "manifest.json").read_bytes())
-    manifest["parameters"]["start"] = str(other)
-    (folder / "manifest.json").write_bytes(orjson.dumps(manifest))
-    return folder
 
 
 @pytest.mark.requires("torch")

@@ -27,7 +27,7 @@ def main() -> int:
         where = ["--out", str(home / "copilots" / "stock"), "--report", str(RESULTS / "copilot-stock.json")]
         train_copilot.main([train_copilot.PILOT, "--tuned", "0", *ROUNDS, *where])
         train_copilot.main([train_copilot.PILOT, *ROUNDS, "--report", str(RESULTS / "copilot-joint.json")])
-        train_mot.main(["--steps", "24", "--report", str(RESULTS / "mot.json")])
+        train_mot.main(["--steps", "12", "--report", str(RESULTS / "mot.json")])
     copilots = {kind: _report(f"copilot-{kind}") for kind in ("stock", "joint")}
     (RESULTS / "inside.md").write_text(_page(copilots, _report("mot")), encoding="utf-8")
     return 0

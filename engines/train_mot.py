@@ -14,11 +14,11 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,13 +48,13 @@ MEMBERS = ("smollm2-135m-instruct", "gemma3-270m")
 class Plan:
     """How much is learnt. `most`: answers held out that the card looks at."""
 
-    steps: int = 30
+    steps: int = 24
     batch: int = 4
     points: int = 3
     size: int = 64
     rate: float = 2e-3
     balance: float = 0.05
-    most: int = 24
+    most: int = 12
     seed: int = 0
 
 
@@ -196,20 +196,21 @@ def train(experts: Sequence[Expert], names: Sequence[str], out: Path, table: Pat
     import torch
 
     encoder = load_embedder(ensure([ENCODER])[ENCODER])
-    learnt, kept = ([*_readable(experts, part)] for part in lessons.answers(table))
+    learnt, kept = lessons.answers(table)
     widths = [expert.model.config.hidden_size for expert in experts]
     mixture = Mixture.new(widths, encoder.dimensions, points=plan.points, size=plan.size, seed=plan.seed)
     learner = Learner(mixture.weights, plan.rate, plan.steps, seed=plan.seed)
     chance = torch.Generator().manual_seed(plan.seed)
     for number in range(plan.steps):
-        batch = [learnt[i] for i in torch.randint(len(learnt), (plan.batch,), generator=chance).tolist()]
+        drawn = torch.randint(len(learnt), (plan.batch,), generator=chance).tolist()
+        batch = [*_readable(experts, [learnt[i] for i in drawn])]
         vectors = torch.from_numpy(encoder.embed([texts[0].asked for texts in batch]))
 
         def loss(batch: list[tuple[Text, ...]] = batch, vectors: torch.Tensor = vectors) -> torch.Tensor:
             return _loss(experts, mixture, batch, vectors, plan.balance)
 
         print(f"{number + 1:>4} {learner.step(loss):.4f}", flush=True)
-    card = evaluate(experts, mixture, kept[: plan.most], encoder.embed)
+    card = evaluate(experts, mixture, [*islice(_readable(experts, kept), plan.most)], encoder.embed)
     fitted = Fitted(mixture, tuple(e.depth for e in experts), tuple(e.digest for e in experts), encoder.id)
     metrics = {**asdict(card), "plan": asdict(plan), "losses": [round(x, 4) for x in learner.losses]}
     created = datetime.now(UTC).isoformat(timespec="seconds")
@@ -247,12 +248,14 @@ def _loss(
 
 
 def _nll(
-    experts: Sequence[Expert], mixture: Mixture, texts: Sequence[Text]
+    experts: Sequence[Expert], mixture: Mixture, texts: Sequence[Text], active: Iterable[int] | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Negative log-likelihood of each token of the answers, and the text it is of; (n,) both."""
+    """Negative log-likelihood of each token of the answers, and the text it is of; (n,) both. All members are active
+    unless told otherwise."""
     import torch
 
-    logits, labels, rows = next_logits(experts, mixture, texts, frozenset(range(len(experts))))
+    heard = frozenset(range(len(experts)) if active is None else active)
+    logits, labels, rows = next_logits(experts, mixture, texts, heard)
     return torch.nn.functional.cross_entropy(logits, labels, reduction="none"), rows
 
 
@@ -282,9 +285,8 @@ def evaluate(
     with torch.no_grad():
         for row, texts in enumerate(kept):
             for writer in members:
-                (alone, _), (mixed, rows) = (
-                    _nll(experts, which, [texts[writer]]) for which in (nothing, mixture)
-                )
+                alone, _ = _nll(experts, nothing, [texts[writer]], {writer})
+                mixed, rows = _nll(experts, mixture, [texts[writer]])
                 sums[:, writer] += torch.stack([alone.sum(), mixed.sum()])
                 tokens[writer] += len(mixed)
                 likelier[writer] += bool(mixed.sum() < alone.sum())

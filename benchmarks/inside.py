@@ -87,7 +87,9 @@ Errors are root mean squares over these symbols; the interval is over answers.
 Nats a byte with the mixture: {mot["routed"]:.4f} where the router chooses the writer, {mot["best_single"]:.4f}
 with the better single writer, {mot["oracle"]:.4f} with the better one of each answer. The router chose
 {choices} of them.
-Whether answers become right more often was not measured; so few steps show that it learns, not what it could come to.
+Whether answers become right more often was not measured, nor how much of this a writer that sees only its own thoughts
+(K = 1) would learn: answers of this set are short and alike, and their manner alone can be learnt. So few steps and
+answers show that it learns, not what it could come to.
 """
 
 
@@ -105,7 +107,8 @@ def _verdict(report: dict[str, Any]) -> str:
         said = "the next token is right *less* often"
     beats = "better" if report["rmse_foreseen"] < report["rmse_mean"] else "no better"
     none = "better" if report["rmse_foreseen"] < report["rmse_none"] else "no better"
-    return f"{said}; errors are foreseen {beats} than by the mean error, and {none} than by expecting none."
+    note = f" This report was {report['note']}." if "note" in report else ""
+    return f"{said}; errors are foreseen {beats} than by the mean error, and {none} than by expecting none.{note}"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from protocol.errors import MethodError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["EmbeddingRows", "TeamTables"]
+__all__ = ["EmbeddingRows", "TeamTables", "digest_of"]
 
 NAMES = {"input": "embed_tokens.weight", "output": "lm_head.weight"}
 
@@ -53,6 +54,10 @@ class TeamTables:
         """Number of members."""
         return len(self.folders)
 
+    def digest(self, member: int) -> str:
+        """See `Tables.digest`."""
+        return digest_of(self.folders[member])
+
     def embeddings(
         self, member: int, symbols: torch.Tensor, side: Literal["input", "output"]
     ) -> torch.Tensor:
@@ -61,3 +66,12 @@ class TeamTables:
         if key not in self._kept:
             self._kept[key] = EmbeddingRows(key[0]).rows(side)
         return self._kept[key][self.alphabet.ids[member][symbols, 0]].float()
+
+
+def digest_of(folder: Path) -> str:
+    """Which weights lie in a model's folder. A second for half a gigabyte."""
+    hashed = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            hashed.update(hashlib.file_digest(file, "sha256").digest())
+    return f"sha256:{hashed.hexdigest()}"

@@ -28,6 +28,8 @@ from engines.inside import Inside
 if TYPE_CHECKING:
     import torch
 
+    from engines.inside import Visitor
+
 __all__ = ["Engine", "EngineSpec", "Sampled", "prepare_environment"]
 
 log = logging.getLogger("chorus.engines")
@@ -185,6 +187,11 @@ class Engine:
         keep. Call between `forward` and `finish`."""
         return self._inside.states(request_id)
 
+    def visit(self, request_id: str, layers: Sequence[int], visitor: Visitor) -> None:
+        """Have a request that is about to be added visited at these layers: see `engines.inside`. Raises
+        `MethodError` for one the model has not."""
+        self._inside.visit(request_id, layers, visitor)
+
     def _add(self, request_id: str, prompt: Sequence[int], params: Any) -> None:
         from vllm.v1.request import Request
 
@@ -193,6 +200,7 @@ class Engine:
             prompt_token_ids=list(prompt),
             sampling_params=params,
             pooling_params=None,
+            cache_salt=request_id if self._inside.visited(request_id) else None,
             block_hasher=self._core.request_block_hasher,
         )
         self._core.add_request(request)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from engines import shared_text
@@ -18,6 +20,7 @@ from engines.decode import Joint, Team, normalised
 from engines.engine import Engine
 from engines.generation import Generation, LeftOut, MemberUsage, Sink, TokenLogprob, Written
 from engines.grammar import Reader
+from engines.opening import TeamOpening
 from engines.penalties import Penalties
 from engines.text_state import TextState
 from ensembles.spans.base import SpanFusion
@@ -26,11 +29,14 @@ from ensembles.tokens.base import (
     Fusion,
     Looks,
     Mixture,
+    Opens,
     Prepares,
     Prompt,
     PromptRow,
     Search,
     Step,
+    Visitor,
+    Visits,
     Weighs,
 )
 from protocol.errors import MethodError
@@ -64,6 +70,9 @@ class FusedDecode(Joint):
         self._rows: dict[int, Tensor] = {}
         self._states: dict[int, Tensor] = {}
         self._memory: object = None
+        self._visitor: Visitor | None = None
+        self._ends: dict[int, list[int]] = {}
+        """Of members that are visited, where each token ends: in bytes, 0 where the prompt does."""
         self._computing: set[int] = set()
         self._started: set[int] = set()
         self._restarts: Counter[int] = Counter()
@@ -88,6 +97,11 @@ class FusedDecode(Joint):
         """Queue the members the fusion asks for first; the others join when it first asks for them. A fusion
         that wants to see how they read the prompt has them all."""
         self._weigh()
+        if isinstance(self._fusion, Opens):
+            opening = TeamOpening(self._team, self._generation.prompts, self._weights)
+            self._fusion = self._fusion.open(opening)
+        if isinstance(self._fusion, Visits):
+            self._visitor = self._fusion.visitor()
         if self._unprepared:
             self._run = shared_text.common_run(
                 [
@@ -144,6 +158,8 @@ class FusedDecode(Joint):
                 engine.feed(name, ids)
             else:
                 self._started.add(m)
+                if self._visitor is not None and m in self._visitor.layers:
+                    engine.visit(name, self._visitor.layers[m], partial(self._visit, m))
                 watch = [i for i, _ in self._shown(m)] if self._unprepared else ()
                 engine.add_forced(name, [*self._generation.prompts[m], *ids], watch)
                 if m in self._layers:
@@ -191,6 +207,20 @@ class FusedDecode(Joint):
             self._started.discard(m)
             self._restarts[m] += 1
             self._state.forget(m)
+
+    def _visit(self, m: int, layer: int, first: int, states: Tensor) -> Tensor | None:
+        """Send the visitor to a member that computes its tokens from `first` on."""
+        import torch
+
+        emits, prompt = self._team.members[m].vocab.emits, self._generation.prompts[m]
+        if m not in self._ends:
+            sizes = [len(emits[i]) for i in prompt]
+            self._ends[m] = [end - sum(sizes) for end in accumulate(sizes)]
+        ends, ids, behind = self._ends[m], self._state.ids[m], first + states.shape[0]
+        while len(ends) < behind:
+            ends.append(ends[-1] + len(emits[ids[len(ends) - len(prompt)]]))
+        assert self._visitor is not None
+        return self._visitor.visit(m, layer, first, states, torch.tensor(ends[first:behind]))
 
     def _shown(self, m: int) -> list[tuple[int, int]]:
         """The member's prompt tokens that the fusion is shown: index, and byte offset in the shared text."""

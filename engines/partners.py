@@ -13,39 +13,26 @@ partners for measurements, not better models."""
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engines.templates import prompting
+from engines.lessons import ANSWERS, BATCH, Lesson, batches, freeze_below, lessons, load, read, save
 from engines.weights import Home, ensure
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Lesson", "Report", "least_influential", "lessons", "main", "make"]
+__all__ = ["Report", "least_influential", "main", "make"]
 
-ANSWERS = Path("config/queries/everyday.outcomes.parquet")
-SOURCE = "smollm2-135m-instruct"
-HELD_OUT = 8
-"""Every so many questions one is kept for the report."""
+SOURCE, OWN = "smollm2-135m-instruct", "smollm2-135m"
+"""The source's weights, and its name in the table of answers."""
 TRAINED = 10
 """Layers of the tuned copy that are trained, the last ones: the backward pass stops there."""
-BATCH = 8
 LEARNING_RATE = {"tuned": 1e-4, "pruned": 3e-4}
-
-
-@dataclass(frozen=True, slots=True)
-class Lesson:
-    """Token ids of a prompt and of the answer to it, its end included where the answer came to one."""
-
-    prompt: tuple[int, ...]
-    answer: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,29 +57,6 @@ class Report:
     sha256: str
 
 
-def lessons(table: Path, folder: Path, kind: str) -> tuple[list[Lesson], list[Lesson]]:
-    """Lessons to learn from and lessons held out, by question. `tuned` learns every right answer of any
-    model, `pruned` all answers of the source model."""
-    import pyarrow.parquet as parquet
-
-    from engines.byte_vocab import ByteVocab
-
-    vocab, prompts = ByteVocab.load(folder), prompting(folder)
-    end = min(vocab.encode_prompt("<|im_end|>"))
-    rows = parquet.read_table(table, columns=["query", "model", "score", "completion_tokens", "response"])
-    split: tuple[list[Lesson], list[Lesson]] = ([], [])
-    for number, row in enumerate(rows.to_pylist()):
-        own = row["model"] == "smollm2-135m"
-        if not row["response"].strip() or not (own if kind == "pruned" else row["score"] == 1):
-            continue
-        prompt = vocab.encode_prompt(prompts.render([{"role": "user", "content": row["query"]}]).text)
-        answer = vocab.encode(row["response"].encode())
-        ended = [end] if row["completion_tokens"] > len(answer) else []  # the end was a token of its own
-        held_out = (number // 2) % HELD_OUT == 0  # two rows a question
-        split[held_out].append(Lesson(tuple(prompt), (*answer, *ended)))
-    return split
-
-
 def make(
     kind: str, folder: Path, out: Path, table: Path, *, steps: int, drop: int = 0, seed: int = 0
 ) -> Report:
@@ -104,15 +68,15 @@ def make(
 
     began = time.monotonic()
     torch.manual_seed(seed)
-    learnt, kept = lessons(table, folder, kind)
-    source, partner = _load(folder), _load(folder)
+    learnt, kept = lessons(table, folder, by=OWN if kind == "pruned" else None)
+    source, partner = load(folder), load(folder)
     layers = list(range(len(source.model.layers)))
     if kind == "pruned":
         gone = least_influential(source, learnt[: 4 * BATCH], drop)
         layers = [i for i in layers if i not in gone]
         _keep(partner, layers)
     else:
-        _freeze_below(partner, len(layers) - TRAINED)
+        freeze_below(partner, len(layers) - TRAINED)
     loss_of = _distance if kind == "pruned" else _surprise
     optimiser = torch.optim.AdamW(
         [p for p in partner.parameters() if p.requires_grad], lr=LEARNING_RATE[kind], weight_decay=0.0
@@ -121,7 +85,7 @@ def make(
     every = max(1, steps // 20)
     before = _held_out(loss_of, partner, source, kept)
     losses: list[float] = []
-    for batch in _batches(learnt, steps, seed):
+    for batch in batches(learnt, steps, seed):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = loss_of(partner, source, batch)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -133,7 +97,7 @@ def make(
         if len(losses) % every == 0:
             print(f"{len(losses):>5} {sum(losses[-every:]) / every:.4f}", flush=True)
     after = _held_out(loss_of, partner, source, kept)
-    sha256 = _save(partner, folder, out)
+    sha256 = save(partner, folder, out)
     differ, same = _compare(partner, source, kept[:48])
     curve = tuple(round(sum(losses[i : i + every]) / every, 4) for i in range(0, steps - every + 1, every))
     return Report(
@@ -169,13 +133,6 @@ def least_influential(model: Any, sample: Sequence[Lesson], count: int) -> froze
     return frozenset(order[:count].tolist())
 
 
-def _load(folder: Path) -> Any:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-
-
 def _keep(model: Any, layers: Sequence[int]) -> None:
     import torch
 
@@ -187,49 +144,12 @@ def _keep(model: Any, layers: Sequence[int]) -> None:
     model.model.embed_tokens.requires_grad_(requires_grad=False)
 
 
-def _freeze_below(model: Any, layer: int) -> None:
-    model.requires_grad_(requires_grad=False)
-    model.model.layers[layer:].requires_grad_(requires_grad=True)
-    model.model.norm.requires_grad_(requires_grad=True)
-
-
-def _batches(learnt: Sequence[Lesson], steps: int, seed: int) -> Iterator[list[Lesson]]:
-    """`steps` batches, all lessons once before any comes again."""
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    order: list[int] = []
-    for _ in range(steps):
-        if len(order) < BATCH:
-            order += torch.randperm(len(learnt), generator=generator).tolist()
-        yield [learnt[i] for i in order[:BATCH]]
-        del order[:BATCH]
-
-
-def _answers(model: Any, batch: Sequence[Lesson]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits before each token of the answers, shape (n, |V|), and those tokens, (n,). The head runs on
-    these positions only."""
-    import torch
-
-    rows = [[*lesson.prompt, *lesson.answer] for lesson in batch]
-    longest = max(map(len, rows))
-    ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
-    states = model.model(ids, attention_mask=mask).last_hidden_state
-    where = [
-        (i, len(lesson.prompt) + j - 1) for i, lesson in enumerate(batch) for j in range(len(lesson.answer))
-    ]
-    at = torch.tensor(where)
-    labels = torch.tensor([token for lesson in batch for token in lesson.answer])
-    return model.lm_head(states[at[:, 0], at[:, 1]]).float(), labels
-
-
 def _surprise(model: Any, source: Any, batch: Sequence[Lesson]) -> torch.Tensor:
     """Mean negative log-likelihood of the answers' tokens."""
     import torch
 
-    logits, labels = _answers(model, batch)
-    return torch.nn.functional.cross_entropy(logits, labels)
+    reading = read(model, batch)
+    return torch.nn.functional.cross_entropy(reading.logits, reading.labels)
 
 
 def _distance(model: Any, source: Any, batch: Sequence[Lesson]) -> torch.Tensor:
@@ -237,8 +157,8 @@ def _distance(model: Any, source: Any, batch: Sequence[Lesson]) -> torch.Tensor:
     import torch
 
     with torch.no_grad():
-        wanted, _ = _answers(source, batch)
-    logits, _ = _answers(model, batch)
+        wanted = read(source, batch).logits
+    logits = read(model, batch).logits
     return torch.nn.functional.kl_div(
         logits.log_softmax(-1), wanted.log_softmax(-1), reduction="batchmean", log_target=True
     )
@@ -264,8 +184,8 @@ def _compare(partner: Any, source: Any, kept: Sequence[Lesson], tokens: int = 24
         text = _greedy(source, prompt, tokens)
         differ += text != _greedy(partner, prompt, tokens)
         with torch.no_grad():
-            logits, labels = _answers(partner, [Lesson(lesson.prompt, tuple(text))])
-        same += int((logits.argmax(-1) == labels).sum())
+            reading = read(partner, [Lesson(lesson.prompt, tuple(text))])
+        same += int((reading.logits.argmax(-1) == reading.labels).sum())
         count += len(text)
     return differ / len(kept), same / count
 
@@ -282,21 +202,6 @@ def _greedy(model: Any, prompt: Any, tokens: int) -> list[int]:
             pad_token_id=0,
         )
     return [int(token) for token in out[0, prompt.shape[1] :]]
-
-
-def _save(model: Any, folder: Path, out: Path) -> str:
-    """Write the model beside the source's tokenizer and templates; the digest of its weights."""
-    model.requires_grad_(requires_grad=True)
-    model.save_pretrained(out)
-    for name in (
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "chat_template.jinja",
-        "generation_config.json",
-    ):
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, out / name)
-    return hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,11 +6,11 @@ for the members it still wants to hear. The host owns the rest: it samples the s
 every member, and keeps engines, caches, stop strings and streams. A member nobody asks costs nothing and
 catches up, in one forward, when it is asked again.
 
-Two steps come before the first sync point, for methods that need them: `bind`, once, when the models are
-loaded, gives a method their embeddings (`Binds`); `prepare`, once a request, lets it look at how the members
-read the prompt (`Prepares`). Both return a fusion and change nothing. A method may also see hidden states of
-its members (`Looks`), and what it has to know of the text so far it hands itself on, from a decision to the
-next step (`memory`).
+Steps come before the first sync point, for methods that need them: `bind`, once, when the models are loaded,
+gives a method their embeddings (`Binds`); once a request, `open` shows it the prompt (`Opens`), or `prepare` how
+the members read that (`Prepares`). All return a fusion and change nothing. A method may also see hidden states
+of its members (`Looks`) or change them (`Visits`), and what it has to know of the text so far it hands itself
+on, from a decision to the next step (`memory`).
 
 Laws (`tests/contracts/fusion_checks.py`): decide() changes nothing and depends on nothing but its step; q ≥ 0
 and Σq = 1 (of a greedy step: the same most likely symbol); it never asks for a member it was given; given all
@@ -38,6 +38,8 @@ __all__ = [
     "Hypothesis",
     "Looks",
     "Mixture",
+    "Opening",
+    "Opens",
     "Prepares",
     "Prompt",
     "PromptRow",
@@ -46,6 +48,8 @@ __all__ = [
     "Step",
     "SymbolOrder",
     "Tables",
+    "Visitor",
+    "Visits",
     "Weighs",
     "alone",
 ]
@@ -168,6 +172,13 @@ class Tables(Protocol):
     def members(self) -> int:
         """Number of members M."""
 
+    @property
+    def names(self) -> Sequence[str]:
+        """What the members are called, in their order."""
+
+    def digest(self, member: int) -> str:
+        """Which weights the member has: what was trained for them is to be refused with others."""
+
     def embeddings(self, member: int, symbols: Tensor, side: Literal["input", "output"]) -> Tensor:
         """Rows of the member's embedding table (input) or of its output head, for symbols it has an id for:
         shape (n, d_m), float32."""
@@ -179,6 +190,34 @@ class Binds(Protocol):
 
     def bind(self, tables: Tables) -> Fusion:
         """The fusion for this team; may compute for seconds. Called once, before any request."""
+
+
+class Opening(Protocol):
+    """What a request begins with."""
+
+    @property
+    def alphabet(self) -> Alphabet:
+        """The members' symbols."""
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The members' weights; they sum to 1."""
+
+    @property
+    def prompts(self) -> tuple[Tensor, ...]:
+        """The symbols of each member's prompt, controls left out, shape (n_m,)."""
+
+    @property
+    def text(self) -> bytes:
+        """What all prompts have in common, whatever their templates put around it."""
+
+
+@runtime_checkable
+class Opens(Protocol):
+    """A fusion that wants to know the prompt, but not how the members read it."""
+
+    def open(self, opening: Opening) -> Fusion:
+        """The fusion for this request. Pure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +264,29 @@ class Looks(Protocol):
         """By member, the layers it wants to see, in this order, as transformers' `hidden_states` numbers them:
         0 the embeddings, l what block l gives, -1 what the final norm makes of the last one's (the head's
         input)."""
+
+
+class Visitor(Protocol):
+    """Goes along with one request, from model to model while they compute, and may keep what it saw."""
+
+    @property
+    def layers(self) -> Mapping[int, Sequence[int]]:
+        """By member, the layers it comes to, in this order: l is behind block l, the last one before the final
+        norm. A member that is visited shares no prefix cache with other requests."""
+
+    def visit(self, member: int, layer: int, first: int, states: Tensor, ends: Tensor) -> Tensor | None:
+        """The member's states there, shape (n, d), of its tokens `first`, `first` + 1, … (prompt and text counted
+        together), and where these end, (n,): in bytes, 0 where its prompt ends. Returns what is to be added to
+        them, if anything. Tokens may come again after a preemption."""
+
+
+@runtime_checkable
+class Visits(Protocol):
+    """A fusion whose members meet inside: what one thinks goes into another while that one computes. Such a fusion
+    asks for a member's row when those have computed whose thoughts it needs."""
+
+    def visitor(self) -> Visitor:
+        """A new one, for this request."""
 
 
 @runtime_checkable

@@ -30,7 +30,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ensembles.tokens.base import Binds, Decision, Fusion, Looks, Prepares, Step, Tables, Weighs
+from ensembles.tokens.base import Binds, Decision, Fusion, Looks, Opens, Prepares, Step, Tables, Weighs
 from protocol.errors import SettingsError
 from protocol.methods import Evidence, Method, find_method, load_method
 
@@ -103,7 +103,7 @@ class SpecEnsemble:
             rule: Fusion = load_method(find_method(self.rule, "fusion"))(**self.rule_options)
         except TypeError as error:
             raise SettingsError(f"spec-ensemble: rule_options: {error}") from None
-        if isinstance(rule, Prepares):
+        if isinstance(rule, Prepares | Opens):
             raise SettingsError(f"spec-ensemble: rule {self.rule!r} looks at prompts and cannot be drafted.")
         if isinstance(rule, Looks):
             raise SettingsError(f"spec-ensemble: rule {self.rule!r} looks into models and cannot be drafted.")

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ensembles.tokens.base import Ask, Binds, Decision, Fusion, Looks, Mixture, Step
+from ensembles.tokens.base import Ask, Binds, Decision, Fusion, Looks, Mixture, Opens, Step
 
 Make = Callable[[], Fusion]
 
@@ -90,12 +90,32 @@ class SmallTables:
     def members(self) -> int:
         return len(self.alphabet.maps)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple("abc"[: self.members])
+
+    def digest(self, member: int) -> str:
+        return f"weights {member}"
+
     def embeddings(self, member: int, symbols: Tensor, side: Literal["input", "output"]) -> Tensor:
         vectors = torch.randn(self.alphabet.size, self.width, generator=torch.Generator().manual_seed(5))
         turn = torch.randn(self.width, self.width, generator=torch.Generator().manual_seed(member))
         if self.alphabet.maps[member] == self.alphabet.maps[0]:
             return vectors[symbols]
         return vectors[symbols] @ torch.linalg.qr(turn).Q
+
+
+@dataclass(frozen=True)
+class SmallOpening:
+    """Every member's prompt is its first two symbols."""
+
+    alphabet: SmallAlphabet
+    weights: tuple[float, ...] = (1.0,)
+    text: bytes = b"ab"
+
+    @property
+    def prompts(self) -> tuple[Tensor, ...]:
+        return tuple(torch.tensor(own[:2]) for own in self.alphabet.maps)
 
 
 def step(alphabet: SmallAlphabet, weights: tuple[float, ...], seed: int = 0) -> Step:
@@ -120,8 +140,10 @@ def states(fusion: Fusion, heard: Mapping[int, Tensor]) -> dict[int, Tensor]:
 
 
 def bound(fusion: Fusion, alphabet: SmallAlphabet) -> Fusion:
-    """The fusion as the host would have it after loading."""
-    return fusion.bind(SmallTables(alphabet)) if isinstance(fusion, Binds) else fusion
+    """The fusion as the host would have it when a request begins."""
+    if isinstance(fusion, Binds):
+        fusion = fusion.bind(SmallTables(alphabet))
+    return fusion.open(SmallOpening(alphabet)) if isinstance(fusion, Opens) else fusion
 
 
 def ask(fusion: Fusion, full: Step) -> Mixture:

@@ -45,6 +45,7 @@ EXCEPTIONS = {
     ("citer", "check_order_of_members_is_nothing"): "the first member proposes, the others may correct",
     ("etr", "check_order_of_members_is_nothing"): "the first member is the one that hands over",
     ("deepen", "check_order_of_members_is_nothing"): "its main member's logits are the ones that are moved",
+    ("mot", "check_order_of_members_is_nothing"): "one member writes; without a router's word, the first",
     ("eva", "check_order_of_members_is_nothing"): "the pivot's tokens are the ones that are written",
 }
 """(method, check) → why the law is not the method's. Strict: one that starts to hold must go."""

@@ -6,7 +6,8 @@ import itertools
 import math
 import queue
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -228,6 +229,19 @@ class Asker:
         return self.send(model, question, **sampling).result()
 
 
+@contextmanager
+def serving(specs: Sequence[EngineSpec], fusions: Sequence[FusionSpec]) -> Iterator[Asker]:
+    """A host of these, for as long as the context lasts."""
+    host = Host(specs, fusions)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # vLLM and its dependencies warn while they are imported
+        host.start()
+    try:
+        yield Asker(host, {spec.name: prompting(spec.folder) for spec in specs})
+    finally:
+        host.stop()
+
+
 @pytest.fixture(scope="session")
 def ask(weights: Callable[[str], Path]) -> Iterator[Asker]:
     """The real pair in float32, plain and in every fusion the tests need; an engine may be two members of
@@ -276,9 +290,5 @@ def ask(weights: Callable[[str], Path]) -> Iterator[Asker]:
         FusionSpec("onlooker", PAIR, (0.5, 0.5), ONLOOKER),
         FusionSpec("broken", PAIR, (0.5, 0.5), Broken()),
     ]
-    host = Host(specs, fusions)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # vLLM and its dependencies warn while they are imported
-        host.start()
-    yield Asker(host, {spec.name: prompting(spec.folder) for spec in specs})
-    host.stop()
+    with serving(specs, fusions) as asker:
+        yield asker

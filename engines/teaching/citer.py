@@ -55,7 +55,6 @@ def teach(
     rollouts: int = 400,
     rate: float = 1e-4,
     epochs: int = 1000,
-    tau: float = 0.9,
     seed: int = 0,
 ) -> Learnt:
     """A router for the first pupil, small, and the second, large. At most `rollouts` places are rolled out in each of
@@ -84,7 +83,7 @@ def teach(
             rolled[n] = sum(right) / max(1, len(right))
             router, losses[n] = _fitted(states, labels, waiting, right, rate, epochs, seed)
             tell(f"round {n + 1}: {rolled[n]:.1%} of rollouts right, loss {min(losses[n]):.4f}")
-            apprentice.now = CITER(router, ROUTED)
+            apprentice.now = CITER(tau=ROUTED, router=router)
     finally:
         host.stop()
     assert router is not None
@@ -95,7 +94,7 @@ def teach(
         "epochs": [len(curve) for curve in losses], "held_out_loss": [round(min(curve), 4) for curve in losses],
         **judged(router, held_out),
     }  # fmt: skip
-    return Learnt(CITER(router, tau), metrics)
+    return Learnt(CITER(router=router), metrics)
 
 
 def read(pupils: Sequence[Pupil], lessons: Sequence[Lesson], tell: Tell) -> list[Place]:

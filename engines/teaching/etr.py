@@ -76,7 +76,7 @@ def teach(
         **judged(experts, names, lessons, owners, kept),
     }  # fmt: skip
     assert not torch.isnan(experts).any()
-    return Learnt(ETR(experts), metrics)
+    return Learnt(ETR(experts=experts), metrics)
 
 
 def experts_by_subject(names: Sequence[str], lessons: Sequence[Lesson]) -> dict[str, int]:

@@ -19,7 +19,8 @@ A large model that is not called stays where it is, and reads all it has missed 
 *Differs from the paper.* Vocabularies may differ: tokens are compared as bytes, what one member writes is
 encoded by itself for the other. The text may be sampled, each token from the member the router picks. Several large
 members speak as their average by weight, and a member of weight 0 does not speak: the small one with all the weight
-is alone. The authors' rate of 1e-7 is for states of models of 1.5B parameters and many more tokens; `rate` is ours.
+is alone. The authors train at a rate of 1e-7; ours is 1e-4, as there are far fewer
+tokens. Labels read the large model in the tokens of the text, where it would have written some of them otherwise.
 
 *Laws.* τ = 0 gives the small model's text, τ = 1 the large one's greedy text; the share of calls grows with τ; the
 router's output is that of the trained network with its batch norm at rest."""
@@ -28,13 +29,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ensembles.tokens.base import Ask, Decision, Mixture, Step, alone
+from ensembles.options import whole
+from ensembles.tokens.base import Ask, Decision, Mixture, Step, Tables, alone
 from outcomes.artefact import Manifest, load_artefact, save_artefact, tensor
 from protocol.errors import ArtefactMismatch, SettingsError
 from protocol.methods import Evidence, Method
@@ -107,34 +109,37 @@ EPSILON = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class CITER:
-    """`tau` τ in [0, 1]: 0 never calls the large model, 1 always. `small` is the member that proposes."""
+    """`artefact` is a folder that `chorus teach` wrote: `bind` takes the `router` from it. `tau` τ in [0, 1]: 0 never
+    calls the large model, 1 always. `small` is the member that proposes."""
 
-    router: TokenRouter | None = None
+    artefact: str | None = None
     tau: float = 0.9
     small: int = 0
+    router: TokenRouter | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        whole(METHOD.id, 0, small=self.small)
         if not isinstance(self.tau, int | float) or not 0 <= self.tau <= 1:
             raise SettingsError(f"citer: tau must be between 0 and 1, got {self.tau!r}.")
 
-    @classmethod
-    def load(cls, folder: Path, members: Sequence[str], **options: Any) -> CITER:
-        """With the router of an artefact. Raises `MethodError`; `ArtefactMismatch` for another small model's."""
+    def bind(self, tables: Tables) -> CITER:
+        """With its router. Raises `MethodError`; `ArtefactMismatch` for a router of another small model."""
         import torch
 
-        manifest, found = load_artefact(folder, method=METHOD.id)
-        citer = cls(**{"tau": manifest.parameters.get("tau", 0.9), **options})
-        if manifest.models[0] != members[citer.small]:
+        if self.artefact is None:
+            return self
+        manifest, found = load_artefact(Path(self.artefact), method=METHOD.id)
+        if manifest.models[0] != tables.names[self.small]:
             raise ArtefactMismatch(
                 f"The citer artefact {manifest.version} reads states of {manifest.models[0]}, not of "
-                f"{members[citer.small]}. Train anew with `chorus teach`."
+                f"{tables.names[self.small]}. Train anew with `chorus teach`."
             )
         d = tensor(found, "second.bias", (None,)).shape[0]
         tensors = {
             name: torch.from_numpy(tensor(found, name, shape).astype(np.float32))
             for name, shape in _shapes(d).items()
         }
-        return cls(TokenRouter(tensors), citer.tau, citer.small)
+        return replace(self, router=TokenRouter(tensors))
 
     def save(self, folder: Path, models: Sequence[str], **about: Any) -> Manifest:
         """Write the artefact: matrices in half precision. `about`: further fields of its manifest."""
@@ -143,10 +148,7 @@ class CITER:
             name: value.numpy().astype(np.float16 if value.dim() > 1 else np.float32)
             for name, value in self.router.tensors.items()
         }
-        manifest = Manifest(
-            method=METHOD.id, models=tuple(models), parameters={"tau": float(self.tau)}, **about
-        )
-        return save_artefact(folder, manifest, tensors)
+        return save_artefact(folder, Manifest(method=METHOD.id, models=tuple(models), **about), tensors)
 
     @property
     def layers(self) -> Mapping[int, Sequence[int]]:

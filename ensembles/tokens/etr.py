@@ -28,14 +28,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ensembles.options import whole
-from ensembles.tokens.base import Ask, Decision, Step, alone
+from ensembles.tokens.base import Ask, Decision, Step, Tables, alone
 from outcomes.artefact import Manifest, load_artefact, save_artefact, tensor
 from protocol.errors import ArtefactMismatch, SettingsError
 from protocol.methods import Evidence, Method
@@ -92,34 +92,35 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class ETR:
-    """`experts` is E, its rows the members other than `meta`, in their order. `follow` 0: the meta model does not read
-    along."""
+    """`artefact` is a folder that `chorus teach` wrote: `bind` takes E from it, `experts`, a row for each member but
+    `meta`, in their order. `follow` 0: the meta model does not read along."""
 
-    experts: Tensor | None = None
+    artefact: str | None = None
     meta: int = 0
     bias: float = 0.0
     switches: int = 4
     follow: int = 0
+    experts: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         whole(METHOD.id, 0, meta=self.meta, switches=self.switches, follow=self.follow)
         if not isinstance(self.bias, int | float) or math.isnan(self.bias):
             raise SettingsError(f"etr: bias must be a number, got {self.bias!r}.")
 
-    @classmethod
-    def load(cls, folder: Path, members: Sequence[str], **options: Any) -> ETR:
-        """With the expert tokens of an artefact. Raises `MethodError`; `ArtefactMismatch` for other members'."""
+    def bind(self, tables: Tables) -> ETR:
+        """With its expert tokens. Raises `MethodError`; `ArtefactMismatch` for those of other members."""
         import torch
 
-        etr = cls(**options)
-        manifest, found = load_artefact(folder, method=METHOD.id)
-        if manifest.models != tuple(members):
+        if self.artefact is None:
+            return self
+        manifest, found = load_artefact(Path(self.artefact), method=METHOD.id)
+        if manifest.models != tuple(tables.names):
             raise ArtefactMismatch(
                 f"The etr artefact {manifest.version} was made for {', '.join(manifest.models)}, but the config has "
-                f"{', '.join(members)}. Train anew with `chorus teach`."
+                f"{', '.join(tables.names)}. Train anew with `chorus teach`."
             )
-        table = tensor(found, "experts", (len(members) - 1, None)).astype(np.float32)
-        return replace(etr, experts=torch.from_numpy(table))
+        table = tensor(found, "experts", (tables.members - 1, None)).astype(np.float32)
+        return replace(self, experts=torch.from_numpy(table))
 
     def save(self, folder: Path, models: Sequence[str], **about: Any) -> Manifest:
         """Write the artefact. `about`: further fields of its manifest."""

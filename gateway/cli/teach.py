@@ -31,7 +31,9 @@ def teach(
     queries: Annotated[
         list[Path], typer.Option(help="The query set that was asked, JSON lines; its graders judge.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the artefact to write: the strategy's `artefact`.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder of the artefact to write: what its option `artefact` names.")
+    ],
     report: Annotated[
         Path | None, typer.Option(help="JSON file for the figures on held-out questions.")
     ] = None,

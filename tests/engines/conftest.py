@@ -128,7 +128,7 @@ class Called:
 
         turn = step.memory if isinstance(step.memory, Turn) else Turn(0)
         bias = math.inf if turn.written >= self.after else -math.inf
-        return ETR(torch.zeros(1, 576), bias=bias).decide(step)
+        return ETR(bias=bias, experts=torch.zeros(1, 576)).decide(step)
 
 
 CALLED = Called(after=5)

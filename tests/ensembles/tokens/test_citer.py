@@ -11,8 +11,9 @@ import torch
 from engines.host import FusionSpec
 from ensembles.tokens.citer import CITER, Point, TokenRouter, fit, label
 from protocol.errors import ArtefactMismatch, SettingsError
+from tests.contracts.fusion_checks import SHARED
 from tests.engines.tiny import PROMPTS, WIDTH, TinyModel, tiny_host
-from tests.ensembles.tokens.learnt import token_router
+from tests.ensembles.tokens.learnt import Named, token_router
 
 PAIR = ("one", "two")
 SEEDS = range(6)
@@ -120,7 +121,7 @@ def test_texts_equal_a_plain_loop(tmp_path: Path, tau: float) -> None:
     in one forward."""
     router, texts = token_router(WIDTH), set()
     for seed in SEEDS:
-        fusion = FusionSpec("routed", PAIR, (0.5, 0.5), CITER(router, tau))
+        fusion = FusionSpec("routed", PAIR, (0.5, 0.5), CITER(tau=tau, router=router))
         tiny = tiny_host(tmp_path / str(seed), [fusion], seed=seed)
         members = (TinyModel("one", seed), TinyModel("two", seed))
         text, calls = _text(members, router, tau, 60)
@@ -145,7 +146,7 @@ def test_the_share_of_calls_grows_with_tau() -> None:
     router = token_router(WIDTH)
     states = torch.randn(300, WIDTH, generator=torch.Generator().manual_seed(3))
     called = [
-        {n for n in range(300) if not CITER(router, tau)._suffices(states[n])}
+        {n for n in range(300) if not CITER(tau=tau, router=router)._suffices(states[n])}
         for tau in (0, 0.2, 0.5, 0.9, 1)
     ]
     assert all(less <= more for less, more in itertools.pairwise(called))
@@ -155,7 +156,7 @@ def test_the_share_of_calls_grows_with_tau() -> None:
 
 def test_a_member_without_weight_does_not_speak(tmp_path: Path) -> None:
     """All weight on the small model: the large one is never asked, even at τ = 1."""
-    fusion = FusionSpec("routed", PAIR, (1.0, 0.0), CITER(token_router(WIDTH), 1))
+    fusion = FusionSpec("routed", PAIR, (1.0, 0.0), CITER(tau=1, router=token_router(WIDTH)))
     tiny = tiny_host(tmp_path, [fusion])
     alone, routed = tiny.send("one").result(), tiny.send("routed").result()
     tiny.host.stop()
@@ -164,18 +165,16 @@ def test_a_member_without_weight_does_not_speak(tmp_path: Path) -> None:
 
 
 def test_what_is_kept_is_what_is_loaded(tmp_path: Path) -> None:
-    """Router and τ survive the artefact; matrices are kept in half precision. Another small model is refused."""
-    before = CITER(token_router(WIDTH), 0.7)
+    """The router survives the artefact; matrices are kept in half precision. Another small model is refused."""
+    before = CITER(router=token_router(WIDTH))
     before.save(tmp_path, ("small", "large"))
-    after = CITER.load(tmp_path, ("small", "large"))
+    after = CITER(str(tmp_path)).bind(Named(SHARED, ("small", "any")))
     states = torch.randn(20, WIDTH, generator=torch.Generator().manual_seed(4))
     assert before.router is not None
     assert after.router is not None
     assert torch.allclose(before.router.logit(states), after.router.logit(states), atol=0.05)
-    assert after.tau == 0.7
-    assert CITER.load(tmp_path, ("small", "other"), tau=0.2).tau == 0.2
     with pytest.raises(ArtefactMismatch, match="states of small"):
-        CITER.load(tmp_path, ("large", "small"))
+        CITER(str(tmp_path)).bind(Named(SHARED, ("large", "small")))
 
 
 def test_options_are_checked() -> None:

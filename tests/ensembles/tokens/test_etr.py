@@ -11,7 +11,9 @@ import torch
 from engines.host import FusionSpec
 from ensembles.tokens.etr import ETR, Conversation, fit, loss
 from protocol.errors import ArtefactMismatch, SettingsError
+from tests.contracts.fusion_checks import SHARED
 from tests.engines.tiny import PROMPTS, WIDTH, TinyModel, tiny_host
+from tests.ensembles.tokens.learnt import Named
 
 PAIR = ("one", "two")
 SEEDS = range(8)
@@ -58,7 +60,7 @@ def test_texts_equal_a_plain_loop(tmp_path: Path, scale: float, follow: int) -> 
     """The same greedy texts as far as both go: who writes what is told, and the expert goes on from the words there."""
     handed = 0
     for seed in SEEDS:
-        etr = ETR(_experts(scale), follow=follow)
+        etr = ETR(experts=_experts(scale), follow=follow)
         fusion = FusionSpec("meta", PAIR, (0.5, 0.5), etr, feedback="rejoin")
         tiny = tiny_host(tmp_path / str(seed), [fusion], seed=seed)
         text, writers = _text((TinyModel("one", seed), TinyModel("two", seed)), etr, 80)
@@ -82,10 +84,10 @@ def test_without_calls_it_is_the_meta_model(tmp_path: Path) -> None:
     """A bias of −∞, a weight of 0 and no switch each leave the meta model alone with its text."""
     eager = _experts(100.0)
     fusions = [
-        FusionSpec("never", PAIR, (0.5, 0.5), ETR(eager, bias=-math.inf), feedback="rejoin"),
-        FusionSpec("unweighted", PAIR, (1.0, 0.0), ETR(eager), feedback="rejoin"),
-        FusionSpec("still", PAIR, (0.5, 0.5), ETR(eager, switches=0), feedback="rejoin"),
-        FusionSpec("eager", PAIR, (0.5, 0.5), ETR(eager, bias=1e9), feedback="rejoin"),
+        FusionSpec("never", PAIR, (0.5, 0.5), ETR(experts=eager, bias=-math.inf), feedback="rejoin"),
+        FusionSpec("unweighted", PAIR, (1.0, 0.0), ETR(experts=eager), feedback="rejoin"),
+        FusionSpec("still", PAIR, (0.5, 0.5), ETR(experts=eager, switches=0), feedback="rejoin"),
+        FusionSpec("eager", PAIR, (0.5, 0.5), ETR(experts=eager, bias=1e9), feedback="rejoin"),
     ]
     tiny = tiny_host(tmp_path, fusions)
     alone = tiny.send("one").result().text
@@ -101,10 +103,10 @@ def test_without_calls_it_is_the_meta_model(tmp_path: Path) -> None:
 
 def test_switches_are_bounded() -> None:
     """However often the meta model would call, and whoever writes, the text changes hands `switches` times at most."""
-    from tests.contracts.fusion_checks import SHARED, Step, step
+    from tests.contracts.fusion_checks import Step, step
 
     experts = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
-    etr = ETR(experts, bias=50.0, switches=3, follow=1)
+    etr = ETR(experts=experts, bias=50.0, switches=3, follow=1)
     memory, writers = None, []
     for n in range(12):
         # Its state points to the one expert and to the other in turn.
@@ -171,20 +173,20 @@ def test_expert_tokens_learn_whose_question_it_is() -> None:
 
 def test_what_is_kept_is_what_is_loaded(tmp_path: Path) -> None:
     """Expert tokens survive the artefact; other members are refused."""
-    before = ETR(_experts(1.0))
+    before = ETR(experts=_experts(1.0))
     before.save(tmp_path, PAIR)
-    after = ETR.load(tmp_path, PAIR, follow=8)
+    after = ETR(str(tmp_path), follow=8).bind(Named(SHARED, PAIR))
     assert after.experts is not None
     assert before.experts is not None
     assert torch.equal(after.experts, before.experts)
     assert after.follow == 8
     with pytest.raises(ArtefactMismatch, match="one, two"):
-        ETR.load(tmp_path, ("two", "one"))
+        ETR(str(tmp_path)).bind(Named(SHARED, ("two", "one")))
 
 
 def test_options_are_checked() -> None:
     """A bias that is no number, a negative bound, and no expert tokens where some are needed, are said."""
-    from tests.contracts.fusion_checks import SHARED, ask, step
+    from tests.contracts.fusion_checks import ask, step
 
     with pytest.raises(SettingsError, match="bias must be a number"):
         ETR(bias=math.nan)

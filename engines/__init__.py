@@ -11,6 +11,7 @@
     byte_vocab, union, text_state      what makes different vocabularies comparable
     visible_text, token_trail, choose  what the client sees, and sampling
     templates, assemble, price         prompting, settings → host, measured prices
+    teaching                           training what some methods have to learn
 
 Importing this package loads neither torch nor vLLM; `Engine.load` does.
 """

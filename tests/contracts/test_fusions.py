@@ -30,14 +30,9 @@ def _weigher() -> Weigher:
 
 
 LEARNT: dict[str, Make] = {
-<<<<<<< HEAD
     "citer": lambda: CITER(tau=0.5, router=token_router(WIDTH)),
     "etr": lambda: ETR(experts=torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(3)) * 2),
-=======
-    "citer": lambda: CITER(token_router(WIDTH), tau=0.5),
-    "etr": lambda: ETR(torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(3)) * 2),
     "rlae": lambda: RLAE(weigher=_weigher()),
->>>>>>> hostx
 }
 """What training would have to make first, by method: drawn at random."""
 

@@ -56,6 +56,18 @@ def test_methods_that_need_all_members(method: str, field: dict[str, Any]) -> No
         _spec(method=method, **field)
 
 
+def test_how_a_method_feeds_text_back() -> None:
+    """Appended; in spans with the last word; where members take turns writing, what one missed as one text."""
+    kinds = {method: _spec(method=method).feedback for method in ("gac", "cool-fusion", "etr")}
+    assert kinds == {"gac": "append", "cool-fusion": "retail", "etr": "rejoin"}
+
+
+def test_options_a_method_does_not_take_are_refused() -> None:
+    """With the path of the setting that is wrong."""
+    with pytest.raises(SettingsError, match=r"strategies.duet.fuse.options"):
+        _spec(method="etr", options={"no_such": 1})
+
+
 def test_strangers_are_not_kept() -> None:
     """Only members can go on writing."""
     with pytest.raises(SettingsError, match=r"shed\.keep: z"):

@@ -62,7 +62,7 @@ def test_models_are_engines_and_fusions(sdk: openai.OpenAI, ask: Asker) -> None:
     assert [model.id for model in sdk.models.list()] == [*ask.host.engine_specs, *ask.host.fusion_specs]
 
 
-@pytest.mark.parametrize("model", [SMOL, GEMMA, "duet"])
+@pytest.mark.parametrize("model", [SMOL, GEMMA, "duet", "citer-always", "etr-called"])
 def test_a_stream_says_what_the_whole_answer_says(sdk: openai.OpenAI, model: str) -> None:
     """Streamed and complete greedy answers agree in text, finish reason and usage, and the chunks keep their
     order."""
@@ -108,9 +108,10 @@ def test_a_fused_answer_says_what_each_member_spent(http: httpx.Client) -> None:
     assert json.loads(events[-2])["usage"] == whole["usage"]
 
 
-def test_an_answer_in_spans_says_who_wrote_them(http: httpx.Client) -> None:
+@pytest.mark.parametrize("model", ["cool", "etr-called"])
+def test_an_answer_in_spans_says_who_wrote_them(http: httpx.Client, model: str) -> None:
     """Beside what members spent stand the spans of every choice, in order; in a stream, in the usage event."""
-    body = {"model": "cool", "messages": ASK, "temperature": 0, "max_tokens": 8, "n": 2}
+    body = {"model": model, "messages": ASK, "temperature": 0, "max_tokens": 8, "n": 2}
     whole = http.post("/v1/chat/completions", json=body).json()
     spans = whole["chorus"]["spans"]
     for choice in whole["choices"]:

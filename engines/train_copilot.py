@@ -166,7 +166,7 @@ def train(
     pilot = lessons.load(folder)
     depth = len(pilot.model.layers)
     lessons.freeze_below(pilot, depth - plan.tuned)
-    tables = TeamTables(Union.of([ByteVocab.load(folder)]), (folder.name,), [folder], {})
+    tables = TeamTables(Union.of([ByteVocab.load(folder)]), [folder], {})
     copilot = Copilot.new(pilot.config.hidden_size, layers=plan.layers, size=plan.size, seed=plan.seed)
     training = CopilotTraining(copilot, tables, plan)
     tuned = {name: value for name, value in pilot.named_parameters() if plan.tuned and value.requires_grad}

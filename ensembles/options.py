@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self, get_args, runtime_checkable
 from protocol.errors import SettingsError
 from protocol.methods import Method, load_method
 
-__all__ = ["Learnt", "configured", "number", "one_of", "whole"]
+__all__ = ["Learnt", "configured", "number", "one_of", "the_part", "whole"]
 
 
 @runtime_checkable
@@ -30,6 +30,13 @@ def configured(method: Method, options: Mapping[str, Any], where: str) -> Any:
         return load_method(method)(**options)
     except TypeError as error:
         raise SettingsError(f"{where}: {error}.") from None
+
+
+def the_part(method: str, name: str, artefacts: Mapping[str, Path]) -> Path | None:
+    """The folder of the one part that was trained, if the config has it."""
+    if strange := artefacts.keys() - {name}:
+        raise SettingsError(f"{method} has a {name}, no {', '.join(sorted(strange))}.")
+    return artefacts.get(name)
 
 
 def whole(method: str, low: int, high: int | None = None, **options: object) -> None:

@@ -172,10 +172,6 @@ class Tables(Protocol):
     def members(self) -> int:
         """Number of members M."""
 
-    @property
-    def names(self) -> Sequence[str]:
-        """What the members are called, in their order."""
-
     def digest(self, member: int) -> str:
         """Which weights the member has: what was trained for them is to be refused with others."""
 

@@ -31,12 +31,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from ensembles.options import whole
-from ensembles.tokens.base import Ask, Decision, Mixture, Step, Tables, alone
+from ensembles.options import the_part, whole
+from ensembles.tokens.base import Ask, Decision, Mixture, Step, alone
 from outcomes.artefact import Manifest, load_artefact, save_artefact, tensor
 from protocol.errors import ArtefactMismatch, SettingsError
 from protocol.methods import Evidence, Method
@@ -109,10 +109,9 @@ EPSILON = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class CITER:
-    """`artefact` is a folder that `chorus teach` wrote: `bind` takes the `router` from it. `tau` τ in [0, 1]: 0 never
+    """`load` takes the `router` from what `chorus teach` wrote. `tau` τ in [0, 1]: 0 never
     calls the large model, 1 always. `small` is the member that proposes."""
 
-    artefact: str | None = None
     tau: float = 0.9
     small: int = 0
     router: TokenRouter | None = field(default=None, repr=False)
@@ -122,17 +121,17 @@ class CITER:
         if not isinstance(self.tau, int | float) or not 0 <= self.tau <= 1:
             raise SettingsError(f"citer: tau must be between 0 and 1, got {self.tau!r}.")
 
-    def bind(self, tables: Tables) -> CITER:
+    def load(self, members: Sequence[str], artefacts: Mapping[str, Path]) -> Self:
         """With its router. Raises `MethodError`; `ArtefactMismatch` for a router of another small model."""
         import torch
 
-        if self.artefact is None:
+        if (folder := the_part(METHOD.id, "router", artefacts)) is None:
             return self
-        manifest, found = load_artefact(Path(self.artefact), method=METHOD.id)
-        if manifest.models[0] != tables.names[self.small]:
+        manifest, found = load_artefact(folder, method=METHOD.id)
+        if manifest.models[0] != members[self.small]:
             raise ArtefactMismatch(
                 f"The citer artefact {manifest.version} reads states of {manifest.models[0]}, not of "
-                f"{tables.names[self.small]}. Train anew with `chorus teach`."
+                f"{members[self.small]}. Train anew with `chorus teach`."
             )
         d = tensor(found, "second.bias", (None,)).shape[0]
         tensors = {

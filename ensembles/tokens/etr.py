@@ -30,12 +30,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from ensembles.options import whole
-from ensembles.tokens.base import Ask, Decision, Step, Tables, alone
+from ensembles.options import the_part, whole
+from ensembles.tokens.base import Ask, Decision, Step, alone
 from outcomes.artefact import Manifest, load_artefact, save_artefact, tensor
 from protocol.errors import ArtefactMismatch, SettingsError
 from protocol.methods import Evidence, Method
@@ -92,10 +92,9 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class ETR:
-    """`artefact` is a folder that `chorus teach` wrote: `bind` takes E from it, `experts`, a row for each member but
+    """`load` takes E from what `chorus teach` wrote: `experts`, a row for each member but
     `meta`, in their order. `follow` 0: the meta model does not read along."""
 
-    artefact: str | None = None
     meta: int = 0
     bias: float = 0.0
     switches: int = 4
@@ -107,19 +106,19 @@ class ETR:
         if not isinstance(self.bias, int | float) or math.isnan(self.bias):
             raise SettingsError(f"etr: bias must be a number, got {self.bias!r}.")
 
-    def bind(self, tables: Tables) -> ETR:
+    def load(self, members: Sequence[str], artefacts: Mapping[str, Path]) -> Self:
         """With its expert tokens. Raises `MethodError`; `ArtefactMismatch` for those of other members."""
         import torch
 
-        if self.artefact is None:
+        if (folder := the_part(METHOD.id, "experts", artefacts)) is None:
             return self
-        manifest, found = load_artefact(Path(self.artefact), method=METHOD.id)
-        if manifest.models != tuple(tables.names):
+        manifest, found = load_artefact(folder, method=METHOD.id)
+        if manifest.models != tuple(members):
             raise ArtefactMismatch(
                 f"The etr artefact {manifest.version} was made for {', '.join(manifest.models)}, but the config has "
-                f"{', '.join(tables.names)}. Train anew with `chorus teach`."
+                f"{', '.join(members)}. Train anew with `chorus teach`."
             )
-        table = tensor(found, "experts", (tables.members - 1, None)).astype(np.float32)
+        table = tensor(found, "experts", (len(members) - 1, None)).astype(np.float32)
         return replace(self, experts=torch.from_numpy(table))
 
     def save(self, folder: Path, models: Sequence[str], **about: Any) -> Manifest:

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ensembles.networks.mixture import Latents, Mixture
-from ensembles.options import whole
+from ensembles.options import the_part, whole
 from ensembles.tokens.base import Ask, Decision, Opening, Step, Tables
 from ensembles.tokens.base import Mixture as Mixed
 from outcomes.artefact import Manifest, load_artefact, save_artefact, tensor
@@ -138,12 +138,11 @@ class Fitted:
 
 @dataclass(frozen=True, eq=False)
 class MoT:
-    """`artefact`, the folder of what was learnt, and `embedder`, the weights of the encoder that its router reads;
-    `active` K; `writer`, a member that writes always, in the router's place. `fitted` and `encoder` are set by `bind`,
-    `chosen`, the writer and the active members, by `open`. Without an artefact nothing is mixed in, and without a
-    router the member with the largest weight writes."""
+    """`embedder`, the weights of the encoder that its router reads; `active` K; `writer`, a member that writes always,
+    in the router's place. `fitted`, what was learnt, and `encoder` are set by `load`, `chosen`, the writer and the active
+    members, by `open`. Where nothing was learnt nothing is mixed in, and without a router the member with the largest
+    weight writes."""
 
-    artefact: str | None = None
     embedder: str | None = None
     active: int = 2
     writer: int | None = None
@@ -156,28 +155,29 @@ class MoT:
         if self.writer is not None:
             whole(METHOD.id, 0, writer=self.writer)
 
-    def bind(self, tables: Tables) -> MoT:
-        """With what was learnt, and the encoder. Raises `MethodError`, and `ArtefactMismatch` where members or encoder
-        are not those that were trained."""
-        if self.writer is not None and self.writer >= tables.members:
-            raise SettingsError(
-                f"{METHOD.id}: writer {self.writer} is not among the {tables.members} members."
-            )
-        if self.artefact is None:
+    def load(self, members: Sequence[str], artefacts: Mapping[str, Path]) -> MoT:
+        """With the `mixture` among the artefacts, where there is one, and the encoder. Raises `MethodError`, and
+        `ArtefactMismatch` where the encoder is not the one that was trained with it."""
+        if self.writer is not None and self.writer >= len(members):
+            raise SettingsError(f"{METHOD.id}: writer {self.writer} is not among the {len(members)} members.")
+        if (folder := the_part(METHOD.id, "mixture", artefacts)) is None:
             return self
-        fitted = Fitted.load(Path(self.artefact))
-        found = tuple(tables.digest(m) for m in range(tables.members))
-        if found != fitted.members:
-            raise ArtefactMismatch(
-                f"The mixture of {self.artefact} was trained for members with weights {', '.join(fitted.members)}, and "
-                f"those here have {', '.join(found)}. Train anew."
-            )
-        encoder = None
+        fitted, encoder = Fitted.load(folder), None
         if self.embedder is not None:
             encoder = load_embedder(Path(self.embedder))
             if encoder.id != fitted.embedder:
                 raise ArtefactMismatch(f"The mixture's router reads {fitted.embedder}, not {encoder.id}.")
         return replace(self, fitted=fitted, encoder=encoder)
+
+    def bind(self, tables: Tables) -> MoT:
+        """As it is. Raises `ArtefactMismatch` where the members are not those that were trained."""
+        found = tuple(tables.digest(m) for m in range(tables.members))
+        if self.fitted is not None and found != self.fitted.members:
+            raise ArtefactMismatch(
+                f"The mixture was trained for members with weights {', '.join(self.fitted.members)}, and those here "
+                f"have {', '.join(found)}. Train anew."
+            )
+        return self
 
     def open(self, opening: Opening) -> MoT:
         """With this request's writer and active members; a member without weight is neither."""

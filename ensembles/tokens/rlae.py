@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from ensembles.options import whole
+from ensembles.options import the_part, whole
 from ensembles.tokens.base import Decision, Fusion, Step
 from protocol.errors import ArtefactMismatch, SettingsError
 from protocol.methods import Evidence, Method, find_method, load_method
@@ -102,15 +102,13 @@ class RLAE:
     def load(self, members: Sequence[str], artefacts: Mapping[str, Path]) -> Self:
         """With the `policy` among the artefacts, where there is one. Raises `ArtefactMismatch` for one of other members
         or another embedder, `SettingsError` where the embedder is not named or an artefact is not known."""
-        if strange := artefacts.keys() - {"policy"}:
-            raise SettingsError(f"rlae has a policy, no {', '.join(sorted(strange))}.")
-        if not artefacts:
+        if (folder := the_part(METHOD.id, "policy", artefacts)) is None:
             return self
         if self.embedder is None:
             raise SettingsError("a policy needs options.embedder, the encoder it was trained with.")
         from outcomes.weight_policy import Weigher
 
-        weigher = Weigher.load(artefacts["policy"], Path(self.embedder))
+        weigher = Weigher.load(folder, Path(self.embedder))
         if weigher.models != tuple(members):
             raise ArtefactMismatch(
                 f"The rlae artefact weighs {', '.join(weigher.models)}, the fusion has {', '.join(members)}."

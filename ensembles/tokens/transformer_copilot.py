@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ensembles.networks.attention import unit
 from ensembles.networks.copilot import Copilot, Past, pooled
-from ensembles.options import whole
+from ensembles.options import the_part, whole
 from ensembles.tokens.base import Ask, Decision, Mixture, Opening, Step, Tables
 from outcomes.artefact import Manifest, load_artefact, save_artefact, tensor
 from protocol.errors import ArtefactMismatch, MethodError, SettingsError
@@ -119,10 +119,9 @@ class _Memory:
 
 @dataclass(frozen=True, eq=False)
 class TransformerCopilot:
-    """`artefact`, the folder of what was learnt (without one nothing is corrected); `strength` λ; `pilot`, the member
-    that is corrected. `fitted` and `tables` are set by `bind`, `prompt` (X̃) by `open`."""
+    """`strength` λ; `pilot`, the member that is corrected. `fitted`, what was learnt, is set by `load` (without it
+    nothing is corrected), `tables` by `bind`, `prompt` (X̃) by `open`."""
 
-    artefact: str | None = None
     strength: float = 0.3
     pilot: int = 0
     fitted: Fitted | None = None
@@ -139,20 +138,21 @@ class TransformerCopilot:
         """All of the Pilot's."""
         return {} if self.fitted is None else {self.pilot: (*range(1, self.fitted.depth), -1)}
 
+    def load(self, members: Sequence[str], artefacts: Mapping[str, Path]) -> TransformerCopilot:
+        """With the `copilot` among the artefacts, where there is one. Raises `MethodError`."""
+        folder = the_part(METHOD.id, "copilot", artefacts)
+        return self if folder is None else replace(self, fitted=Fitted.load(folder))
+
     def bind(self, tables: Tables) -> TransformerCopilot:
-        """With what was learnt and the Pilot's embeddings. Raises `MethodError`, and `ArtefactMismatch` where the
-        Pilot is not the one that was trained."""
+        """With the Pilot's embeddings. Raises `ArtefactMismatch` where it is not the one that was trained."""
         if self.pilot >= tables.members:
             raise SettingsError(f"{METHOD.id}: pilot {self.pilot} is not among the {tables.members} members.")
-        if self.artefact is None:
-            return replace(self, tables=tables)
-        fitted = Fitted.load(Path(self.artefact))
-        if (found := tables.digest(self.pilot)) != fitted.pilot:
+        if self.fitted is not None and (found := tables.digest(self.pilot)) != self.fitted.pilot:
             raise ArtefactMismatch(
-                f"The Copilot of {self.artefact} was trained for a model with weights {fitted.pilot}, and the member "
-                f"here has {found}. Configure the Pilot that was trained with it, or train anew."
+                f"The Copilot was trained for a model with weights {self.fitted.pilot}, and the member here has "
+                f"{found}. Configure the Pilot that was trained with it, or train anew."
             )
-        return replace(self, fitted=fitted, tables=tables)
+        return replace(self, tables=tables)
 
     def open(self, opening: Opening) -> TransformerCopilot:
         """With X̃ of this request's prompt, shape (n_prompt, D)."""

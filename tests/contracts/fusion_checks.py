@@ -90,10 +90,6 @@ class SmallTables:
     def members(self) -> int:
         return len(self.alphabet.maps)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple("abc"[: self.members])
-
     def digest(self, member: int) -> str:
         return f"weights {member}"
 

@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 """From a fusion's settings to what the host serves."""
 
 from __future__ import annotations
@@ -12,28 +11,11 @@ from engines.assemble import fusion_spec
 from engines.host import FusionSpec
 from ensembles.tokens.rlae import RLAE
 from protocol.errors import SettingsError
-<<<<<<< HEAD
-from protocol.settings import Fusion, load_settings
-=======
-"""From settings to fusions."""
-
-from __future__ import annotations
-
-import pytest
-
-from engines.assemble import fusion_spec
-from ensembles.tokens.etr import ETR
-from protocol.errors import SettingsError
 from protocol.settings import Fusion
->>>>>>> toka
-=======
-from protocol.settings import Fusion
->>>>>>> hostx
 
 MEMBERS = {"a": 0.5, "b": 0.3, "c": 0.2}
 
 
-<<<<<<< HEAD
 def _spec(**settings: Any) -> FusionSpec:
     return fusion_spec("duet", Fusion(members=MEMBERS, **settings))
 
@@ -75,49 +57,22 @@ def test_strangers_are_not_kept() -> None:
 
 
 def test_the_encoder_of_a_policy(tmp_path: Path) -> None:
-    """An embedder is a folder of weights, and told when it is none."""
+    """An embedder is a folder of weights, and told when it is none; so is an artefact."""
     options = {"embedder": str(tmp_path)}
     with pytest.raises(SettingsError, match=r"options\.embedder"):
         _spec(method="rlae", options=options)
     (tmp_path / "weights.json").write_text("{}")
-    spec = _spec(method="rlae", options={**options, "span": 4})
-<<<<<<< HEAD
-    assert spec.fusion == RLAE(str(tmp_path), str(tmp_path), 4)
-
-
-def test_an_artefact_lies_beside_its_config(tmp_path: Path) -> None:
-    """A method's artefact is found from the config's folder, wherever the process was started."""
-    config = """
-models: {a: {engine: {weights: x}}}
-strategies: {s: {fuse: {method: rlae, members: {a: 1}, options: {artefact: mine/rlae, embedder: e, span: 3}}}}
-"""
-    (tmp_path / "config.yaml").write_text(config)
-    fuse = load_settings(tmp_path / "config.yaml").strategies["s"].fuse
-    assert fuse is not None
-    assert fuse.options == {"artefact": str(tmp_path / "mine/rlae"), "embedder": "e", "span": 3}
-=======
-def test_methods_that_hand_over_read_what_they_missed_as_one_text() -> None:
-    """What a method is decides how the text is fed back to its members."""
-    spec = fusion_spec("expert", Fusion(method="etr", members=MEMBERS, options={"follow": 8}))
-    assert isinstance(spec.fusion, ETR)
-    assert (spec.fusion.follow, spec.feedback) == (8, "rejoin")
-    kinds = {
-        method: fusion_spec(method, Fusion(method=method, members=MEMBERS))
-        for method in ("gac", "cool-fusion")
-    }
-    assert {method: kind.feedback for method, kind in kinds.items()} == {
-        "gac": "append",
-        "cool-fusion": "retail",
-    }
-
-
-def test_options_a_method_does_not_take_are_refused() -> None:
-    """With the path of the setting that is wrong."""
-    with pytest.raises(SettingsError, match=r"strategies.e.fuse.options"):
-        fusion_spec("e", Fusion(method="etr", members=MEMBERS, options={"no_such": 1}))
->>>>>>> toka
-=======
-    assert spec.fusion == RLAE(str(tmp_path), 4)
+    assert _spec(method="rlae", options={**options, "span": 4}).fusion == RLAE(str(tmp_path), 4)
     with pytest.raises(SettingsError, match=r"fuse\.artefacts: No artefact"):
         _spec(method="rlae", options=options, artefacts={"policy": tmp_path / "none"})
->>>>>>> hostx
+
+
+@pytest.mark.parametrize(
+    ("method", "part"), [("citer", "router"), ("etr", "experts"), ("rlae", "policy"), ("mot", "mixture")]
+)
+def test_a_part_is_called_as_its_method_calls_it(method: str, part: str, tmp_path: Path) -> None:
+    """A misspelt part, and one of a method that learns nothing, are faults of the settings."""
+    with pytest.raises(SettingsError, match=rf"fuse\.artefacts: {method} has a {part}, no x"):
+        _spec(method=method, artefacts={"x": tmp_path})
+    with pytest.raises(SettingsError, match=r"fuse\.artefacts: gac takes none"):
+        _spec(method="gac", artefacts={part: tmp_path})

@@ -8,9 +8,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ensembles.networks.copilot import Copilot
+from ensembles.networks.mixture import Mixture as Thinking
 from ensembles.tokens.base import Mixture, Step
 from ensembles.tokens.citer import CITER
 from ensembles.tokens.etr import ETR
+from ensembles.tokens.mot import Fitted as Thoughts
+from ensembles.tokens.mot import MoT
+from ensembles.tokens.transformer_copilot import Fitted as Pilots
+from ensembles.tokens.transformer_copilot import TransformerCopilot
 from protocol.methods import Method, load_method, methods
 from tests.contracts import fusion_checks
 from tests.contracts.fusion_checks import BROKEN, CHECKS, WIDTH, Make
@@ -21,8 +27,11 @@ FUSIONS = tuple(methods("fusion"))
 LEARNT: dict[str, Make] = {
     "citer": lambda: CITER(token_router(WIDTH), tau=0.5),
     "etr": lambda: ETR(torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(3)) * 2),
+    "mot": lambda: MoT(fitted=Thoughts(Thinking.new((WIDTH,) * 3, 8, size=8), (3, 3, 3), ("", "", ""), "")),
+    "transformer-copilot": lambda: TransformerCopilot(fitted=Pilots(Copilot.new(WIDTH, size=16), 4, 3, "")),
 }
-"""What `chorus teach` would have to make first, by method: drawn at random."""
+"""What training would have to make first, by method: drawn at random, or (mot, transformer-copilot) as it is before it
+learns, since what they have learnt is under no law."""
 
 EXCEPTIONS = {
     ("citer", "check_order_of_members_is_nothing"): "the first member proposes, the others may correct",

@@ -9,10 +9,16 @@ import numpy as np
 import pytest
 import torch
 
+from ensembles.networks.copilot import Copilot
+from ensembles.networks.mixture import Mixture as Thinking
 from ensembles.tokens.base import Mixture, Step
 from ensembles.tokens.citer import CITER
 from ensembles.tokens.etr import ETR
+from ensembles.tokens.mot import Fitted as Thoughts
+from ensembles.tokens.mot import MoT
 from ensembles.tokens.rlae import RLAE
+from ensembles.tokens.transformer_copilot import Fitted as Pilots
+from ensembles.tokens.transformer_copilot import TransformerCopilot
 from outcomes.weight_policy import Weigher, WeightPolicy
 from protocol.methods import Method, load_method, methods
 from tests.contracts import fusion_checks
@@ -32,9 +38,12 @@ def _weigher() -> Weigher:
 LEARNT: dict[str, Make] = {
     "citer": lambda: CITER(tau=0.5, router=token_router(WIDTH)),
     "etr": lambda: ETR(experts=torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(3)) * 2),
+    "mot": lambda: MoT(fitted=Thoughts(Thinking.new((WIDTH,) * 3, 8, size=8), (3, 3, 3), ("", "", ""), "")),
     "rlae": lambda: RLAE(weigher=_weigher()),
+    "transformer-copilot": lambda: TransformerCopilot(fitted=Pilots(Copilot.new(WIDTH, size=16), 4, 3, "")),
 }
-"""What training would have to make first, by method: drawn at random."""
+"""What training would have to make first, by method: drawn at random, or (mot, transformer-copilot) as it is before it
+learns, since what they have learnt is under no law."""
 
 EXCEPTIONS = {
     ("citer", "check_order_of_members_is_nothing"): "the first member proposes, the others may correct",

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from ensembles.tokens.citer import TokenRouter, _shapes
-from tests.contracts.fusion_checks import SmallAlphabet, SmallTables
 
 
 def token_router(width: int, seed: int = 0) -> TokenRouter:
@@ -17,22 +14,3 @@ def token_router(width: int, seed: int = 0) -> TokenRouter:
     tensors["norm.var"] = tensors["norm.var"].abs() + 0.5
     tensors["last.bias"] *= 0
     return TokenRouter(tensors)
-
-
-@dataclass(frozen=True)
-class Named(SmallTables):
-    """A team's tables; its members are called as it is told."""
-
-    called: tuple[str, ...] = ()
-
-    def __init__(self, alphabet: SmallAlphabet, called: tuple[str, ...]) -> None:
-        super().__init__(alphabet)
-        object.__setattr__(self, "called", called)
-
-    @property
-    def members(self) -> int:
-        return len(self.called)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self.called

@@ -89,7 +89,12 @@ def test_a_served_copilot(weights: Callable[[str], Path], tmp_path: Path) -> Non
     assert card.answers == 8
     spec = EngineSpec("pilot", tmp_path / "pilot", "float32", 256, 0.1, 4)
     fusions = [
-        FusionSpec(name, ("pilot",), (1.0,), TransformerCopilot(str(tmp_path / "copilot"), s))
+        FusionSpec(
+            name,
+            ("pilot",),
+            (1.0,),
+            TransformerCopilot(s).load(("pilot",), {"copilot": tmp_path / "copilot"}),
+        )
         for name, s in (("alone", 0.0), ("corrected", 1.0))
     ]
     with serving([spec], fusions) as ask:

@@ -96,7 +96,13 @@ def test_a_served_mixture(experts: list[Expert], weights: Callable[[str], Path],
         fitted = Fitted(mixture, (30, 18), tuple(e.digest for e in experts), "an encoder")
         fitted.save(tmp_path / kind, PAIR)
         fusions += [
-            FusionSpec(f"{kind}-{w}", PAIR, (0.5, 0.5), MoT(str(tmp_path / kind), writer=w), main=w)
+            FusionSpec(
+                f"{kind}-{w}",
+                PAIR,
+                (0.5, 0.5),
+                MoT(writer=w).load(PAIR, {"mixture": tmp_path / kind}),
+                main=w,
+            )
             for w in (0, 1)
         ]
     with serving(specs, fusions) as ask:

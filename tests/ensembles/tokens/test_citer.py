@@ -13,7 +13,7 @@ from ensembles.tokens.citer import CITER, Point, TokenRouter, fit, label
 from protocol.errors import ArtefactMismatch, SettingsError
 from tests.contracts.fusion_checks import SHARED
 from tests.engines.tiny import PROMPTS, WIDTH, TinyModel, tiny_host
-from tests.ensembles.tokens.learnt import Named, token_router
+from tests.ensembles.tokens.learnt import token_router
 
 PAIR = ("one", "two")
 SEEDS = range(6)
@@ -168,13 +168,13 @@ def test_what_is_kept_is_what_is_loaded(tmp_path: Path) -> None:
     """The router survives the artefact; matrices are kept in half precision. Another small model is refused."""
     before = CITER(router=token_router(WIDTH))
     before.save(tmp_path, ("small", "large"))
-    after = CITER(str(tmp_path)).bind(Named(SHARED, ("small", "any")))
+    after = CITER().load(("small", "any"), {"router": tmp_path})
     states = torch.randn(20, WIDTH, generator=torch.Generator().manual_seed(4))
     assert before.router is not None
     assert after.router is not None
     assert torch.allclose(before.router.logit(states), after.router.logit(states), atol=0.05)
     with pytest.raises(ArtefactMismatch, match="states of small"):
-        CITER(str(tmp_path)).bind(Named(SHARED, ("large", "small")))
+        CITER().load(("large", "small"), {"router": tmp_path})
 
 
 def test_options_are_checked() -> None:

@@ -13,7 +13,6 @@ from ensembles.tokens.etr import ETR, Conversation, fit, loss
 from protocol.errors import ArtefactMismatch, SettingsError
 from tests.contracts.fusion_checks import SHARED
 from tests.engines.tiny import PROMPTS, WIDTH, TinyModel, tiny_host
-from tests.ensembles.tokens.learnt import Named
 
 PAIR = ("one", "two")
 SEEDS = range(8)
@@ -175,13 +174,13 @@ def test_what_is_kept_is_what_is_loaded(tmp_path: Path) -> None:
     """Expert tokens survive the artefact; other members are refused."""
     before = ETR(experts=_experts(1.0))
     before.save(tmp_path, PAIR)
-    after = ETR(str(tmp_path), follow=8).bind(Named(SHARED, PAIR))
+    after = ETR(follow=8).load(PAIR, {"experts": tmp_path})
     assert after.experts is not None
     assert before.experts is not None
     assert torch.equal(after.experts, before.experts)
     assert after.follow == 8
     with pytest.raises(ArtefactMismatch, match="one, two"):
-        ETR(str(tmp_path)).bind(Named(SHARED, ("two", "one")))
+        ETR().load(("two", "one"), {"experts": tmp_path})
 
 
 def test_options_are_checked() -> None:

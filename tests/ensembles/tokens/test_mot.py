@@ -80,7 +80,7 @@ def test_the_visitor_comes_where_stacks_end() -> None:
 def test_it_comes_back_from_its_artefact(tmp_path: Path) -> None:
     """A saved mixture is what it was, and refuses other members."""
     fitted().save(tmp_path / "this", ("a", "b", "c"))
-    again = MoT(str(tmp_path / "this"), writer=0).bind(TABLES)
+    again = MoT(writer=0).load("abc", {"mixture": tmp_path / "this"}).bind(TABLES)
     assert again.fitted is not None
     assert again.fitted.depths == (6, 4, 8)
     before = fitted().mixture.weights
@@ -88,10 +88,10 @@ def test_it_comes_back_from_its_artefact(tmp_path: Path) -> None:
     assert opened(again).chosen == (0, frozenset({0, 1}))
     fitted(members=("x", "y", "z")).save(tmp_path / "other", ("x", "y", "z"))
     with pytest.raises(ArtefactMismatch, match="Train anew"):
-        MoT(str(tmp_path / "other")).bind(TABLES)
+        MoT().load("xyz", {"mixture": tmp_path / "other"}).bind(TABLES)
     with pytest.raises(MethodError, match="No artefact"):
-        MoT(str(tmp_path)).bind(TABLES)
+        MoT().load("abc", {"mixture": tmp_path})
     with pytest.raises(SettingsError, match="active"):
         MoT(active=0)
     with pytest.raises(SettingsError, match="not among"):
-        MoT(writer=3).bind(TABLES)
+        MoT(writer=3).load("abc", {})

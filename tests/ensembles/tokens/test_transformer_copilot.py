@@ -128,7 +128,7 @@ def test_layers_count_alike() -> None:
 def test_it_comes_back_from_its_artefact(tmp_path: Path) -> None:
     """A saved Copilot says what it said, with the options of the config."""
     Fitted(learnt(), 3, 2, TABLES.digest(0)).save(tmp_path, ("small",))
-    again = TransformerCopilot(str(tmp_path), 0.5).bind(TABLES).open(SmallOpening(ONE))
+    again = TransformerCopilot(0.5).load("a", {"copilot": tmp_path}).bind(TABLES).open(SmallOpening(ONE))
     assert torch.equal(mixed(again, at(0)).q, mixed(ready(learnt(), 0.5), at(0)).q)
 
 
@@ -136,12 +136,12 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     """A Copilot of another Pilot, a folder without one, numbers that are none, and options out of range."""
     Fitted(learnt(), 3, 2, "sha256:other").save(tmp_path / "other", ("small",))
     with pytest.raises(ArtefactMismatch, match="sha256:other"):
-        TransformerCopilot(str(tmp_path / "other")).bind(TABLES)
+        TransformerCopilot().load("a", {"copilot": tmp_path / "other"}).bind(TABLES)
     with pytest.raises(MethodError, match="No artefact"):
-        TransformerCopilot(str(tmp_path)).bind(TABLES)
+        TransformerCopilot().load("a", {"copilot": tmp_path})
     Fitted(learnt(), 0, 2, "").save(tmp_path / "none", ("small",))
     with pytest.raises(MethodError, match="not an artefact"):
-        TransformerCopilot(str(tmp_path / "none")).bind(TABLES)
+        TransformerCopilot().load("a", {"copilot": tmp_path / "none"})
     with pytest.raises(SettingsError, match="strength"):
         TransformerCopilot(strength=2.0)
     with pytest.raises(SettingsError, match="not among"):

@@ -138,10 +138,10 @@ class Fitted:
 
 @dataclass(frozen=True, eq=False)
 class MoT:
-    """`embedder`, the weights of the encoder that its router reads; `active` K; `writer`, a member that writes always,
-    in the router's place. `fitted`, what was learnt, and `encoder` are set by `load`, `chosen`, the writer and the active
-    members, by `open`. Where nothing was learnt nothing is mixed in, and without a router the member with the largest
-    weight writes."""
+    """`embedder`, the weights of the encoder that its router reads; `active` K; `writer`, a member that writes
+    always, in the router's place. `fitted`, what was learnt, and `encoder` are set by `load`, `chosen`, the writer and
+    the active members, by `open`. Where nothing was learnt nothing is mixed in, and without a router the member with
+    the largest weight writes."""
 
     embedder: str | None = None
     active: int = 2

@@ -35,12 +35,15 @@ def _weigher() -> Weigher:
     return Weigher(policy, lambda prompt, text: np.ones(4, dtype=np.float32), ("a", "b", "c"), 4)
 
 
+DIGESTS = tuple(f"weights {m}" for m in range(3))
+"""Of `SmallTables`."""
+
 LEARNT: dict[str, Make] = {
     "citer": lambda: CITER(tau=0.5, router=token_router(WIDTH)),
     "etr": lambda: ETR(experts=torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(3)) * 2),
-    "mot": lambda: MoT(fitted=Thoughts(Thinking.new((WIDTH,) * 3, 8, size=8), (3, 3, 3), ("", "", ""), "")),
+    "mot": lambda: MoT(fitted=Thoughts(Thinking.new((WIDTH,) * 3, 8, size=8), (3, 3, 3), DIGESTS, "")),
     "rlae": lambda: RLAE(weigher=_weigher()),
-    "transformer-copilot": lambda: TransformerCopilot(fitted=Pilots(Copilot.new(WIDTH, size=16), 4, 3, "")),
+    "transformer-copilot": lambda: TransformerCopilot(fitted=Pilots(Copilot.new(WIDTH, size=16), 4, 3, DIGESTS[0])),
 }
 """What training would have to make first, by method: drawn at random, or (mot, transformer-copilot) as it is before it
 learns, since what they have learnt is under no law."""

@@ -11,7 +11,6 @@ import torch
 from engines.host import FusionSpec
 from ensembles.tokens.citer import CITER, Point, TokenRouter, fit, label
 from protocol.errors import ArtefactMismatch, SettingsError
-from tests.contracts.fusion_checks import SHARED
 from tests.engines.tiny import PROMPTS, WIDTH, TinyModel, tiny_host
 from tests.ensembles.tokens.learnt import token_router
 

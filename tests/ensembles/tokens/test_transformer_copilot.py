@@ -19,7 +19,7 @@ TABLES = SmallTables(ONE)
 
 def ready(copilot: Copilot, strength: float) -> TransformerCopilot:
     """The fusion as it is when a request begins."""
-    fusion = TransformerCopilot(None, strength, 0, Fitted(copilot, 3, 2, TABLES.digest(0)))
+    fusion = TransformerCopilot(strength, 0, Fitted(copilot, 3, 2, TABLES.digest(0)))
     return fusion.bind(TABLES).open(SmallOpening(ONE))
 
 

@@ -140,6 +140,8 @@ class Run:
             missing = [n for n in wanted if self._plain(n, question) not in self._kept]
             if not missing:
                 continue
+            if time.monotonic() > until:
+                return False
             messages = [{"role": "user", "content": question["prompt"]}]
             prompts = {
                 name: vocabs[name].encode_prompt(template.render(messages).text)

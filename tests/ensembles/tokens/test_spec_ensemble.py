@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ensembles.tokens.base import Ask, Drafts
+from ensembles.tokens.base import Ask, Drafts, Step
 from ensembles.tokens.cp_delta import CPDelta
 from ensembles.tokens.deepen import DeePEn
 from ensembles.tokens.spec_ensemble import METHOD, SpecEnsemble
@@ -34,7 +34,7 @@ def test_the_longest_drafter_begins() -> None:
 def test_a_rule_may_ask() -> None:
     """Given nothing it asks for whom the rule wants."""
     gated = SpecEnsemble("gac", rule_options={"threshold": 0.5, "primary": 1})
-    assert gated.decide(step(DIFFERENT, ())) == Ask(frozenset({1}))
+    assert gated.decide(Step(DIFFERENT, (0.5, 0.25, 0.25), {})) == Ask(frozenset({1}))
 
 
 @pytest.mark.parametrize(

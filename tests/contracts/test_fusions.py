@@ -43,7 +43,9 @@ LEARNT: dict[str, Make] = {
     "etr": lambda: ETR(experts=torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(3)) * 2),
     "mot": lambda: MoT(fitted=Thoughts(Thinking.new((WIDTH,) * 3, 8, size=8), (3, 3, 3), DIGESTS, "")),
     "rlae": lambda: RLAE(weigher=_weigher()),
-    "transformer-copilot": lambda: TransformerCopilot(fitted=Pilots(Copilot.new(WIDTH, size=16), 4, 3, DIGESTS[0])),
+    "transformer-copilot": lambda: TransformerCopilot(
+        fitted=Pilots(Copilot.new(WIDTH, size=16), 4, 3, DIGESTS[0])
+    ),
 }
 """What training would have to make first, by method: drawn at random, or (mot, transformer-copilot) as it is before it
 learns, since what they have learnt is under no law."""

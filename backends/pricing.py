@@ -8,6 +8,7 @@ which nothing came is charged nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import field, replace
 from typing import Any
 
 import orjson
@@ -37,12 +38,18 @@ TOKENS_PER_MESSAGE = 4
 
 @value
 class Share:
-    """What one model spent in a call; `cost_usd` in US dollars, 0 for a model without a price."""
+    """What one model spent in a call; `cost_usd` in US dollars, 0 for a model without a price. `told`, of a fusion's
+    first member, is what its engines say of the text: who wrote what, and who had no part."""
 
     model: str
     usage: Usage
     cost_usd: float
     estimated: bool = False
+    told: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+TOLD = ("spans", "left_out")
+"""What an engine host says of a fused text beside its members' tokens."""
 
 
 def shares(reported: Mapping[str, Any], name: str, prices: Mapping[str, Price]) -> tuple[Share, ...]:
@@ -51,10 +58,11 @@ def shares(reported: Mapping[str, Any], name: str, prices: Mapping[str, Price]) 
     A fused answer lists its members' tokens in `chorus.members`, and each is priced for itself.
     """
     told = reported.get("chorus")
-    members = told.get("members") if isinstance(told, Mapping) else None
-    if not members:
+    if not isinstance(told, Mapping) or not (members := told.get("members")):
         return (_share(name, Usage.parse(reported.get("usage")), prices),)
-    return tuple(_share(str(member["model"]), Usage.parse(member), prices) for member in members)
+    first, *others = (_share(str(member["model"]), Usage.parse(member), prices) for member in members)
+    about = {name: told[name] for name in TOLD if name in told}
+    return (replace(first, told=about) if about else first, *others)
 
 
 def seen_shares(

@@ -448,7 +448,7 @@ class _Payment:
 
     def _book(self, book: list[Call], share: Share, took_s: float, outcome: str, attempts: int) -> None:
         spent = (share.model, share.usage, share.cost_usd, took_s, outcome, attempts, share.estimated)
-        book.append(Call(*spent, self._started - self._tree.began, self._by.asker))
+        book.append(Call(*spent, self._started - self._tree.began, self._by.asker, share.told))
         self._account.spend(share.cost_usd)
 
 

@@ -129,7 +129,8 @@ class Call:
 
     `attempts` counts how often a deployment was asked for it. `estimated`: the backend did not report what it spent
     (a cut stream, say), and `usage` was estimated from what was sent and seen. `began_s`: seconds after the call tree
-    began. `asker`: the strategy that asked, where one strategy had asked another, else "".
+    began. `asker`: the strategy that asked, where one strategy had asked another, else "". `told`: what the engines of
+    a fusion say of its text, on the first member's row.
     """
 
     model: str
@@ -141,6 +142,7 @@ class Call:
     estimated: bool = False
     began_s: float = 0.0
     asker: str = ""
+    told: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def wire(self) -> dict[str, Any]:
         """The call as a row of the explanation's table."""
@@ -156,7 +158,7 @@ class Call:
             row["attempts"] = self.attempts
         if self.estimated:
             row["estimated"] = True
-        return row
+        return {**row, **self.told}
 
 
 @dataclass(slots=True)

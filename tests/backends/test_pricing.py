@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backends.pricing import dearest_usd, seen_shares, shares, text_tokens, usage_bound
+from protocol.run import Call
 from protocol.usage import Price, Usage
 
 PRICES = {"a": Price(1.0, 10.0), "b": Price(2.0, 20.0)}
@@ -24,6 +25,16 @@ def test_fused_shares() -> None:
     ]
     told = shares({"usage": {"prompt_tokens": 2}, "chorus": {"members": members}}, "duet", PRICES)
     assert [(share.model, share.cost_usd) for share in told] == [("a", 11.0), ("b", 2.0)]
+
+
+def test_what_engines_say_of_a_text_goes_with_the_first_share() -> None:
+    """Who wrote what, and who had no part; nothing else of what stands beside them."""
+    members = [{"model": name, "prompt_tokens": 1, "completion_tokens": 1} for name in "ab"]
+    spans = [{"index": 0, "model": "b", "bytes": 7}]
+    first, second = shares({"chorus": {"members": members, "spans": spans, "else": 1}}, "duet", PRICES)
+    assert (first.told, second.told) == ({"spans": spans}, {})
+    row = Call(first.model, first.usage, first.cost_usd, 0.1, told=first.told).wire()
+    assert (row["model"], row["spans"]) == ("a", spans)
 
 
 def test_unknown() -> None:

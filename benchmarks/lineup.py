@@ -100,7 +100,11 @@ def lineup(dtype: str | None = None, config: Path = CONFIG) -> Lineup:
             wanted[name if name not in wanted else f"{name} (shipped)"] = fuse
     pair = dict.fromkeys(list(engines)[:2], 0.5)
     named = {find_method(fuse.method, *CONTRACTS).id for fuse in wanted.values()}
-    wanted |= {m.id: Fusion(method=m.id, members=pair) for m in _registered() if m.id not in named}
+    for method in _registered():
+        if method.id not in named and "artefact" in method.needs:
+            absent[method.id] = "it needs an artefact, and no config names one"
+        elif method.id not in named:
+            wanted[method.id] = Fusion(method=method.id, members=pair)
     entries = {}
     for name, fuse in wanted.items():
         try:

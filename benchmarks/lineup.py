@@ -1,4 +1,4 @@
-"""Which models and fusions the benchmarks load: benchmarks/fusions.yaml, and what the registry has beyond it."""
+"""Which models and fusions the benchmarks load: benchmarks/fusions.yaml, and what config/ and the registry have."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ __all__ = ["CONFIG", "Entry", "Lineup", "lineup"]
 
 CONFIG = Path(__file__).with_name("fusions.yaml")
 CONTRACTS = tuple(
-    contract for contract, package in PACKAGES.items() if package in ("ensembles.tokens", "ensembles.spans")
+    contract
+    for contract, package in PACKAGES.items()
+    if package in ("ensembles.tokens", "ensembles.spans", "ensembles.steps")
 )
 
 
@@ -37,6 +39,7 @@ class Entry:
     def settled(self) -> str:
         """Changes with what the config says of the text: method, members, options."""
         told = self.settings.model_dump_json(include={"method", "members", "main", "options"})
+        told += "".join(f"{part}={folder.name}" for part, folder in self.settings.artefacts.items())
         return hashlib.sha256(told.encode()).hexdigest()[:12]
 
     @property
@@ -91,10 +94,17 @@ def lineup(dtype: str | None = None, config: Path = CONFIG) -> Lineup:
     """Everybody of `config`, engines in `dtype` where it is given; fetches weights that are not there yet."""
     settings, absent = _placed(load_settings(config))
     engines = {spec.name: replace(spec, dtype=dtype or spec.dtype) for spec in engine_specs(settings)}
-    wanted = {name: s.fuse for name, s in settings.strategies.items() if s.fuse is not None}
+    wanted = _fusions(settings)
+    for name, fuse in _shipped(settings).items():
+        if not any(_same(fuse, other) for other in wanted.values()):
+            wanted[name if name not in wanted else f"{name} (shipped)"] = fuse
     pair = dict.fromkeys(list(engines)[:2], 0.5)
     named = {find_method(fuse.method, *CONTRACTS).id for fuse in wanted.values()}
-    wanted |= {m.id: Fusion(method=m.id, members=pair) for m in _registered() if m.id not in named}
+    for method in _registered():
+        if method.id not in named and "artefact" in method.needs:
+            absent[method.id] = "it needs an artefact, and no config names one"
+        elif method.id not in named:
+            wanted[method.id] = Fusion(method=method.id, members=pair)
     entries = {}
     for name, fuse in wanted.items():
         try:
@@ -104,6 +114,29 @@ def lineup(dtype: str | None = None, config: Path = CONFIG) -> Lineup:
         except SettingsError as error:
             absent[name] = str(error)
     return Lineup(engines, entries, absent)
+
+
+def _fusions(settings: Settings) -> dict[str, Fusion]:
+    return {name: s.fuse for name, s in settings.strategies.items() if s.fuse is not None}
+
+
+def _shipped(settings: Settings) -> dict[str, Fusion]:
+    """The fusions of all configs in config/ whose members are models of `settings`."""
+    found: dict[str, Fusion] = {}
+    for path in sorted((CONFIG.parents[1] / "config").glob("*.yaml")):
+        try:
+            shipped = load_settings(path)
+        except SettingsError:
+            continue  # it wants keys of providers from the environment
+        found |= {
+            n: fuse for n, fuse in _fusions(shipped).items() if fuse.members.keys() <= settings.models.keys()
+        }
+    return found
+
+
+def _same(one: Fusion, other: Fusion) -> bool:
+    told = {"method", "members", "main", "artefacts", "options"}
+    return one.model_dump(include=told) == other.model_dump(include=told)
 
 
 def _registered() -> Iterator[Method]:

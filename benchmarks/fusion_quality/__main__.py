@@ -69,6 +69,7 @@ class Bench:
     def __init__(self, team: Lineup, kept: Kept, dtype: str, asked: int, passages: int | None) -> None:
         self._team, self._kept, self._dtype = team, kept, dtype
         self._questions = questions(asked)
+        self._digests = {name: entry.digest for name, entry in team.entries.items()}
         self._passages = [
             (before, " " + text) if not text.startswith('"""') else (before, text)
             for before, text in (
@@ -139,14 +140,11 @@ class Bench:
         entry = self._team.entries.get(name)
         return entry is None or not isinstance(entry.spec.fusion, Search | SpanFusion | Drafts)
 
-    def _digest(self, name: str) -> str:
-        return self._team.entries[name].digest if name in self._team.entries else "alone"
-
     def _key(self, name: str, question: Mapping[str, Any]) -> str:
-        return f"answer/{self._dtype}/{name}/{self._digest(name)}/{question['id']}"
+        return f"answer/{self._dtype}/{name}/{self._digests.get(name, 'alone')}/{question['id']}"
 
     def _read_key(self, name: str) -> str:
-        return f"read/{self._dtype}/{name}/{self._digest(name)}/{len(self._passages)}"
+        return f"read/{self._dtype}/{name}/{self._digests.get(name, 'alone')}/{len(self._passages)}"
 
     # ── comparing
     # ────────────────────────────────────────────────────────────────────────────────────────────

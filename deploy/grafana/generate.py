@@ -244,6 +244,7 @@ OVERVIEW = Dashboard(
             "short",
             {
                 "ledger": rate("chorus_ledger_dropped_total"),
+                "stored prompts and answers": rate("chorus_ledger_texts_dropped_total"),
                 "traces": rate("chorus_traces_dropped_total"),
                 "log lines": rate("chorus_log_lines_dropped_total"),
             },
@@ -445,6 +446,18 @@ ENGINES = Dashboard(
             "Generations a second, by public name.",
             "reqps",
             {"{{model}}": rate("chorus_engine_generations_begun_total", "model")},
+        ),
+        Panel(
+            "Too much, or broken",
+            "A second: generations that found no place (429), steps of an engine that failed, places that stalled "
+            "requests gave up for others, and answers that a fusion wrote without a member.",
+            "short",
+            {
+                "refused {{model}}": rate("chorus_engine_refused_total", "model"),
+                "failed {{engine}}": rate("chorus_engine_failures_total", "engine"),
+                "yielded": rate("chorus_engine_yielded_total"),
+                "without {{member}}: {{why}}": f"{rate('chorus_engine_left_out_total', 'member', 'why')} or vector(0)",
+            },
         ),
     ),
 )

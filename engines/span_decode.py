@@ -23,7 +23,7 @@ from engines.byte_vocab import Unencodable
 from engines.choose import Chooser
 from engines.decode import Joint, Team
 from engines.engine import Engine
-from engines.generation import Generation, MemberUsage, Sink, Written
+from engines.generation import Generation, MemberUsage, Sampling, Sink, Written
 from engines.penalties import Penalties
 from engines.seat import Seat, common_length
 from engines.text_state import extended
@@ -89,7 +89,7 @@ class SpanDecode(Joint):
                 self._splits,
                 tuple(member.vocab.text_of(prompt) for member, prompt in prompts),
                 generation.question,
-                random.getrandbits(63) if asked.seed is None else asked.seed,
+                _seed(asked),
                 asked.max_tokens,
                 self._left,
             )
@@ -456,3 +456,10 @@ def whole_characters(text: bytes) -> bytes:
             size = 1 if byte < 0xC0 else 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
             return (text[:-back] or text) if size > back else text
     return text
+
+
+def _seed(asked: Sampling) -> int:
+    """For the method's own chance. A greedy answer without a seed is the same each time, whoever was drawn to write."""
+    if asked.seed is not None:
+        return asked.seed
+    return 0 if asked.temperature == 0 else random.getrandbits(63)

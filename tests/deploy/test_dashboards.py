@@ -42,9 +42,9 @@ def exposed() -> dict[str, set[str]]:
 
 
 def engine_series() -> set[str]:
-    """The names of all series that an engine host has."""
+    """The names of all series that an engine host has, or will have when something has happened."""
     text = exposition({"one": EngineNumbers(0, 0, 0.0, 1)}, ["duet"], Steps())
-    return set(re.findall(r"^(chorus_\w+)", text, re.MULTILINE))
+    return set(re.findall(r"^(?:# TYPE )?(chorus_\w+)", text, re.MULTILINE))
 
 
 @pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda dashboard: dashboard.uid)

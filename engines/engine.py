@@ -116,8 +116,7 @@ class Engine:
         _without_amx_attention(core.model_executor.driver_worker.worker.model_runner)
         return cls(spec, core)
 
-    # ── requests
-    # ──────────────────────────────────────────────────────────────────────────────────────────────
+    # ── requests ────────────────────────────────────────────────────────────────────────────────────────────
 
     def add(
         self, request_id: str, prompt: Sequence[int], sampling: Sampling, end_ids: Collection[int]
@@ -277,8 +276,7 @@ class Engine:
             runner.input_batch.num_computed_tokens_cpu[row] = keep
         return True
 
-    # ── the step
-    # ──────────────────────────────────────────────────────────────────────────────────────────────
+    # ── the step ────────────────────────────────────────────────────────────────────────────────────────────
 
     @property
     def has_work(self) -> bool:
@@ -382,8 +380,7 @@ class Engine:
         output.sampled_token_ids = chosen
         return output
 
-    # ── what the operator sees
-    # ────────────────────────────────────────────────────────────────────────────────
+    # ── what the operator sees ──────────────────────────────────────────────────────────────────────────────
 
     def counts(self) -> tuple[int, int]:
         """Requests running and waiting in the scheduler."""

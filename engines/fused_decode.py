@@ -61,7 +61,8 @@ class FusedDecode(Joint):
         self._layers = dict(team.fusion.layers) if isinstance(team.fusion, Looks) else {}
         self._chooser = Chooser.of(generation.sampling)
         symbol_of = team.union.maps[team.main]
-        prompt = [i for i in generation.prompts[team.main] if symbol_of[i] < team.union.size]
+        # Looked up one by one, and only if a penalty counts them.
+        prompt = (i for i in generation.prompts[team.main] if symbol_of[i] < team.union.size)
         self._penalties = Penalties.of(generation.sampling.extra, prompt, lambda i: int(symbol_of[i]))
         grammar = generation.sampling.grammar
         self._reader = None if grammar is None else Reader(grammar, team.union.size)
@@ -82,6 +83,7 @@ class FusedDecode(Joint):
         self._heard: frozenset[int] = frozenset()
         self._end_tokens = 0
         self._unprepared = isinstance(team.fusion, Prepares)
+        self._weighing = team.fusion if isinstance(team.fusion, Weighs) else None
         self._base = self._weights
         """The weights by configuration or request, where the method changes them as it goes."""
         self._run = b""
@@ -281,11 +283,9 @@ class FusedDecode(Joint):
         allowed = self._reader.allowed()
         masked = {}
         for m, row in rows.items():
-            symbol_of = self._team.union.maps[m]
-            ruled_out = ~allowed[
-                symbol_of.clamp_max(allowed.shape[0] - 1)
-            ]  # controls are ruled out in any case
-            masked[m] = row[: symbol_of.shape[0]].masked_fill(ruled_out, NEVER)
+            # Controls stand behind all symbols, and are ruled out in any case.
+            symbol_of = self._team.union.maps[m].clamp_max(allowed.shape[0] - 1)
+            masked[m] = row[: symbol_of.shape[0]].masked_fill(~allowed[symbol_of], NEVER)
         return masked
 
     def _choose(self, decision: Mixture) -> int | None:
@@ -338,8 +338,10 @@ class FusedDecode(Joint):
 
     def _weigh(self) -> None:
         """At the boundary of a span, let the method weigh its members anew; those that were left out stay so."""
-        fusion, written = self._team.fusion, self._symbols.total()
-        if not isinstance(fusion, Weighs) or (written % fusion.span if fusion.span else written):
+        if (fusion := self._weighing) is None:
+            return
+        written = self._symbols.total()
+        if written % fusion.span if fusion.span else written:
             return
         main = self._team.main
         prompt = self._team.members[main].vocab.text_of(self._generation.prompts[main])

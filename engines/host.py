@@ -129,8 +129,7 @@ class Host:
         self._door = Door(engines)
         self._failures: Counter[Engine] = Counter()
 
-    # ── any thread
-    # ────────────────────────────────────────────────────────────────────────────────────────────
+    # ── any thread ──────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self) -> None:
         """Load every engine and start the loop; returns when requests can be served. Raises what loading
@@ -217,8 +216,7 @@ class Host:
         }
         return exposition(engines, self.fusion_specs.keys(), self._steps)
 
-    # ── the loop's thread
-    # ─────────────────────────────────────────────────────────────────────────────────────
+    # ── the loop's thread ───────────────────────────────────────────────────────────────────────────────────
 
     def _run(self) -> None:
         try:

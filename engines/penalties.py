@@ -10,7 +10,7 @@ fused probability. Only the repetition penalty tells the two apart, for it depen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ class Penalties:
 
     @classmethod
     def of(
-        cls, options: Mapping[str, Any], prompt: Collection[int] = (), place: Callable[[int], int] = int
+        cls, options: Mapping[str, Any], prompt: Iterable[int] = (), place: Callable[[int], int] = int
     ) -> Penalties | None:
         """What `options`, checked by `sampler_options`, ask for; None where that is nothing. `place` says where the
         token of an id stands, for biases and the `prompt`, which are told in ids."""

@@ -125,8 +125,7 @@ class SpanDecode(Joint):
         given = [seat.give_up() for seat in self._seats if seat.engine is engine]
         return any(given)
 
-    # ── the round
-    # ─────────────────────────────────────────────────────────────────────────────────────────────
+    # ── the round ───────────────────────────────────────────────────────────────────────────────────────────
 
     def _go_on(self, result: Any) -> None:
         """Tell the method what came of its work, and take on what it wants next."""
@@ -257,8 +256,7 @@ class SpanDecode(Joint):
         ids = self._ids_of(ask.member, before)
         return _Reading(self, ask, ids, self._ids_of(ask.member, before + ask.text))
 
-    # ── the text
-    # ──────────────────────────────────────────────────────────────────────────────────────────────
+    # ── the text ────────────────────────────────────────────────────────────────────────────────────────────
 
     def _commit(self, span: Span) -> None:
         """Go on from a span, and end where the answer ends."""

@@ -15,6 +15,7 @@ from typing import Any
 from engines.generation import End, Event, Failure, Generation, Piece, Sampling, TokenLogprob
 from engines.host import Host
 from engines.templates import Prompting
+from outcomes.collect import Prompt, read_prompts
 
 __all__ = ["Answer", "Asker", "Kept", "questions"]
 
@@ -23,16 +24,16 @@ HELD_OUT = 8
 """`engines.partners` keeps every so many questions out of its lessons: those are asked here."""
 
 
-def questions(n: int) -> list[dict[str, Any]]:
+def questions(n: int) -> list[Prompt]:
     """So many graded questions, of all categories alike, none of which the partners were trained on while there
     are such."""
-    asked = [json.loads(line) for line in EVERYDAY.read_text(encoding="utf-8").splitlines()]
+    asked = read_prompts(EVERYDAY)
     held_out = asked[::HELD_OUT]
     others = [question for i, question in enumerate(asked) if i % HELD_OUT]
     return _spread(held_out, n) + _spread(others, max(0, n - len(held_out)))
 
 
-def _spread(some: Sequence[dict[str, Any]], n: int) -> list[dict[str, Any]]:
+def _spread(some: Sequence[Prompt], n: int) -> list[Prompt]:
     """So many of them, evenly; all where there are fewer."""
     n = min(n, len(some))
     return [some[i * len(some) // n] for i in range(n)]

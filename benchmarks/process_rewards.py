@@ -27,7 +27,6 @@ from ensembles.spans.ensemble_hub import EnsembleHub
 from ensembles.steps.le_mcts import LeMCTS
 from outcomes.artefact import read_manifest
 from outcomes.collect import Prompt, read_prompts
-from outcomes.grading import grade
 from outcomes.metrics import paired_bootstrap
 from outcomes.process_reward import HELD_OUT, ProcessReward
 from outcomes.table import split_mask
@@ -44,12 +43,7 @@ class Oracle:
 
     def __call__(self, question: str, answers: Sequence[str]) -> list[float]:
         prompt = self._prompts[question]
-        return [right(prompt, text) if text.strip() else 0.5 for text in answers]
-
-
-def right(prompt: Prompt, text: str) -> float:
-    """1 or 0."""
-    return grade(prompt.grader, text, prompt.answers, choices=prompt.choices)
+        return [prompt.grade(text) if text.strip() else 0.5 for text in answers]
 
 
 def main() -> int:
@@ -94,7 +88,7 @@ def main() -> int:
             rows.append(
                 {
                     "model": model,
-                    "right": [right(p, text) for p, (text, _) in zip(prompts, answers, strict=True)],
+                    "right": [p.grade(text) for p, (text, _) in zip(prompts, answers, strict=True)],
                     "tokens": sum(
                         member.completion_tokens for _, end in answers for member in end.members
                     ) / len(prompts),

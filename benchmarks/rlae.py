@@ -52,7 +52,7 @@ def main() -> int:
                 began = time.monotonic()
                 texts = school.answers([(name, task) for task in batch])
                 seconds[name] += time.monotonic() - began
-                rewards = [task.reward(text) for task, text in zip(batch, texts, strict=True)]
+                rewards = [task.grade(text) for task, text in zip(batch, texts, strict=True)]
                 scores[start : start + len(batch), k] = rewards
     finally:
         school.close()

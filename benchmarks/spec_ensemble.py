@@ -55,7 +55,7 @@ def main() -> int:
     host = Host(specs, fusions)
     host.start()
     ask = Asker(host, dict.fromkeys(folders, prompting(folders["smol"])))
-    prompts = [question["prompt"] for question in questions(asked.prompts)]
+    prompts = [question.prompt for question in questions(asked.prompts)]
 
     def answer(model: str, n: int) -> tuple[str, int, float, float]:
         cpu = time.process_time()

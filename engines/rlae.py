@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import itertools
-import json
 import queue
 import sys
 import time
@@ -33,15 +32,15 @@ from ensembles.tokens.base import Decision, Fusion, Step
 from ensembles.tokens.gac import GaC
 from ensembles.tokens.rlae import RLAE
 from outcomes.artefact import Manifest
+from outcomes.collect import Prompt, read_prompts
 from outcomes.embedder import embedder_id, load_embedder
-from outcomes.grading import grade
 from outcomes.table import query_id, read_table, split_mask
 from outcomes.weight_policy import Encode, Learner, Rollout, WeightPolicy, encoder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["School", "Task", "main", "practised", "tasks"]
+__all__ = ["School", "main", "practised", "tasks"]
 
 MEMBERS = {"smollm2-135m": "smollm2-135m-instruct", "gemma3-270m": "gemma3-270m"}
 EMBEDDER = "all-minilm-l6-v2-int8"
@@ -51,33 +50,14 @@ SLOTS = 32
 HELD_OUT = 0.3
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A question, how its answer is graded, and the tokens it may have."""
-
-    prompt: str
-    grader: str
-    answers: tuple[str, ...]
-    max_tokens: int
-    choices: tuple[str, ...] = ()
-
-    def reward(self, text: str) -> float:
-        """1.0 for a right answer, else 0.0."""
-        return grade(self.grader, text, self.answers, choices=self.choices)
-
-
-def tasks(path: Path, *, held_out: bool) -> list[Task]:
+def tasks(path: Path, *, held_out: bool) -> list[Prompt]:
     """The questions of a file that are kept for the test, or all others."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    mask = split_mask([row["prompt"] for row in rows], HELD_OUT, "test")
-    return [
-        Task(r["prompt"], r["grader"], tuple(r["answers"]), r["max_tokens"], tuple(r.get("choices", ())))
-        for r, out in zip(rows, mask, strict=True)
-        if bool(out) is held_out
-    ]
+    prompts = read_prompts(path)
+    mask = split_mask([prompt.prompt for prompt in prompts], HELD_OUT, "test")
+    return [prompt for prompt, out in zip(prompts, mask, strict=True) if bool(out) is held_out]
 
 
-def practised(known: Sequence[Task], outcomes: Path) -> list[Task]:
+def practised(known: Sequence[Prompt], outcomes: Path) -> list[Prompt]:
     """Those of the tasks that, by the table, some model gets right and another one does not."""
     table = read_table(outcomes)
     differ = table.score.max(axis=1) > table.score.min(axis=1)
@@ -136,7 +116,7 @@ class School:
         """End the engines."""
         self.host.stop()
 
-    def answers(self, asked: Sequence[tuple[str, Task]]) -> list[str]:
+    def answers(self, asked: Sequence[tuple[str, Prompt]]) -> list[str]:
         """Greedy answers of (model, task) pairs, side by side."""
         waiting = []
         for model, task in asked:
@@ -186,7 +166,7 @@ def train(asked: argparse.Namespace) -> WeightPolicy:
             each = list(zip(slots, [task for task in picked for _ in range(asked.answers)], strict=False))
             texts = school.answers(each)
             rollouts = [
-                slots[name].rollout(task.reward(text), task.prompt)
+                slots[name].rollout(task.grade(text), task.prompt)
                 for (name, task), text in zip(each, texts, strict=True)
             ]
             learner.learn(rollouts)

@@ -35,6 +35,10 @@ class Prompt:
     max_tokens: int
     choices: tuple[str, ...] = ()
 
+    def grade(self, text: str) -> float:
+        """1.0 for a right answer, else 0.0, by the question's own rule; not for one that a judge grades."""
+        return grade(self.grader, text, self.answers, choices=self.choices)
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -186,7 +190,7 @@ class _Asked:
             logprobs=tuple(reply.token_logprobs) or None,
         )
         if prompt.grader != "judge":
-            row = replace(row, score=grade(prompt.grader, text, prompt.answers, choices=prompt.choices))
+            row = replace(row, score=prompt.grade(text))
         self.journal.append(row)
         self.cost_usd += reply.cost_usd
         return row

@@ -17,7 +17,6 @@ from pathlib import Path
 import orjson
 
 from outcomes.collect import Prompt
-from outcomes.grading import grade
 from outcomes.table import OutcomeTable
 from protocol.errors import MethodError
 
@@ -78,11 +77,11 @@ def label(
         texts = write(model, [Begun(prompt.prompt, "", prompt.max_tokens) for prompt in asked])
         drawn = list(dict.fromkeys(zip(asked, texts, strict=True)))
         report(f"{model}: {len(drawn)} different answers to {len(prompts)} questions")
-        found += [_step(prompt, model, text, True, _right(prompt, text)) for prompt, text in drawn]
+        found += [_step(prompt, model, text, True, prompt.grade(text)) for prompt, text in drawn]
         begun = list(dict.fromkeys((prompt, part) for prompt, text in drawn for part in beginnings(text)))
         tries = [(prompt, part) for prompt, part in begun for _ in range(rollouts)]
         ends = write(model, [Begun(prompt.prompt, part, prompt.max_tokens) for prompt, part in tries])
-        right = [_right(prompt, part + end) for (prompt, part), end in zip(tries, ends, strict=True)]
+        right = [prompt.grade(part + end) for (prompt, part), end in zip(tries, ends, strict=True)]
         for i, (prompt, part) in enumerate(begun):
             share = sum(right[i * rollouts : (i + 1) * rollouts]) / rollouts
             found.append(_step(prompt, model, part, False, share, rollouts))
@@ -126,10 +125,6 @@ def read_steps(path: Path) -> list[LabelledStep]:
 def digest(steps: Sequence[LabelledStep]) -> str:
     """Of the steps' content, hexadecimal."""
     return hashlib.sha256(orjson.dumps([asdict(step) for step in steps])).hexdigest()[:16]
-
-
-def _right(prompt: Prompt, text: str) -> float:
-    return grade(prompt.grader, text, prompt.answers, choices=prompt.choices)
 
 
 def _step(

@@ -46,9 +46,8 @@ class RedisServer:
         if self.process is not None and self.process.returncode is None:
             self.process.kill()  # a server that has just been told to keep an append-only file does not end by itself
             await self.process.wait()
-            (self.folder / "redis.sock").unlink(
-                missing_ok=True
-            )  # which it had no time for, and `start` waits for
+            # Which it had no time for; `start` waits for a new one.
+            (self.folder / "redis.sock").unlink(missing_ok=True)
 
     def client(self, timeout_s: float = 2.0) -> RedisClient:
         """A client with a bound that a busy test machine keeps."""

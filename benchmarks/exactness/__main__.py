@@ -25,6 +25,7 @@ from engines.host import FusionSpec, Host
 from engines.weights import Home
 from ensembles.spans.base import SpanFusion
 from ensembles.tokens.base import Search
+from outcomes.collect import Prompt
 
 RESULTS = Path(__file__).parent.parent / "results"
 LIKELIEST = 32
@@ -115,12 +116,12 @@ class Run:
     # ── keys: what a found value depends on
     # ───────────────────────────────────────────────────────────────────────────────────────
 
-    def _answer(self, name: str, question: Mapping[str, Any]) -> str:
-        return f"answer/{name}/{self._digests[name]}/{self._plan.tokens}/{question['id']}"
+    def _answer(self, name: str, question: Prompt) -> str:
+        return f"answer/{name}/{self._digests[name]}/{self._plan.tokens}/{question.id}"
 
-    def _plain(self, name: str, question: Mapping[str, Any]) -> str:
+    def _plain(self, name: str, question: Prompt) -> str:
         settled = self._team.entries[name].settled if name in self._team.entries else "alone"
-        return f"plain/{name}/{settled}/{self._plan.tokens}/{question['id']}"
+        return f"plain/{name}/{settled}/{self._plan.tokens}/{question.id}"
 
     def _set(self, kind: str, name: str) -> str:
         prompts = IDENTITY if kind == "identity" else self._plan.drafted
@@ -142,7 +143,7 @@ class Run:
                 continue
             if time.monotonic() > until:
                 return False
-            messages = [{"role": "user", "content": question["prompt"]}]
+            messages = [{"role": "user", "content": question.prompt}]
             prompts = {
                 name: vocabs[name].encode_prompt(template.render(messages).text)
                 for name, template in templates.items()
@@ -157,10 +158,10 @@ class Run:
                 wrote = plainly.write(entry, [prompts[m] for m in entry.spec.members], self._plan.tokens)
                 self._kept.keep(self._plain(name, question), wrote.as_json())
             plainly.forget()
-            print(f"plain: {question['id']}, {', '.join(missing)}", flush=True)
+            print(f"plain: {question.id}, {', '.join(missing)}", flush=True)
         return True
 
-    def _chosen(self, name: str) -> list[Mapping[str, Any]]:
+    def _chosen(self, name: str) -> list[Prompt]:
         """The first questions on which the fusion's text, written plainly, is no member's."""
         found = []
         for question in self._questions:
@@ -215,11 +216,9 @@ class Run:
         for start in range(0, len(chosen), AT_ONCE):
             self._check_time()
             some = [q for q in chosen[start : start + AT_ONCE] if self._answer(name, q) not in self._kept]
-            answers = list(asker.all(name, [(q["prompt"], whole) for q in some]))
+            answers = list(asker.all(name, [(q.prompt, whole) for q in some]))
             both = told and not start
-            quick = (
-                list(asker.all(name, [(q["prompt"], short) for q in some])) if both else [None] * len(some)
-            )
+            quick = list(asker.all(name, [(q.prompt, short) for q in some])) if both else [None] * len(some)
             for question, answer, client in zip(some, answers, quick, strict=True):
                 self._kept.keep(
                     self._answer(name, question),
@@ -236,7 +235,7 @@ class Run:
         """Drafted and plain texts, symbol by symbol."""
         self._check_time()
         asked = [
-            (q["prompt"], {"max_tokens": self._plan.tokens, "top_logprobs": 2, "stops": (), "before": b""})
+            (q.prompt, {"max_tokens": self._plan.tokens, "top_logprobs": 2, "stops": (), "before": b""})
             for q in self._drafted
         ]
         plain = list(asker.all(self._team.rules_alone()[name], asked))
@@ -279,7 +278,7 @@ class Run:
         self._check_time()
         model = self._team.entries[name].spec.members[0]
         asked = [
-            (q["prompt"], {"max_tokens": self._plan.tokens, "stops": (), "before": b""})
+            (q.prompt, {"max_tokens": self._plan.tokens, "stops": (), "before": b""})
             for q in self._questions[:IDENTITY]
         ]
         twice, once = list(asker.all(f"{name}=twice", asked)), list(asker.all(model, asked))
@@ -306,7 +305,7 @@ class Run:
             wrote = PlainText.from_json(self._kept[self._plain(name, question)])
             found.append(one := compared(heard, wrote, in_spans=spans))
             if one["verdict"] == "different":
-                print(f"{name}, {question['id']}: {heard['text']!r} and not {wrote.text!r}")
+                print(f"{name}, {question.id}: {heard['text']!r} and not {wrote.text!r}")
         quick = [one for one in answers if one["short_cut"] is not None]
         differences = [one["difference"] for one in found if one["difference"] is not None]
         return {

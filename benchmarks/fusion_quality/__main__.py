@@ -26,7 +26,7 @@ from engines.weights import Home
 from ensembles.spans.base import SpanFusion
 from ensembles.tokens.base import Drafts, Search
 from ensembles.tokens.gac import GaC
-from outcomes.grading import grade
+from outcomes.collect import Prompt
 from outcomes.metrics import paired_bootstrap
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -127,12 +127,10 @@ class Bench:
             if time.monotonic() > deadline:
                 return
             some = missing[start : start + AT_ONCE]
-            answers = asker.all(name, [(q["prompt"], {"max_tokens": q["max_tokens"]}) for q in some])
+            answers = asker.all(name, [(q.prompt, {"max_tokens": q.max_tokens}) for q in some])
             for question, answer in zip(some, answers, strict=True):
-                right = grade(
-                    question["grader"], answer.text, question["answers"], choices=question.get("choices", ())
-                )
-                self._kept.keep(self._key(name, question), {"text": answer.text, "right": right})
+                found = {"text": answer.text, "right": question.grade(answer.text)}
+                self._kept.keep(self._key(name, question), found)
         print(f"{name} has answered", flush=True)
 
     def _reads(self, name: str) -> bool:
@@ -140,8 +138,8 @@ class Bench:
         entry = self._team.entries.get(name)
         return entry is None or not isinstance(entry.spec.fusion, Search | SpanFusion | Drafts)
 
-    def _key(self, name: str, question: Mapping[str, Any]) -> str:
-        return f"answer/{self._dtype}/{name}/{self._digests.get(name, 'alone')}/{question['id']}"
+    def _key(self, name: str, question: Prompt) -> str:
+        return f"answer/{self._dtype}/{name}/{self._digests.get(name, 'alone')}/{question.id}"
 
     def _read_key(self, name: str) -> str:
         return f"read/{self._dtype}/{name}/{self._digests.get(name, 'alone')}/{len(self._passages)}"

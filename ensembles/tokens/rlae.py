@@ -6,7 +6,7 @@
     reward: quality of the whole answer, 0 before
 
 π is a head on a frozen text encoder (`outcomes.weight_policy`), trained by PPO as one agent with an output a member
-("ppo") or as one agent a member with a common critic ("mappo"): `python -m engines.rlae train`.
+("ppo") or as one agent a member with a common critic ("mappo"): `python -m engines.rlae`.
 
 *Needs* full logits, and an artefact with the embedder it was trained with; without one the weights stay as configured,
 which is GaC. *Returns* q as GaC's.

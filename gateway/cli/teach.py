@@ -16,6 +16,7 @@ from protocol.errors import SettingsError
 
 if TYPE_CHECKING:
     from engines.teaching.lessons import Lesson
+    from outcomes.collect import Prompt
 
 __all__ = ["teach"]
 
@@ -120,7 +121,7 @@ def lessons(outcomes: Path, queries: list[Path], members: tuple[str, ...]) -> li
                 prompt.category,
                 tuple(Answer(text, ended) for text, ended in right.items()),
                 dict(zip(members, table.score[n].tolist(), strict=True)),
-                partial(_right, prompt.grader, prompt.answers, prompt.choices),
+                partial(_right, prompt),
                 prompt.max_tokens,
                 kept,
             )
@@ -128,7 +129,5 @@ def lessons(outcomes: Path, queries: list[Path], members: tuple[str, ...]) -> li
     return found
 
 
-def _right(grader: str, answers: tuple[str, ...], choices: tuple[str, ...], text: str) -> bool:
-    from outcomes.grading import grade
-
-    return grade(grader, text, answers, choices=choices) == 1
+def _right(prompt: Prompt, text: str) -> bool:
+    return prompt.grade(text) == 1

@@ -34,8 +34,8 @@ def test_questions_come_from_every_category() -> None:
     """A sample has each category, and first those that partners did not learn from."""
     some = questions(64)
     assert len(some) == 64
-    assert len({question["category"] for question in some}) == 16
+    assert len({question.category for question in some}) == 16
     more = questions(200)
-    assert len({question["id"] for question in more}) == 200
-    assert {question["id"] for question in questions(112)} <= {question["id"] for question in more}
+    assert len({question.id for question in more}) == 200
+    assert {question.id for question in questions(112)} <= {question.id for question in more}
     assert HELD_OUT == 8

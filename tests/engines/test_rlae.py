@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from engines.host import FusionSpec
-from engines.rlae import OUTCOMES, QUERIES, Slot, Task, practised, tasks
+from engines.rlae import OUTCOMES, QUERIES, Slot, practised, tasks
+from outcomes.collect import Prompt
 from outcomes.weight_policy import Learner
 from tests.engines.table_engine import LETTERS, PAIRS, answers, host_of
 
@@ -24,8 +25,8 @@ def test_questions_are_practised_or_held_out() -> None:
 
 def test_a_grade_is_the_reward() -> None:
     """By the question's own rule."""
-    task = Task("Capital of France?", "contains", ("Paris",), 8)
-    assert (task.reward("It is Paris."), task.reward("It is Rome.")) == (1.0, 0.0)
+    task = Prompt("1", "capitals", "Capital of France?", "contains", ("Paris",), 8)
+    assert (task.grade("It is Paris."), task.grade("It is Rome.")) == (1.0, 0.0)
 
 
 def test_slots_learn_who_is_to_be_heard(tmp_path: Path) -> None:

@@ -113,8 +113,7 @@ class Run:
         self._digests = {name: entry.digest for name, entry in team.entries.items()}
         self._known = [name for name, entry in team.entries.items() if Plainly.knows(entry)]
 
-    # ── keys: what a found value depends on
-    # ───────────────────────────────────────────────────────────────────────────────────────
+    # ── keys: what a found value depends on ─────────────────────────────────────────────────────────────────
 
     def _answer(self, name: str, question: Prompt) -> str:
         return f"answer/{name}/{self._digests[name]}/{self._plan.tokens}/{question.id}"
@@ -127,8 +126,7 @@ class Run:
         prompts = IDENTITY if kind == "identity" else self._plan.drafted
         return f"{kind}/{name}/{self._digests[name]}/{self._plan.tokens}/{prompts}"
 
-    # ── the plain part
-    # ────────────────────────────────────────────────────────────────────────────────────────────
+    # ── the plain part ──────────────────────────────────────────────────────────────────────────────────────
 
     def write_plainly(self, until: float) -> bool:
         """Every fusion's text, question by question, since the plain models remember within one, until each fusion has
@@ -180,8 +178,7 @@ class Run:
         spans = isinstance(self._team.entries[name].spec.fusion, SpanFusion)
         return self._plan.spans if spans else self._plan.compared
 
-    # ── the host's part
-    # ──────────────────────────────────────────────────────────────────────────────────────────────
+    # ── the host's part ─────────────────────────────────────────────────────────────────────────────────────
 
     def ask(self) -> None:
         """Everything that needs the engines."""
@@ -293,8 +290,7 @@ class Run:
         if time.monotonic() > self._deadline:
             raise OutOfTime
 
-    # ── what was found
-    # ────────────────────────────────────────────────────────────────────────────────────────────
+    # ── what was found ──────────────────────────────────────────────────────────────────────────────────────
 
     def _row(self, name: str) -> dict[str, Any]:
         both = [q for q in self._chosen(name) if self._answer(name, q) in self._kept]

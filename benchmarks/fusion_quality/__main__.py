@@ -78,8 +78,7 @@ class Bench:
             )
         ][:passages]
 
-    # ── measuring
-    # ────────────────────────────────────────────────────────────────────────────────────────────
+    # ── measuring ───────────────────────────────────────────────────────────────────────────────────────────
 
     def run(self, deadline: float) -> bool:
         """Everything that is not known yet; False where time ran out."""
@@ -144,8 +143,7 @@ class Bench:
     def _read_key(self, name: str) -> str:
         return f"read/{self._dtype}/{name}/{self._digests.get(name, 'alone')}/{len(self._passages)}"
 
-    # ── comparing
-    # ────────────────────────────────────────────────────────────────────────────────────────────
+    # ── comparing ───────────────────────────────────────────────────────────────────────────────────────────
 
     def result(self) -> dict[str, Any]:
         """Rows of everybody of whom enough is known."""

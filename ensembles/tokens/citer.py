@@ -183,8 +183,7 @@ def _average(step: Step, members: Sequence[int]) -> Tensor:
     return torch.stack(shares).sum(0)
 
 
-# ── learning
-# ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── learning ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,8 +167,7 @@ class ETR:
         return -max(heard)[1] if heard and max(heard)[0] > ordinary else None
 
 
-# ── learning
-# ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── learning ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -188,8 +188,7 @@ class PlainLoop:
             ]
         return text, len(text) if sure is None else sure
 
-    # ── the rules
-    # ─────────────────────────────────────────────────────────────────────────────────────────────
+    # ── the rules ───────────────────────────────────────────────────────────────────────────────────────────
 
     def gac(self, logits: Logits, threshold: float | None = None) -> Fused:
         """½ p₁ + ½ p₂ over all byte strings likely in one of them; p₁ alone where it is sure."""
@@ -391,8 +390,7 @@ class PlainLoop:
 
         return fuse
 
-    # ── a search
-    # ──────────────────────────────────────────────────────────────────────────────────────────────
+    # ── a search ────────────────────────────────────────────────────────────────────────────────────────────
 
     def search(
         self, prompts: Sequence[Sequence[int]], beams: int, candidates: int, tokens: int

@@ -39,8 +39,7 @@ class PlainSpans:
     def __post_init__(self) -> None:
         self.ids: list[list[int]] = [[] for _ in self.models]
 
-    # ── the three moves
-    # ───────────────────────────────────────────────────────────────────────────────────────
+    # ── the three moves ─────────────────────────────────────────────────────────────────────────────────────
 
     def draft(self, m: int, cut: Callable[[bytes, bool], int | None], tokens: int) -> Drafted:
         """Greedy, until `cut` says where the span ends."""
@@ -106,8 +105,7 @@ class PlainSpans:
         self.spans.append(span.text)
         self.ended = span.ended
 
-    # ── the methods
-    # ───────────────────────────────────────────────────────────────────────────────────────────
+    # ── the methods ─────────────────────────────────────────────────────────────────────────────────────────
 
     def table(self, drafted: Sequence[Drafted], value: Callable[[list[float], list[float]], float]) -> Any:
         """By judge and span."""

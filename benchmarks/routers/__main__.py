@@ -18,13 +18,13 @@ import numpy as np
 import orjson
 
 from benchmarks.routers import png
+from benchmarks.routers.at_hand import at_hand
 from benchmarks.routers.cells import Absent, Cells
 from benchmarks.routers.page import page
 from benchmarks.routers.report import markdown
 from engines.weights import Home
 from outcomes.assignment import utility_choice
 from outcomes.compare import Fitted, compare, complete
-from outcomes.embedder import Embedder
 from outcomes.embedding_cache import cached_embeddings
 from outcomes.table import OutcomeTable, read_table, split
 from protocol.methods import Method, find_method, load_method, methods
@@ -44,12 +44,9 @@ SLOW = ("encoder", "language-model")
 def main() -> int:
     """Exit status 2 without data or weights, saying which."""
     asked = _arguments()
-    home = Home.from_environ()
-    folder = home.weights / asked.embedder
-    if asked.data is None or not folder.is_dir():
-        print("Set CHORUS_DATA to the published outcome tables." if asked.data is None else f"No {folder}.")
+    if (have := at_hand(asked)) is None:
         return 2
-    embedder = Embedder.load(folder, max_batch=8)
+    embedder, embeddings = have
     records = _records(asked.methods)
     again = set(asked.again.split(","))
     # A source measured before and not asked for now keeps its figures.
@@ -58,11 +55,9 @@ def main() -> int:
     for source in asked.sources.split(","):
         print(f"== {source}", flush=True)
         table = _prepared(asked.data / source, source)
-        vectors = cached_embeddings(
-            table.queries.texts, embedder, home.root / "embeddings", progress=_progress
-        )
+        vectors = cached_embeddings(table.queries.texts, embedder, embeddings, progress=_progress)
         train, test = split(complete(table.embedded(vectors)))
-        kept = home.root / "benchmarks" / "routers"
+        kept = Home.from_environ().root / "benchmarks" / "routers"
         cells = Cells(kept, train, test, embedder.id, asked.limit)
         few = replace(cells, train=_sample(train, asked.most))
         fitted: dict[str, Fitted] = {}

@@ -23,9 +23,8 @@ import numpy as np
 import orjson
 
 from benchmarks.routers.__main__ import RESULTS
-from engines.weights import Home
+from benchmarks.routers.at_hand import at_hand
 from outcomes.compare import Row, compare, complete
-from outcomes.embedder import Embedder
 from outcomes.embedding_cache import embedded
 from outcomes.table import OutcomeTable, hash_folds, read_table, split
 from routers.stacking import Stacking
@@ -44,12 +43,9 @@ def main() -> int:
     parser.add_argument("--embedder", default="all-minilm-l6-v2-int8")
     parser.add_argument("--out", type=Path, default=RESULTS / "router-headroom.json")
     asked = parser.parse_args()
-    home = Home.from_environ()
-    folder = home.weights / asked.embedder
-    if asked.data is None or not folder.is_dir():
-        print("Set CHORUS_DATA to the published outcome tables." if asked.data is None else f"No {folder}.")
+    if (have := at_hand(asked)) is None:
         return 2
-    embedder = Embedder.load(folder, max_batch=8)
+    embedder, embeddings = have
     found: dict[str, Any] = {
         "about": {
             "made": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -60,9 +56,7 @@ def main() -> int:
         "sources": {},
     }
     for source in asked.sources.split(","):
-        table, _ = split(
-            complete(embedded(read_table(asked.data / source), embedder, home.root / "embeddings"))
-        )
+        table, _ = split(complete(embedded(read_table(asked.data / source), embedder, embeddings)))
         found["sources"][source] = {"queries": len(table), "rows": _rows(table)}
         asked.out.write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2) + b"\n")
     return 0

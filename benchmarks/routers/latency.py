@@ -28,7 +28,7 @@ import numpy as np
 import orjson
 
 from benchmarks.routers.__main__ import RESULTS, SOURCES
-from engines.weights import Home
+from benchmarks.routers.at_hand import at_hand
 from outcomes.assignment import utility_choice
 from outcomes.compare import complete
 from outcomes.embedder import Embedder
@@ -62,13 +62,10 @@ def main() -> int:
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--out", type=Path, default=RESULTS / "router-latency.json")
     asked = parser.parse_args()
-    home = Home.from_environ()
-    folder = home.weights / asked.embedder
-    if asked.data is None or not folder.is_dir():
-        print("Set CHORUS_DATA to the published outcome tables." if asked.data is None else f"No {folder}.")
+    if (have := at_hand(asked)) is None:
         return 2
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    embedder, cache = Embedder.load(folder, max_batch=8), home.root / "embeddings"
+    embedder, cache = have
     stored, coins, queries = _tables(asked.data, embedder, cache)
     found: dict[str, Any] = {
         "about": {

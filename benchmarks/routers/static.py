@@ -24,10 +24,10 @@ import numpy as np
 import orjson
 
 from benchmarks.routers.__main__ import RESULTS
-from engines.weights import Home
+from benchmarks.routers.at_hand import at_hand
 from outcomes.assignment import utility_choice
 from outcomes.compare import complete
-from outcomes.embedder import Embedder, ServedEmbedder, load_embedder
+from outcomes.embedder import ServedEmbedder, load_embedder
 from outcomes.embedding_cache import embedded
 from outcomes.metrics import best_single, chosen, oracle, paired_bootstrap
 from outcomes.table import OutcomeTable, read_table, split
@@ -50,11 +50,9 @@ def main() -> int:
     parser.add_argument("--embedder", default="all-minilm-l6-v2-int8")
     parser.add_argument("--out", type=Path, default=RESULTS / "static-embedder.json")
     asked = parser.parse_args()
-    home = Home.from_environ()
-    if asked.data is None or not (home.weights / asked.embedder).is_dir():
-        print("Set CHORUS_DATA to the published outcome tables, and pull the encoder's weights.")
+    if (have := at_hand(asked)) is None:
         return 2
-    encoder, static = Embedder.load(home.weights / asked.embedder, max_batch=8), load_embedder(asked.static)
+    (encoder, embeddings), static = have, load_embedder(asked.static)
     found: dict[str, Any] = {
         "about": {
             "made": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -69,7 +67,7 @@ def main() -> int:
         "sources": {},
     }
     for source in SOURCES:
-        whole = complete(embedded(read_table(asked.data / source), encoder, home.root / "embeddings"))
+        whole = complete(embedded(read_table(asked.data / source), encoder, embeddings))
         small = whole.embedded(static.embed(whole.queries.texts))
         found["sources"][source] = {
             "agreement": _agreement(whole, small),

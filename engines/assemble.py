@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from engines.engine import EngineSpec
 from engines.host import FusionSpec, Host
 from engines.templates import Prompting, prompting
 from engines.text_state import Feedback
-from engines.weights import CATALOGUE, ensure
+from engines.weights import CATALOGUE, folders
 from engines.weights.progress import Progress
 from ensembles.options import Learnt, configured
 from ensembles.tokens.base import HandsOver
@@ -43,11 +43,10 @@ def assemble(
 def engine_specs(settings: Settings, progress: Progress | None = None) -> list[EngineSpec]:
     """One spec per engine model, weights fetched where their id is in the catalogue."""
     models = {name: model.engine for name, model in settings.models.items() if model.engine is not None}
-    known = [engine.weights for engine in models.values() if engine.weights in CATALOGUE]
-    folders: Mapping[str, Path] = ensure(known, progress=progress)
+    found = folders((engine.weights for engine in models.values()), progress=progress)
     specs = []
     for name, engine in models.items():
-        folder = folders.get(engine.weights, Path(engine.weights).expanduser())
+        folder = found[engine.weights]
         if not (folder / "tokenizer.json").is_file() or not (folder / "config.json").is_file():
             raise SettingsError(
                 f"models.{name}.engine.weights: {engine.weights!r} is neither known weights "
@@ -115,7 +114,7 @@ def fusion_spec(name: str, settings: FusionSettings) -> FusionSpec:
 
 def _embedder_folder(name: str, weights: str) -> Path:
     """Of an embedder's weights, fetched where their id is in the catalogue."""
-    folder = ensure([weights])[weights] if weights in CATALOGUE else Path(weights).expanduser()
+    folder = folders([weights])[weights]
     if not (folder / "weights.json").is_file():
         raise SettingsError(
             f"strategies.{name}.fuse.options.embedder: {weights!r} is neither known weights nor a folder with them."

@@ -6,8 +6,10 @@ out."""
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -32,6 +34,7 @@ __all__ = [
     "load",
     "read",
     "save",
+    "tell",
 ]
 
 T = TypeVar("T")
@@ -164,3 +167,11 @@ def save(model: Any, folder: Path, out: Path) -> str:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, out / name)
     return hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
+
+
+def tell(report: Mapping[str, Any], path: Path | None) -> None:
+    """Print what came of a training as JSON, and keep it where there is a path."""
+    text = json.dumps(report, indent=2)
+    sys.stdout.write(text + "\n")
+    if path is not None:
+        path.write_text(text + "\n", encoding="utf-8")

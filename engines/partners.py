@@ -13,14 +13,13 @@ partners for measurements, not better models."""
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engines.lessons import ANSWERS, BATCH, Lesson, batches, freeze_below, lessons, load, read, save
+from engines.lessons import ANSWERS, BATCH, Lesson, batches, freeze_below, lessons, load, read, save, tell
 from engines.weights import Home, ensure
 
 if TYPE_CHECKING:
@@ -220,10 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = make(
         asked.kind, ensure([SOURCE])[SOURCE], out, asked.answers, steps=asked.steps, drop=asked.drop
     )
-    text = json.dumps(asdict(report), indent=2)
-    print(text)
-    if asked.report is not None:
-        asked.report.write_text(text + "\n", encoding="utf-8")
+    tell(asdict(report), asked.report)
     return 0
 
 

@@ -14,7 +14,6 @@ serves."""
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +26,7 @@ from engines.byte_vocab import ByteVocab
 from engines.embedding_rows import TeamTables, digest_of
 from engines.mistake_log import Mistakes, mistakes
 from engines.union import Union
-from engines.weights import CATALOGUE, Home, ensure
+from engines.weights import CATALOGUE, Home, folders
 from ensembles.networks.attention import unit
 from ensembles.networks.copilot import Copilot
 from ensembles.networks.learner import Learner
@@ -325,9 +324,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--report", type=Path, help="JSON file for the card")
     asked = parser.parse_args(arguments)
-    folder = Path(asked.pilot).expanduser()
-    if asked.pilot in CATALOGUE:
-        folder = ensure([asked.pilot])[asked.pilot]
+    folder = folders([asked.pilot])[asked.pilot]
     began = time.monotonic()
     plan = Plan(rounds=asked.rounds, drills=asked.drills, tuned=asked.tuned)
     card = train(folder, asked.out, asked.pilot_out, asked.answers, plan)
@@ -337,10 +334,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "seconds": round(time.monotonic() - began),
         **asdict(card),
     }
-    text = json.dumps(report, indent=2)
-    print(text)
-    if asked.report is not None:
-        asked.report.write_text(text + "\n", encoding="utf-8")
+    lessons.tell(report, asked.report)
     return 0
 
 

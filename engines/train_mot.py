@@ -12,7 +12,6 @@ eighth question is held out and serves the card: loss with and without the mixtu
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -27,7 +26,7 @@ from engines.byte_vocab import ByteVocab, Unencodable
 from engines.embedding_rows import digest_of
 from engines.shared_text import common_run
 from engines.templates import Prompting, prompting
-from engines.weights import CATALOGUE, Home, ensure
+from engines.weights import Home, ensure, folders
 from ensembles.networks.attention import AHEAD
 from ensembles.networks.learner import Learner
 from ensembles.networks.mixture import Latents, Mixture
@@ -320,21 +319,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=plan.steps, help=f"batches of {plan.batch} answers")
     parser.add_argument("--report", type=Path, help="JSON file for the card")
     asked = parser.parse_args(arguments)
-    known = ensure([name for name in asked.members if name in CATALOGUE])
-    folders = [known.get(name, Path(name).expanduser()) for name in asked.members]
+    found = folders(asked.members)
+    models = [found[name] for name in asked.members]
     began, plan = time.monotonic(), Plan(steps=asked.steps)
-    names = [folder.name for folder in folders]
-    card = train([Expert.load(folder) for folder in folders], names, asked.out, asked.answers, plan)
+    names = [folder.name for folder in models]
+    card = train([Expert.load(folder) for folder in models], names, asked.out, asked.answers, plan)
     report = {
         "members": names,
         "plan": asdict(plan),
         "seconds": round(time.monotonic() - began),
         **asdict(card),
     }
-    text = json.dumps(report, indent=2)
-    print(text)
-    if asked.report is not None:
-        asked.report.write_text(text + "\n", encoding="utf-8")
+    lessons.tell(report, asked.report)
     return 0
 
 

@@ -3,6 +3,7 @@
 
     available()      what can be had
     ensure(ids)      fetch and convert what is missing, return the folders
+    folders(names)   the same, of ids and of folders of one's own
     status()         what is here, what it takes, what is still to download
     remove(id)       give the disk space back
 
@@ -21,7 +22,7 @@ from engines.weights.errors import (
 from engines.weights.home import Home
 from engines.weights.manifest import read_manifest
 from engines.weights.progress import Progress, Silent, Terminal
-from engines.weights.store import Status, available, ensure, remove, status
+from engines.weights.store import Status, available, ensure, folders, remove, status
 
 __all__ = [
     "CATALOGUE",
@@ -39,6 +40,7 @@ __all__ = [
     "WrongDigest",
     "available",
     "ensure",
+    "folders",
     "read_manifest",
     "remove",
     "status",

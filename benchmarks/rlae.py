@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engines import preload
 from engines.engine import prepare_environment
 from engines.host import FusionSpec
 from engines.rlae import MEMBERS, QUERIES, SLOTS, School, served, tasks
@@ -32,6 +33,7 @@ def main() -> int:
     parser.add_argument("--artefact", action="append", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--questions", type=int, default=128)
     asked = parser.parse_args()
+    preload.ensure()
     prepare_environment()
     artefacts = dict(pair.split("=", 1) for pair in asked.artefact)
     names = tuple(MEMBERS)

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.asking import Asker, questions
+from engines import preload
 from engines.engine import EngineSpec, prepare_environment
 from engines.host import FusionSpec, Host
 from engines.templates import prompting
@@ -36,6 +37,7 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--dtype", default="float32")
     asked = parser.parse_args()
+    preload.ensure()
     prepare_environment()
     home = Home.from_environ()
     folders = {

@@ -8,6 +8,7 @@ import sys
 import warnings
 from pathlib import Path
 
+from engines import preload
 from engines.server import run
 from engines.weights import WeightsError
 from protocol.errors import SettingsError
@@ -29,6 +30,7 @@ def main() -> int:
     where.add_argument("--uds", type=Path, help="Unix socket to listen on")
     where.add_argument("--port", type=int, default=8090, help="loopback port to listen on (default 8090)")
     asked = parser.parse_args()
+    preload.ensure()
     # vLLM's and torch's remarks on themselves: an operator can do nothing about them.
     logging.getLogger("vllm").setLevel(logging.ERROR)
     logging.getLogger("torch").setLevel(logging.ERROR)

@@ -428,15 +428,13 @@ def prepare_environment() -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # its warnings name no remedy a user has
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    # Threads that spin while they wait for each other are ruinous on shared cores, and here the gateway's
-    # workers share them: one Gemma step on two cores took 62 ms asleep and 40 ms spinning on an idle machine,
-    # but 0.1 s and 0.1-2.4 s beside one busy process. A short spin before sleeping gets back most of the first
-    # without the second (75 ms where sleeping at once took 110). A machine that does nothing else may set
-    # OMP_WAIT_POLICY=ACTIVE.
+    # Threads that spin while they wait for each other are ruinous on cores that others use as well, and gateway
+    # workers are such others: beside one busy process a step of Gemma took up to 2.4 s. So they sleep, libgomp's
+    # after some microseconds, libiomp5's as `engines.waiting` tells them. A machine that does nothing else may
+    # set OMP_WAIT_POLICY=ACTIVE.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-    os.environ.setdefault("KMP_BLOCKTIME", "0")
 
 
 def _without_amx_attention(runner: Any) -> None:

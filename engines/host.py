@@ -40,6 +40,7 @@ from engines.span_decode import SpanDecode
 from engines.spec_decode import SpecDecode
 from engines.text_state import Feedback
 from engines.union import Union
+from engines.waiting import Waiting, set_spin
 from ensembles.spans.base import SpanFusion
 from ensembles.tokens.base import Binds, Drafts, Fusion, Prepares, Search, Weighs
 from ensembles.tokens.gac import GaC
@@ -221,8 +222,10 @@ class Host:
     def _run(self) -> None:
         try:
             self._load()
+            waiting = Waiting(set_spin())
             self._ready.set()
             while self._take():
+                waiting.look()
                 self._step()
         except (
             BaseException

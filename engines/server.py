@@ -25,6 +25,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from engines import preload
 from engines.answer import Answer, Shape
 from engines.byte_vocab import Kind
 from engines.generation import Generation, Sampling
@@ -330,6 +331,7 @@ def run(
         if server is not None:
             server.should_exit = True
 
+    _tell_preloaded()
     engines, prompts = assemble(settings, on_crash=on_crash)
     engines.start()
     app = application(Service(engines, prompts))
@@ -353,6 +355,17 @@ def run(
     if not crashed:
         engines.stop()
     return 1 if crashed else 0
+
+
+def _tell_preloaded() -> None:
+    """Say which libraries the process was started with, and how to get those that are missing."""
+    has = preload.loaded()
+    log.info("preloaded: %s", ", ".join(name for name, there in has.items() if there) or "nothing")
+    for library in preload.libraries():
+        if not has[library.name]:
+            log.warning(
+                "%s is not preloaded, and the engines are slower without it: %s", library.name, library.remedy
+            )
 
 
 def _reserve(uds: Path) -> None:

@@ -27,6 +27,7 @@ from typing import Any
 from prometheus_client import multiprocess
 
 from backends.openai_http import Deployment
+from engines import preload
 from engines.weights import Terminal, WeightsError, ensure
 from gateway import control
 from gateway.admin import admin_server
@@ -317,6 +318,7 @@ class _Supervisor:
             name,
             self._helper_argv(name, uds, config),
             healthy,
+            environ=preload.environment(os.environ) if name == "engines" else {},
             ended=lambda pid: uds.unlink(missing_ok=True),
             closed=probe.close,
         )

@@ -18,6 +18,7 @@ from benchmarks.engines.report import tables, write
 from benchmarks.engines.watch import WatchedHost
 from benchmarks.lineup import Lineup, lineup
 from benchmarks.machine import machine
+from engines import preload
 from engines.engine import prepare_environment
 from protocol.methods import load_method
 
@@ -53,6 +54,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=RESULTS / "engines.json", help="and .md beside it")
     parser.add_argument("--chart", type=Path, help="an SVG; docs/fusion-speed.svg with the usual --out")
     asked = parser.parse_args()
+    preload.ensure()
     begun, console = time.monotonic(), Console(width=None if sys.stdout.isatty() else 170)
     prepare_environment()
     team = lineup(asked.dtype)

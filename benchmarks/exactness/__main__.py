@@ -18,6 +18,7 @@ from benchmarks.exactness.plain import Plainly, PlainText
 from benchmarks.exactness.report import page
 from benchmarks.lineup import Entry, Lineup, lineup
 from benchmarks.machine import machine
+from engines import preload
 from engines.assemble import fusion_spec
 from engines.byte_vocab import ByteVocab
 from engines.engine import prepare_environment
@@ -74,6 +75,7 @@ def main() -> int:
     plan = replace(Plan(), compared=asked.prompts, spans=2 * asked.prompts // 5, drafted=asked.drafted)
     if asked.quick:
         plan = Plan(6, 4, 3, 2, 4)
+    preload.ensure()
     prepare_environment()
     team = lineup("float32")
     names = asked.fusions.split(",") if asked.fusions else list(team.entries)

@@ -19,6 +19,7 @@ from benchmarks.fusion_quality.reading import FLOOR, Read, ReadingHost
 from benchmarks.fusion_quality.report import page
 from benchmarks.lineup import Lineup, lineup
 from benchmarks.machine import machine
+from engines import preload
 from engines.engine import prepare_environment
 from engines.generation import End, Event
 from engines.host import FusionSpec
@@ -48,6 +49,7 @@ def main() -> int:
     parser.add_argument("--kept", type=Path, help="where slices leave what they found")
     parser.add_argument("--out", type=Path, default=RESULTS / "fusion_quality.json", help="and .md beside it")
     asked = parser.parse_args()
+    preload.ensure()
     prepare_environment()
     team = lineup(asked.dtype)
     names = asked.fusions.split(",") if asked.fusions else list(team.entries)

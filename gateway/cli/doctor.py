@@ -272,18 +272,20 @@ def _engine_host(settings: Settings, config: Path) -> Iterator[Finding]:
             f"engine host: {', '.join(broken)} do not load beside the CPU build of torch",
             f"`pip uninstall {' '.join(broken)}`; nothing here needs them.",
         )
-    if "tcmalloc" not in os.environ.get("LD_PRELOAD", ""):
-        yield Finding(
-            "note",
-            "engine host: tcmalloc is not preloaded; vLLM's CPU build is made for it",
-            "`apt-get install libtcmalloc-minimal4`, then LD_PRELOAD=libtcmalloc_minimal.so.4 before the start.",
-        )
+    from engines import preload
+
+    preloaded = os.environ.get("LD_PRELOAD", "")
+    for library in preload.libraries():
+        if library.path or library.preloaded(preloaded):
+            yield Finding("ok", f"engine host: {library.name} is preloaded when it starts")
+        else:
+            told = f"engine host: {library.name} is not here, and the engines are slower without it"
+            yield Finding("note", told, library.remedy)
     cores = len(os.sched_getaffinity(0))
     threads = os.environ.get("OMP_NUM_THREADS")
-    if threads and threads.isdigit() and int(threads) > cores:
-        yield Finding(
-            "note", f"engine host: OMP_NUM_THREADS is {threads} on {cores} cores", f"Set it to {cores}."
-        )
+    if threads and threads.isdigit() and int(threads) != cores:
+        remedy = f"Unset it, or set it to {cores}, unless others are to have the rest."
+        yield Finding("note", f"engine host: OMP_NUM_THREADS is {threads} on {cores} cores", remedy)
     if os.environ.get("OMP_WAIT_POLICY", "").upper() == "ACTIVE":
         yield Finding(
             "note",

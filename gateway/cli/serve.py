@@ -62,6 +62,7 @@ def engines(
 
         chorus engines config/local.yaml --port 8100
     """
+    from engines import preload
     from engines.server import run
     from protocol.errors import SettingsError
     from protocol.log_pipe import start_logging
@@ -70,5 +71,6 @@ def engines(
     if (uds is None) == (port is None):
         raise SettingsError("Give one of --uds and --port.")
     settings = load_settings(config)
+    preload.ensure()
     start_logging(settings, "engines")
     raise typer.Exit(run(settings, uds=uds, host=host, port=port, drain_s=drain_s))

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import trustme
 
+from engines.preload import Library
 from gateway.cli import doctor
 from gateway.cli.doctor import Finding, findings
 
@@ -235,14 +236,19 @@ def test_engines(write: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert about(found, "engine host: vllm not installed").level == "wrong"
     assert about(found, "memory").level == "wrong"
     monkeypatch.setattr(doctor, "find_spec", lambda name: object())
+    absent = Library("libiomp5", None, ("libiomp",), "Install it.")
+    monkeypatch.setattr("engines.preload.libraries", lambda: [absent])
     monkeypatch.setenv("LD_PRELOAD", "")
     monkeypatch.setenv("OMP_NUM_THREADS", "100000")
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
     found = list(findings(config, offline=True))
     assert "pip uninstall" in about(found, "engine host: torchvision").remedy
-    assert about(found, "engine host: tcmalloc").level == "note"
+    assert about(found, "engine host: libiomp5 is not here").remedy == "Install it."
     assert about(found, "engine host: OMP_NUM_THREADS").level == "note"
     assert about(found, "engine host: OMP_WAIT_POLICY").level == "note"
+    monkeypatch.setenv("LD_PRELOAD", "/opt/libiomp5.so")
+    found = list(findings(config, offline=True))
+    assert about(found, "engine host: libiomp5 is preloaded").level == "ok"
 
 
 def test_the_command(chorus: Any, write: Write, endpoint: dict[str, Any]) -> None:

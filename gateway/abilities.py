@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from backends.pricing import estimated_tokens
@@ -25,11 +26,18 @@ def make_lacks(settings: Settings) -> Lacks:
     it looks for itself."""
     limits = {name: _limits(name, settings) for name in (*settings.models, *settings.strategies)}
 
-    def lacks(names: Sequence[str], body: Mapping[str, Any]) -> list[str | None]:
+    @lru_cache(maxsize=1024)
+    def known(names: Sequence[str]) -> tuple[list[Limits], set[Feature], bool]:
         of_each = [limits.get(name, ((), None)) for name in names]
         missed = {feature for features, _ in of_each for feature in features}
+        return of_each, missed, any(context is not None for _, context in of_each)
+
+    def lacks(names: Sequence[str], body: Mapping[str, Any]) -> list[str | None]:
+        of_each, missed, bounded = known(tuple(names))
         asked = {feature for feature in missed if FEATURES[feature](body) is not None}
-        needed = _tokens(body) if any(context is not None for _, context in of_each) else 0
+        needed = _tokens(body) if bounded else 0
+        if not asked and not needed:
+            return [None] * len(of_each)
         return [_first(each, asked, needed) for each in of_each]
 
     return lacks

@@ -113,6 +113,8 @@ class Routed:
     rng: random.Random = field(default_factory=random.Random)
     _choices: Remembered[Any, _Choice] = field(default_factory=Remembered)
     """What was chosen among whom, for which asks, by which rule: with the same estimates it is chosen again."""
+    _rules: Remembered[tuple[float | None, float | None], _Rule] = field(default_factory=Remembered)
+    """By the request's knobs, quality and threshold."""
 
     async def answer(self, request: ChatRequest, run: Run) -> AsyncIterator[Event]:
         chosen = await self.decide(request, run)
@@ -121,7 +123,9 @@ class Routed:
 
     async def decide(self, request: ChatRequest, run: Run) -> str:
         """Who shall answer; why is noted in the trace. Raises `BadRequest` for a knob that it does not have."""
-        rule = self._rule(request)
+        knobs = request.options.quality, request.options.threshold
+        if (rule := self._rules.get(knobs)) is None:
+            self._rules.put(knobs, rule := self._rule(request))
         quality = self.quality if request.options.quality is None else request.options.quality
         choice = await self._choose(request, run, rule)
         facts: dict[str, Any] = {"router": self.label, "chosen": choice.model, "reason": choice.reason}

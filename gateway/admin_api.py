@@ -22,6 +22,7 @@ from gateway.keys.secret import kept_secret
 from gateway.ledger.glance import Glance
 from gateway.ledger.place import make_ledger, savings_against
 from gateway.ledger.savings import Savings
+from gateway.ledger.store import reading
 from gateway.ledger.usage import GROUPS, Line, usage
 from gateway.state.store import StoreAway
 from gateway.tenancy import make_office, make_shared
@@ -86,6 +87,7 @@ class AdminApi:
             web.get("/admin/requests", self._figure(figures.requests)),
             web.get("/admin/requests/{name}", self._figure(figures.request)),
             web.get("/admin/requests/{name}/text", self._text),
+            web.get("/admin/savings", self._figure(figures.savings)),
             web.get("/admin/frontier", self._figure(figures.frontier)),
             web.get("/admin/routers", self._figure(figures.routers)),
             web.get("/admin/names", self._figure(figures.names)),
@@ -172,7 +174,9 @@ class AdminApi:
     ) -> tuple[list[Line], Savings | None]:
         with closing(make_ledger(self._settings)) as ledger:
             try:
-                saved = savings_against(self._settings, ledger, against, since, by) if against else None
+                saved = (
+                    savings_against(self._settings, reading(ledger), against, since, by) if against else None
+                )
             except SettingsError as error:
                 raise BadRequest(error.message, param="against") from None
             return usage(ledger, by, since), saved

@@ -110,7 +110,7 @@ def reports(timings: Timings, store: LedgerStore, now: float) -> None:
             timings.time(f"usage by {','.join(by)}, {days} days", work)
     price = Price(2.5e-6, 1e-5)
     timings.time(
-        "savings against one model, 30 days", lambda: savings(store, "large", price, now - 30 * DAY_S)
+        "savings against one model, 30 days", lambda: savings(store.read, "large", price, now - 30 * DAY_S)
     )
     read = store.read
     timings.time(

@@ -69,6 +69,7 @@ def usage(
     if context.invoked_subcommand is not None:
         return
     from gateway.ledger.place import make_ledger, savings_against
+    from gateway.ledger.store import reading
     from gateway.ledger.usage import usage as added_up
     from protocol.settings import load_settings
 
@@ -76,7 +77,7 @@ def usage(
     settings = load_settings(config)
     with closing(make_ledger(settings)) as ledger:
         lines = added_up(ledger, groups, since=begin)
-        saved = savings_against(settings, ledger, against, begin, groups) if against else None
+        saved = savings_against(settings, reading(ledger), against, begin, groups) if against else None
     if format is Format.parquet:
         _parquet(groups, lines, out)
     elif format is Format.csv:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,14 +18,15 @@ from gateway.dashboard.meters import meters
 from gateway.keys.key import Key
 from gateway.ledger import views
 from gateway.ledger.glance import Glance
+from gateway.ledger.place import savings_against
+from gateway.ledger.store import Read
 from gateway.ledger.texts import text_of
-from gateway.ledger.views import Read
 from gateway.limits.bounds import NANO
 from gateway.limits.door import money_account
 from gateway.limits.slices import LEASE_S
 from gateway.state.accounts import Ask
 from gateway.state.store import Store
-from protocol.errors import BadRequest, NotFound
+from protocol.errors import BadRequest, NotFound, SettingsError
 from protocol.settings import Settings
 from protocol.tenancy import LimitSettings
 
@@ -36,6 +38,7 @@ MOST_MINUTES = 90 * 24 * 60
 MOST_GROUPS = 50
 MOST_ACCOUNTS = 200
 BUCKETS = 60
+SAVINGS_BY = tuple(name for name in views.GROUPINGS if name != "all")
 LOOKER = "looker"
 """The holder that only asks what others have spent."""
 
@@ -112,6 +115,32 @@ class Figures:
             },
             "left_out": {"groups": len(rest), "cost_usd": sum(one.cost_nano for one in rest) / NANO},
             "data": [one.wire(BUCKETS) for one in shown],
+        }
+
+    async def savings(self, request: web.Request) -> dict[str, Any]:
+        """What was saved in the stretch that `timeline` shows by not always asking the model `against`."""
+        minutes = _whole(request, "minutes", 1440, MOST_MINUTES)
+        against, by = request.query.get("against", ""), request.query.get("by", "key")
+        if by not in SAVINGS_BY:
+            raise BadRequest(f"'by' must be one of {', '.join(SAVINGS_BY)}.", param="by")
+        since, settings = self._since(minutes * 60 / BUCKETS), self._settings()
+        known = settings.models.get(against)
+        try:
+            told = await self._look(
+                ("savings", against, by, minutes, repr(known and known.price)),
+                lambda read: savings_against(settings, read, against, since, (by,)),
+                _fresh_s(minutes),
+            )
+        except SettingsError as error:
+            raise BadRequest(error.message, param="against") from None
+        shown, rest = told.groups[:MOST_GROUPS], told.groups[MOST_GROUPS:]
+        return {
+            "object": "savings",
+            "by": by,
+            "since": since,
+            **replace(told, groups=shown).wire(),
+            "told": told.told(),
+            "left_out_groups": len(rest),
         }
 
     async def requests(self, request: web.Request) -> dict[str, Any]:
@@ -205,9 +234,11 @@ class Figures:
     async def names(self, request: web.Request) -> dict[str, Any]:
         """What the config in force names."""
         settings = self._settings()
+        models = {name: model for name, model in settings.models.items() if not model.embedder}
         return {
             "object": "names",
-            "models": [name for name, model in settings.models.items() if not model.embedder],
+            "models": list(models),
+            "priced": [name for name, model in models.items() if model.price is not None],
             "strategies": list(settings.strategies),
             "teams": list(settings.limits.teams),
             "keys_required": settings.keys.required or settings.server.master_key is not None,

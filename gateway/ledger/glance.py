@@ -13,8 +13,7 @@ from typing import Any
 
 from gateway.ledger.schema import MIGRATIONS
 from gateway.ledger.sqlite_ledger import SqliteLedger
-from gateway.ledger.store import LedgerStore
-from gateway.ledger.views import Read
+from gateway.ledger.store import LedgerStore, Read, nothing
 from gateway.state.sqlite_file import connect
 from protocol.errors import StateUnavailable
 
@@ -53,7 +52,7 @@ class Glance:
     def _work(self, work: Callable[[Read], Any]) -> Any:
         with closing(self._make()) as ledger:
             if not ledger.exists():
-                return work(_nothing)
+                return work(nothing)
             return self._watched(ledger, work) if isinstance(ledger, SqliteLedger) else work(ledger.read)
 
     def _watched(self, ledger: SqliteLedger, work: Callable[[Read], Any]) -> Any:
@@ -73,8 +72,3 @@ class Glance:
                         f"The ledger holds too much to be added up within {self._within_s:g} s; look at less time."
                     ) from error
                 raise StateUnavailable("The ledger cannot be read at present.") from error
-
-
-def _nothing(statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """There is no ledger yet."""
-    return []

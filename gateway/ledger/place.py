@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gateway.ledger.postgres_ledger import PostgresLedger
 from gateway.ledger.sqlite_ledger import SqliteLedger
-from gateway.ledger.store import LEDGER_FILE, LedgerStore
+from gateway.ledger.store import LEDGER_FILE, LedgerStore, Read
 from protocol.errors import SettingsError
 from protocol.settings import Settings
 from protocol.tenancy import state_folder
@@ -26,7 +26,7 @@ def make_ledger(settings: Settings) -> LedgerStore:
 
 
 def savings_against(
-    settings: Settings, store: LedgerStore, model: str, since: float, by: Sequence[str] = ()
+    settings: Settings, read: Read, model: str, since: float, by: Sequence[str] = ()
 ) -> Savings:
     """What was saved since then (seconds since the epoch) by not always asking `model`, at the price it has now; told
     apart `by` these, where all are names of `savings.GROUPS`. Raises `SettingsError` for a model that is not known or
@@ -40,5 +40,5 @@ def savings_against(
         raise SettingsError(f"against {model!r}: models.{model}.price is not set.")
     merging = [name for name, strategy in settings.strategies.items() if strategy.fuse or strategy.aggregate]
     return savings(
-        store, model, known.price.price, since, merging=merging, by=by if set(by) <= set(GROUPS) else ()
+        read, model, known.price.price, since, merging=merging, by=by if set(by) <= set(GROUPS) else ()
     )

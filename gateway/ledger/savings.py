@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from gateway.ledger.store import LedgerStore
+from gateway.ledger.store import Read
 from gateway.ledger.usage import GROUPS as COLUMNS
 from gateway.limits.bounds import NANO
 from protocol.errors import SettingsError
@@ -116,7 +116,7 @@ class Savings:
 
 
 def savings(
-    store: LedgerStore,
+    read: Read,
     model: str,
     price: Price,
     since: float = 0.0,
@@ -133,18 +133,16 @@ def savings(
     for name in by:
         if name not in GROUPS:
             raise SettingsError(f"savings by {name!r}: one of {', '.join(GROUPS)}.")
-    if not store.exists():
-        return Savings(model, 0)
-    sample = np.array(_answers(store, model, merging), float).reshape(-1, 3)
+    sample = np.array(_answers(read, model, merging), float).reshape(-1, 3)
     if len(sample) < FEWEST:
         return Savings(model, len(sample))
-    ((answered,),) = store.read(
+    ((answered,),) = read(
         f"SELECT count(*) FROM requests WHERE {CHATS} AND at >= ? AND at < ?",  # noqa: S608 - SQL of our own
         [since, until],
     )
     pricing = _Pricing(price, sample)
     of_groups: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}
-    rows = _requests(store, model, since, until, by)
+    rows = _requests(read, model, since, until, by)
     for row in rows:
         of_groups.setdefault(tuple(map(str, row[4:])), []).append(row[:4])
     whole = pricing.saved((), [row[:4] for row in rows])
@@ -220,11 +218,11 @@ class _Pricing:
         return drawn, expected
 
 
-def _answers(store: LedgerStore, model: str, merging: Collection[str]) -> list[tuple[int, int, int]]:
+def _answers(read: Read, model: str, merging: Collection[str]) -> list[tuple[int, int, int]]:
     """Prompt, written and reasoning tokens of the newest measured answers of `model`."""
     names = sorted(merging)
     where = f"AND requests.strategy NOT IN ({', '.join('?' * len(names))})" if names else ""
-    return store.read(
+    return read(
         "SELECT calls.prompt_tokens, calls.completion_tokens, calls.reasoning_tokens "  # noqa: S608 - SQL of our own
         "FROM calls JOIN requests ON requests.id = calls.request "
         f"WHERE calls.model = ? AND {CHATS} AND calls.kind = 'answer' AND calls.outcome = 'ok' "
@@ -233,15 +231,13 @@ def _answers(store: LedgerStore, model: str, merging: Collection[str]) -> list[t
     )
 
 
-def _requests(
-    store: LedgerStore, model: str, since: float, until: float, by: Sequence[str]
-) -> list[tuple[Any, ...]]:
+def _requests(read: Read, model: str, since: float, until: float, by: Sequence[str]) -> list[tuple[Any, ...]]:
     """Alike requests: prompt tokens; what `model` wrote itself, -1 where it was not asked; how many they are; what they
     cost in nanodollars; then what they are told apart `by`. Of a request's calls the shortest prompt is the caller's:
     judges and later stages read more."""
     columns = "".join(f", {GROUPS[name]} AS by_{number}" for number, name in enumerate(by))
     names = "".join(f", by_{number}" for number in range(len(by)))
-    return store.read(
+    return read(
         f"SELECT asked, own, count(*), sum(cost){names} FROM ("  # noqa: S608 - SQL of our own
         "SELECT coalesce(min(CASE WHEN calls.model = ? THEN calls.prompt_tokens END), "
         "min(calls.prompt_tokens)) AS asked, "

@@ -6,10 +6,21 @@ own dialect from there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-__all__ = ["FORGET", "LEDGER_FILE", "RETIRE", "TABLES", "LedgerStore", "Rows", "RowsRefused"]
+__all__ = [
+    "FORGET",
+    "LEDGER_FILE",
+    "RETIRE",
+    "TABLES",
+    "LedgerStore",
+    "Read",
+    "Rows",
+    "RowsRefused",
+    "nothing",
+    "reading",
+]
 
 LEDGER_FILE = "ledger.db"
 TABLES = {"requests": ("id",), "calls": ("request", "number")}
@@ -24,6 +35,8 @@ FORGET = "DELETE FROM texts WHERE request IN (SELECT request FROM texts WHERE ke
 
 Row = tuple[Any, ...]
 Rows = Sequence[Row]
+Read = Callable[[str, Sequence[Any]], list[Row]]
+"""Gives the rows of a statement of our own and its parameters."""
 
 
 class RowsRefused(Exception):
@@ -61,3 +74,13 @@ class LedgerStore(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+def reading(store: LedgerStore) -> Read:
+    """What reads `store`; nothing where there is no ledger yet, of which none is made."""
+    return store.read if store.exists() else nothing
+
+
+def nothing(statement: str, parameters: Sequence[Any]) -> list[Row]:
+    """There is no ledger yet."""
+    return []

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.ledger.entry import Entry
-from gateway.ledger.store import LedgerStore
+from gateway.ledger.store import LedgerStore, Read
 from gateway.ledger.streams import put_together
-from gateway.ledger.views import Read
 
 __all__ = ["sweep", "text_of", "text_row"]
 

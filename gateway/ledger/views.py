@@ -6,12 +6,13 @@ stretch of time that an index covers. Nothing here returns more rows than it say
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
+from gateway.ledger.store import Read
 from gateway.limits.bounds import NANO
 
 __all__ = [
@@ -21,15 +22,12 @@ __all__ = [
     "MOST_REQUESTS",
     "Decided",
     "Group",
-    "Read",
     "decided",
     "latencies",
     "recent",
     "request",
     "timeline",
 ]
-
-Read = Callable[[str, Sequence[Any]], list[tuple[Any, ...]]]
 
 GROUPINGS: Mapping[str, tuple[str, str]] = {
     "all": ("requests", "'all'"),

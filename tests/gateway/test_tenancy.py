@@ -241,6 +241,7 @@ async def test_admin_api(
         ("GET", "/admin/usage"),
         ("GET", "/admin/live"),
         ("GET", "/admin/timeline"),
+        ("GET", "/admin/savings"),
         ("GET", "/admin/requests"),
         ("GET", "/admin/requests/a"),
         ("GET", "/admin/requests/a/text"),

@@ -126,7 +126,7 @@ async def figure(page: Page, name: str, within: str = "main") -> float:
     await element.wait_for()
     value, text = await element.get_attribute("value"), await element.inner_text()
     assert value is not None
-    shown = float(text.removeprefix("$").replace(",", "").split(" ")[0] or 0)
+    shown = float(text.replace("−", "-").replace("$", "").replace(",", "").split(" ")[0] or 0)
     scale = {"ms": 1000.0, "%": 100.0}.get(text.rpartition(" ")[2], 1.0)
     assert shown == pytest.approx(float(value) * scale, rel=0.006, abs=0.051 if scale == 100.0 else 1e-12), (
         text

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import closing
 from typing import Any
 
 import pytest
 
+from gateway.ledger.savings import savings
+from gateway.ledger.sqlite_ledger import SqliteLedger
+from protocol.usage import Price
 from tests.ui.conftest import Opening, figure, log_in, visit
 from tests.ui.scene import ADMIN_KEY, HOSTILE, LARGE, ROOT, SMALL, TRAFFIC, Scene
 
@@ -67,7 +71,8 @@ async def test_spend(scene: Scene, opening: Opening, tab: str, table: str, group
             f"sum(completion_tokens) FROM {table} GROUP BY 1"
         )
         assert len(rows) >= 3
-        assert len(await page.locator("tbody tr").all()) == len(rows)
+        listed = page.get_by_role("region", name=f"Spend by {tab.lower()}", exact=True).locator("tbody tr")
+        assert await listed.count() == len(rows)
         names = ("cost", "count", "failed", "prompt_tokens", "completion_tokens")
         for name, cost, *others in rows:
             shown = [await figure(page, f"{column}:{name}") for column in names]
@@ -76,6 +81,60 @@ async def test_spend(scene: Scene, opening: Opening, tab: str, table: str, group
         assert await figure(page, "total_usd") == pytest.approx(total, abs=1e-12)
         if tab == "Key":
             assert await page.get_by_role("rowheader", name=HOSTILE, exact=True).is_visible()
+
+
+@pytest.mark.parametrize("tab", ["Key", "Team", "Model", "Strategy"])
+async def test_savings(scene: Scene, opening: Opening, tab: str) -> None:
+    """What was saved against always asking the large model, as a whole and by group: the estimate is the ledger's, the
+    interval what the admin API tells, the sample size what the ledger counts. Groups add up to the whole."""
+    asked = {"against": LARGE, "by": tab.lower(), "minutes": 1440}
+    headers = {"authorization": f"Bearer {ADMIN_KEY}"}
+    told = (await scene.served.admin.get("/admin/savings", params=asked, headers=headers)).json()
+    with closing(SqliteLedger(scene.ledger)) as ledger:
+        expected = savings(ledger.read, LARGE, Price(2.5e-6, 1e-5), merging=["panel"], by=[tab.lower()])
+    ((answers,),) = scene.rows(
+        "SELECT count(*) FROM calls JOIN requests ON requests.id = calls.request WHERE calls.model = ? "
+        "AND calls.outcome = 'ok' AND requests.outcome = 'ok' AND strategy <> 'panel'",
+        LARGE,
+    )
+    async with opening() as page:
+        await log_in(page)
+        await visit(page, "Spend")
+        await page.get_by_role("radio", name=tab).check(force=True)
+        await page.get_by_label("Against", exact=True).select_option(LARGE)
+        await page.get_by_role("region", name=f"Saved by {tab.lower()}").wait_for()
+        assert await figure(page, "saved_answers") == answers
+        assert await figure(page, "saved_usd") == pytest.approx(expected.usd, rel=1e-9)
+        assert await figure(page, "saved_against_usd") == pytest.approx(expected.against_usd, rel=1e-9)
+        assert await figure(page, "saved_low_usd") == pytest.approx(told["low_usd"], rel=0.02)
+        assert await figure(page, "saved_high_usd") == pytest.approx(told["high_usd"], rel=0.02)
+        total = 0.0
+        for one in expected.groups:
+            (name,) = one.group
+            assert await figure(page, f"saved_requests:{name}") == one.requests
+            assert await figure(page, f"saved_spent:{name}") == pytest.approx(one.spent_usd, rel=1e-9)
+            low, saved, high = [
+                await figure(page, f"{part}:{name}") for part in ("saved_low", "saved", "saved_high")
+            ]
+            assert saved == pytest.approx(one.usd, rel=1e-9, abs=1e-12)
+            assert low <= saved + 1e-12
+            assert saved <= high + 1e-12
+            total += saved
+        assert total == pytest.approx(expected.usd, rel=1e-9)
+
+
+async def test_savings_need_answers(scene: Scene, opening: Opening) -> None:
+    """With fewer than a hundred measured answers there is a sentence and no figure; an embedding model cannot be
+    chosen."""
+    async with opening() as page:
+        await log_in(page)
+        await visit(page, "Spend")
+        against = page.get_by_label("Against", exact=True)
+        await against.select_option("broken")
+        await page.get_by_text("that takes 100 measured answers of broken, and the ledger has 0").wait_for()
+        assert await page.locator('[data-figure="saved_usd"]').count() == 0
+        options = await against.locator("option").all_inner_texts()
+        assert sorted(options) == sorted(["choose a model", SMALL, LARGE, "broken"])
 
 
 async def test_one_request(scene: Scene, opening: Opening) -> None:

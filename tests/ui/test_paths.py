@@ -188,6 +188,9 @@ async def shown(page: Page, scene: Scene, view: str) -> None:
     await visit(page, view)
     first = {"Playground": "textarea", "Routers": "figure svg", "Spend": "main svg"}
     await page.locator(first.get(view, "main tbody tr")).first.wait_for()
+    if view == "Spend":
+        await page.get_by_label("Against", exact=True).select_option(LARGE)
+        await page.locator("[data-figure=saved_usd]").wait_for()
     if view == "Live":
         await page.locator(".stat").first.wait_for()
 

@@ -8,8 +8,9 @@ export const count = (value) => whole.format(value);
 
 export function usd(value) {
   if (value === 0) return "$0";
-  if (Math.abs(value) >= 1) return `$${cents.format(value)}`;
-  const digits = Math.min(12, 2 - Math.floor(Math.log10(Math.abs(value))));
+  if (value < 0) return `−${usd(-value)}`;
+  if (value >= 1) return `$${cents.format(value)}`;
+  const digits = Math.min(12, 2 - Math.floor(Math.log10(value)));
   return `$${value.toFixed(digits).replace(/0+$/, "").replace(/\.$/, "")}`;
 }
 

@@ -1,6 +1,6 @@
-import { get, poll } from "./api.js";
+import { get, poll, query } from "./api.js";
 import { bars, meter } from "./charts.js";
-import { card, choice, empty, h, replace, table } from "./dom.js";
+import { card, choice, empty, field, h, replace, table } from "./dom.js";
 import { count, figure, percent, span, tick, usd } from "./format.js";
 
 const RANGES = [60, 1440, 7 * 1440, 30 * 1440, 90 * 1440];
@@ -13,9 +13,10 @@ export function spend({ root, tools, signal, failed }) {
   const total = h("p", { class: "total" });
   const chart = h("div");
   const groups = h("div");
-  tools.append(choice("Time", RANGES.map((value) => [value, span(value)]), minutes, (value) => { minutes = value; draw(); }));
-  const tabs = choice("By", Object.entries(GROUPS), by, (value) => { by = value; draw(); });
-  replace(root, card("Over time", h("div", { class: "card-head" }, total, tabs), chart), card("Who spent it", groups));
+  const saved = savings(() => ({ minutes, by }), signal, failed);
+  tools.append(choice("Time", RANGES.map((value) => [value, span(value)]), minutes, (value) => { minutes = value; draw(); saved.draw(); }));
+  const tabs = choice("By", Object.entries(GROUPS), by, (value) => { by = value; draw(); saved.draw(); });
+  replace(root, card("Over time", h("div", { class: "card-head" }, total, tabs), chart), card("Who spent it", groups), saved.card);
 
   async function draw() {
     const asked = by;
@@ -48,6 +49,52 @@ export function spend({ root, tools, signal, failed }) {
   }
 
   poll(5000, signal, draw, failed);
+}
+
+// What always asking one model would have cost. It is asked for only once a model is chosen: it reads more than the rest.
+function savings(stretch, signal, failed) {
+  const place = h("div");
+  const model = h("select", { onchange: () => draw() }, h("option", { value: "" }, "choose a model"));
+  get("/admin/names", signal).then((names) => model.append(...names.priced.map((name) => h("option", { value: name }, name))), failed);
+  poll(60000, signal, draw, failed);
+
+  async function draw() {
+    const against = model.value;
+    if (!against) {
+      replace(place, h("p", { class: "muted" }, "What would always asking one model have cost? Choose one that has a price."));
+      return;
+    }
+    const { minutes, by } = stretch();
+    let told;
+    try {
+      told = await get(`/admin/savings?${query({ against, by, minutes })}`, signal);
+    } catch (error) {
+      if (!signal.aborted) replace(place, h("p", { class: "notice bad", role: "alert" }, error.message));
+      return;
+    }
+    const now = stretch();
+    if (against !== model.value || by !== now.by || minutes !== now.minutes) return;
+    replace(place, told.usd === null ? empty("Not enough answers", told.told) : estimate(told));
+  }
+
+  return { card: card("Saved against always asking one model", h("div", { class: "filters" }, field("Against", model)), place), draw };
+}
+
+const SAVED = [["Requests", "num"], ["Of them its own", "num"], ["Spent", "num"], ["Would have cost", "num"], ["Saved", "num"], ["95 % from", "num"], ["to", "num"]];
+
+function estimate(told) {
+  const money = (name, value) => figure(name, value, usd(value));
+  const whole = (name, value) => figure(name, value, count(value));
+  const cells = (one, name) => [
+    whole(`saved_requests:${name}`, one.requests), whole(`saved_measured:${name}`, one.measured), money(`saved_spent:${name}`, one.spent_usd),
+    money(`saved_against:${name}`, one.against_usd), money(`saved:${name}`, one.usd), money(`saved_low:${name}`, one.low_usd), money(`saved_high:${name}`, one.high_usd)];
+  return [
+    h("p", { class: "total" }, money("saved_usd", told.usd), h("span", { class: "muted" }, " saved, as estimated")),
+    h("p", { class: "muted reasons" }, "With 95 % confidence ", money("saved_low_usd", told.low_usd), " to ", money("saved_high_usd", told.high_usd), `. ${count(told.requests)} requests cost ${usd(told.spent_usd)}; `, h("b", null, told.model), " would have cost about ", money("saved_against_usd", told.against_usd),
+      ", as ", whole("saved_answers", told.answers), ` measured answers of it predict. It answered ${count(told.measured)} of them itself; ${count(told.left_out)} without measured tokens are left out. `,
+      "An estimate: tokenizers differ, and it may have been asked the harder questions."),
+    table(`Saved by ${told.by} against ${told.model}`, [[GROUPS[told.by], ""], ...SAVED], told.groups.map((one) => [one.group[0], ...cells(one, one.group[0])])),
+    told.left_out_groups ? h("p", { class: "muted" }, `${count(told.left_out_groups)} more groups are in the total.`) : null];
 }
 
 const share = (part) => h("span", { class: "shared" }, meter(part), h("span", null, percent(part)));

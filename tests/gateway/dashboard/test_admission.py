@@ -201,6 +201,8 @@ def test_the_page_has_nothing_inline() -> None:
         ("/admin/live?minutes=x", 400),
         ("/admin/live?minutes=²", 400),
         ("/admin/timeline?by=prompt", 400),
+        ("/admin/savings?against=nobody", 400),
+        ("/admin/savings?against=nobody&by=prompt", 400),
         ("/admin/timeline?minutes=999999999999", 400),
         ("/admin/requests?before=x", 400),
         ("/admin/requests?limit=201", 400),

@@ -11,7 +11,7 @@ from gateway.keys.key import ANYONE
 from gateway.ledger.entry import Entry
 from gateway.ledger.savings import FEWEST, Savings, savings
 from gateway.ledger.sqlite_ledger import SqliteLedger
-from gateway.ledger.store import LedgerStore
+from gateway.ledger.store import LedgerStore, reading
 from protocol.errors import SettingsError
 from protocol.run import Call, Trace
 from protocol.usage import Price, Usage
@@ -51,7 +51,7 @@ def test_the_interval_covers(tmp_path: Path) -> None:
     for seed in range(60):
         store = SqliteLedger(tmp_path / f"{seed}.db")
         truth = ledger_of(store, seed)
-        told = savings(store, "big", BIG)
+        told = savings(store.read, "big", BIG)
         store.close()
         assert told.usd is not None
         assert told.low_usd is not None
@@ -70,8 +70,8 @@ def test_both_places_agree(open_ledger: Open, tmp_path: Path) -> None:
     here, there = SqliteLedger(tmp_path / "other.db"), open_ledger()
     for store in (here, there):
         ledger_of(store, 1)
-    told = savings(there, "big", BIG)
-    expected = savings(here, "big", BIG)
+    told = savings(there.read, "big", BIG)
+    expected = savings(here.read, "big", BIG)
     here.close()
     assert (told.requests, told.measured, told.answers) == (500, told.answers, expected.answers)
     assert told.usd == pytest.approx(expected.usd, rel=1e-9)
@@ -88,7 +88,7 @@ def test_groups(open_ledger: Open) -> None:
     )
     row, calls = both.rows()
     store.write([row], calls)
-    told = savings(store, "big", BIG, by=("strategy", "model"))
+    told = savings(store.read, "big", BIG, by=("strategy", "model"))
     groups = {one.group: one for one in told.groups}
     assert set(groups) == {("auto", "big"), ("auto", "small"), ("vote", "several")}
     assert sum(one.requests for one in told.groups) == told.requests == 501
@@ -100,22 +100,22 @@ def test_groups(open_ledger: Open) -> None:
     assert small.low_usd < small.usd < small.high_usd
     assert [one["usd"] for one in told.wire()["groups"]] == [one.usd for one in told.groups]
     for by in ("key", "team", "owner", "user", "requested", "day"):
-        (all_of_them,) = savings(store, "big", BIG, by=(by,)).groups
+        (all_of_them,) = savings(store.read, "big", BIG, by=(by,)).groups
         assert all_of_them.requests == 501
     with pytest.raises(SettingsError, match="outcome"):
-        savings(store, "big", BIG, by=("outcome",))
+        savings(store.read, "big", BIG, by=("outcome",))
 
 
 def test_too_few(tmp_path: Path) -> None:
     """Below a hundred measured answers it says so, and no figure."""
     store = SqliteLedger(tmp_path / "few.db")
     ledger_of(store, 2, requests=FEWEST - 1, share=1.0)
-    told = savings(store, "big", BIG)
+    told = savings(store.read, "big", BIG)
     store.close()
     assert (told.answers, told.usd, told.low_usd) == (FEWEST - 1, None, None)
     assert "99" in told.told()
     assert "USD" not in told.told()
-    assert savings(SqliteLedger(tmp_path / "none.db"), "big", BIG) == Savings("big", 0)
+    assert savings(reading(SqliteLedger(tmp_path / "none.db")), "big", BIG) == Savings("big", 0)
 
 
 def test_what_counts(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_what_counts(tmp_path: Path) -> None:
     ]
     rows = [entry.rows() for entry in entries]
     store.write([row for row, _ in rows], [call for _, calls in rows for call in calls])
-    told = savings(store, "big", BIG, merging=["fused"])
+    told = savings(store.read, "big", BIG, merging=["fused"])
     store.close()
     assert (told.answers, told.requests, told.measured, told.left_out) == (100, 103, 101, 1)
     each = BIG.cost_usd(Usage(10, 20))

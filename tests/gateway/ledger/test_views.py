@@ -19,8 +19,8 @@ from gateway.ledger import views
 from gateway.ledger.entry import Entry
 from gateway.ledger.glance import Glance
 from gateway.ledger.sqlite_ledger import SqliteLedger
-from gateway.ledger.store import LedgerStore
-from gateway.ledger.views import Decided, Read
+from gateway.ledger.store import LedgerStore, Read
+from gateway.ledger.views import Decided
 from gateway.ledger.writer import LedgerWriter
 from protocol.errors import StateUnavailable
 from protocol.run import Call, Trace

@@ -34,6 +34,7 @@ from gateway.admin import admin_server
 from gateway.admin_api import AdminApi
 from gateway.child import Child, Program, first_of
 from gateway.config_source import ConfigSource
+from gateway.ledger.rolling_up import RollingUp
 from gateway.local_weights import wanted
 from gateway.open_files import ENOUGH, raise_limit
 from gateway.ports import bind
@@ -155,6 +156,7 @@ class _Supervisor:
         for child in (*self._workers, *self._helpers.values()):
             self._keep(child)
         reloading: asyncio.Task[None] | None = None
+        rolling_up = RollingUp.of(self._settings)
         try:
             async with admin_server(
                 admin, self.status, self._metrics, self._admin_api(), self._engine_socket
@@ -164,6 +166,8 @@ class _Supervisor:
                     self._say_ready()
                     notify(os.environ, "READY=1")
                     reloading = asyncio.create_task(self._reloader.run())
+                    if rolling_up is not None:
+                        rolling_up.start()
                 await self._stop.wait()
                 notify(os.environ, "STOPPING=1")
                 if reloading is not None:
@@ -174,6 +178,8 @@ class _Supervisor:
             await _stop_all(self._workers, 0.0)
             if reloading is not None:
                 await asyncio.gather(reloading, return_exceptions=True)
+            if rolling_up is not None:
+                await asyncio.to_thread(rolling_up.close)
             grace_s = 0.0 if self._at_once.is_set() else HELPER_GRACE_S
             await _stop_all(list(self._keeping.values()), grace_s)
             await asyncio.gather(*self._keeping)

@@ -20,7 +20,7 @@ __all__ = ["group"]
 
 DAY_S = 86_400.0
 DUMP = """ledger.url names a PostgreSQL, whose own programs do this, while gateways write:
-  pg_dump --format=custom -t requests -t calls -t texts -t ledger_version --file=ledger.dump "$LEDGER_URL"
+  pg_dump --format=custom -t requests -t calls -t texts -t 'day*' -t ledger_version --file=ledger.dump "$LEDGER_URL"
   pg_restore --clean --if-exists --single-transaction --dbname="$LEDGER_URL" ledger.dump"""
 
 group = typer.Typer(help="The ledger: back it up, restore it, check it.", no_args_is_help=True)

@@ -38,6 +38,8 @@ MOST_MINUTES = 90 * 24 * 60
 MOST_GROUPS = 50
 MOST_ACCOUNTS = 200
 BUCKETS = 60
+IN_DAYS = 20
+"""A stretch of so many days is shown by whole days, which the ledger has added up."""
 SAVINGS_BY = tuple(name for name in views.GROUPINGS if name != "all")
 LOOKER = "looker"
 """The holder that only asks what others have spent."""
@@ -62,8 +64,7 @@ class Figures:
     async def live(self, request: web.Request) -> dict[str, Any]:
         """Traffic of the last `minutes` (default 15), and what is so at this moment."""
         minutes = _whole(request, "minutes", 15, 24 * 60)
-        bucket_s = minutes * 60 / BUCKETS
-        since = self._since(bucket_s)
+        since, bucket_s, _ = self._stretch(minutes)
 
         def work(read: Read) -> tuple[Any, list[float]]:
             return views.timeline(read, "all", since, bucket_s, BUCKETS), views.latencies(read, since)
@@ -92,11 +93,10 @@ class Figures:
         by = request.query.get("by", "key")
         if by not in views.GROUPINGS:
             raise BadRequest(f"'by' must be one of {', '.join(views.GROUPINGS)}.", param="by")
-        bucket_s = minutes * 60 / BUCKETS
-        since = self._since(bucket_s)
+        since, bucket_s, buckets = self._stretch(minutes)
         groups = await self._look(
             ("timeline", by, minutes),
-            lambda read: views.timeline(read, by, since, bucket_s, BUCKETS),
+            lambda read: views.timeline(read, by, since, bucket_s, buckets),
             _fresh_s(minutes),
         )
         shown, rest = groups[:MOST_GROUPS], groups[MOST_GROUPS:]
@@ -114,7 +114,7 @@ class Figures:
                 "cost_usd": sum(one.cost_nano for one in groups) / NANO,
             },
             "left_out": {"groups": len(rest), "cost_usd": sum(one.cost_nano for one in rest) / NANO},
-            "data": [one.wire(BUCKETS) for one in shown],
+            "data": [one.wire(buckets) for one in shown],
         }
 
     async def savings(self, request: web.Request) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class Figures:
         against, by = request.query.get("against", ""), request.query.get("by", "key")
         if by not in SAVINGS_BY:
             raise BadRequest(f"'by' must be one of {', '.join(SAVINGS_BY)}.", param="by")
-        since, settings = self._since(minutes * 60 / BUCKETS), self._settings()
+        (since, _, _), settings = self._stretch(minutes), self._settings()
         known = settings.models.get(against)
         try:
             told = await self._look(
@@ -256,9 +256,15 @@ class Figures:
         told: T = await self._glance.look(name, work, fresh_s=fresh_s)
         return told
 
-    def _since(self, bucket_s: float) -> float:
-        """Where the first bucket begins: the last one is under way, and buckets stay where they are."""
-        return ((self._now() // bucket_s) - BUCKETS + 1) * bucket_s
+    def _stretch(self, minutes: int) -> tuple[float, float, int]:
+        """When the first bucket of the last `minutes` begins, how many seconds each has, and how many they are. The
+        last one is under way, and buckets stay where they are; those of long stretches are whole days (UTC)."""
+        days = minutes * 60 / DAY_S
+        bucket_s, buckets = minutes * 60 / BUCKETS, BUCKETS
+        if days >= IN_DAYS:
+            bucket_s = ceil(days / BUCKETS) * DAY_S
+            buckets = ceil(days * DAY_S / bucket_s)
+        return ((self._now() // bucket_s) - buckets + 1) * bucket_s, bucket_s, buckets
 
 
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}

@@ -10,6 +10,13 @@ from gateway.ledger.store import LedgerStore
 __all__ = ["Health", "check"]
 
 
+ADDED = "SELECT {day}, sum(cost_nano) FROM requests GROUP BY 1"
+MARKED = (
+    "SELECT days.day, coalesce(sum(day_requests.cost_nano), 0) FROM days LEFT JOIN day_requests "
+    "ON day_requests.mark = days.mark WHERE days.made = 1 GROUP BY days.day"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Health:
     """`first` and `last`: when the oldest and the newest request was, seconds since the epoch, None without any.
@@ -25,8 +32,8 @@ class Health:
 
 def check(store: LedgerStore, before: float) -> Health:
     """Read the whole ledger and compare its books: each request costs what its calls cost, no call is without its
-    request. Rows from before the time `before`, seconds since the epoch, are past their retention. Raises
-    `SettingsError`, `StateUnavailable`."""
+    request, and days that were added up cost what their requests cost. Rows from before the time `before`, seconds
+    since the epoch, are past their retention. Raises `SettingsError`, `StateUnavailable`."""
     faults = []
     if isinstance(store, SqliteLedger) and (damage := store.damage()):
         faults.append(f"the file is damaged: {damage}")
@@ -43,6 +50,10 @@ def check(store: LedgerStore, before: float) -> Health:
         "WHERE requests.id IS NULL AND calls.at >= ?",
         [before],  # what is retired goes table by table
     )
+    added = {day: int(cost) for day, cost in store.read(ADDED)}
+    wrong = sorted(day for day, cost in store.read(MARKED) if added.get(day, 0) != int(cost))
+    if wrong:
+        faults.append(f"what is added up of {', '.join(wrong)} is not what its requests cost")
     if unequal:
         faults.append(f"{unequal} requests do not cost what their calls cost")
     if alone:

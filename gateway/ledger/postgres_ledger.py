@@ -6,14 +6,16 @@ row that is there already stays: a batch whose commit was not heard of is simply
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+from gateway.ledger.rollups import day_of, late_days
 from gateway.ledger.schema import MIGRATIONS
-from gateway.ledger.store import FORGET, RETIRE, Rows, RowsRefused
+from gateway.ledger.store import FORGET, RETIRE, UNMARK, Rows, RowsRefused
 from protocol.errors import SettingsError, StateUnavailable
 
 if TYPE_CHECKING:
@@ -28,6 +30,9 @@ AT_ONCE = 500
 """Rows that one statement adds: its 9500 parameters are well below PostgreSQL's 65535."""
 LOCK = 0x63_68_6F_72_75_73
 """Whoever migrates or retires holds this advisory lock ("chorus")."""
+LATE_LOCK = LOCK + 1
+"""Who writes late rows or removes old ones shares this lock; who marks a day has it alone, so that rows are either
+committed before its sums are read or take its mark away."""
 DAY = "to_char(to_timestamp(requests.at) AT TIME ZONE 'UTC', 'YYYY-MM-DD')"
 SPELLING = (
     (" WITHOUT ROWID", ""),
@@ -63,6 +68,9 @@ class PostgresLedger:
                         f"INSERT INTO {table} VALUES {','.join([row] * len(some))} ON CONFLICT DO NOTHING",  # noqa: S608
                         [_cell(value) for value in chain.from_iterable(some)],
                     )
+            if late := late_days(requests, time.time()):
+                connection.execute("SELECT pg_advisory_xact_lock_shared(%s)", [LATE_LOCK])
+                connection.execute("DELETE FROM days WHERE day = ANY(%s)", [late])
 
         self._transact(work)
 
@@ -71,6 +79,8 @@ class PostgresLedger:
             row = connection.execute("SELECT pg_try_advisory_xact_lock(%s)", [LOCK]).fetchone()
             if row is None or not row[0]:
                 return 0  # another gateway is at it
+            connection.execute("SELECT pg_advisory_xact_lock_shared(%s)", [LATE_LOCK])
+            connection.execute(_spoken(UNMARK), [day_of(before)])
             return max(connection.execute(_spoken(each), [before, most]).rowcount for each in RETIRE)
 
         return self._transact(work)
@@ -80,6 +90,15 @@ class PostgresLedger:
         return self._transact(
             lambda connection: connection.execute(_spoken(FORGET), [key, before, most]).rowcount
         )
+
+    def change(self, statements: Sequence[tuple[str, Sequence[Any]]], *, alone: bool = False) -> None:
+        def work(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+            if alone:
+                connection.execute("SELECT pg_advisory_xact_lock(%s)", [LATE_LOCK])
+            for statement, parameters in statements:
+                connection.execute(_spoken(statement), parameters)
+
+        self._transact(work)
 
     def read(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         return self._transact(

@@ -66,4 +66,47 @@ MIGRATIONS = (
     """
     ALTER TABLE calls ADD COLUMN written_tokens INTEGER
     """,
+    # Days added up (`gateway.ledger.rollups`): what of them is marked, and their sums under these marks.
+    """
+    CREATE TABLE days (
+        day TEXT PRIMARY KEY,
+        mark INTEGER NOT NULL,
+        made INTEGER NOT NULL
+    );
+    CREATE TABLE day_requests (
+        mark INTEGER NOT NULL,
+        number INTEGER NOT NULL,
+        key TEXT NOT NULL,
+        alias TEXT,
+        owner TEXT,
+        team TEXT,
+        requested TEXT NOT NULL,
+        strategy TEXT NOT NULL,
+        outcome TEXT NOT NULL,
+        requests INTEGER NOT NULL,
+        prompt_tokens INTEGER NOT NULL,
+        completion_tokens INTEGER NOT NULL,
+        cost_nano INTEGER NOT NULL,
+        PRIMARY KEY (mark, number)
+    ) WITHOUT ROWID;
+    CREATE TABLE day_calls (
+        mark INTEGER NOT NULL,
+        number INTEGER NOT NULL,
+        key TEXT NOT NULL,
+        alias TEXT,
+        owner TEXT,
+        team TEXT,
+        requested TEXT NOT NULL,
+        strategy TEXT NOT NULL,
+        outcome TEXT NOT NULL,
+        model TEXT NOT NULL,
+        requests INTEGER NOT NULL,
+        calls INTEGER NOT NULL,
+        failed INTEGER NOT NULL,
+        prompt_tokens INTEGER NOT NULL,
+        completion_tokens INTEGER NOT NULL,
+        cost_nano INTEGER NOT NULL,
+        PRIMARY KEY (mark, number)
+    ) WITHOUT ROWID
+    """,
 )

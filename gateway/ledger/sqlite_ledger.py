@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import cache
@@ -10,8 +11,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gateway.ledger.rollups import day_of, late_days
 from gateway.ledger.schema import MIGRATIONS
-from gateway.ledger.store import FORGET, RETIRE, TABLES, Rows, RowsRefused
+from gateway.ledger.store import FORGET, RETIRE, TABLES, UNMARK, Rows, RowsRefused
 from gateway.state.sqlite_file import connect
 from protocol.errors import SettingsError, StateUnavailable
 
@@ -42,11 +44,14 @@ class SqliteLedger:
             _insert(connection, "requests", requests)
             _insert(connection, "calls", calls)
             _insert(connection, "texts", texts)
+            for day in late_days(requests, time.time()):
+                connection.execute("DELETE FROM days WHERE day = ?", [day])
 
         self._transact(work)
 
     def retire(self, before: float, most: int) -> int:
         def work(connection: sqlite3.Connection) -> int:
+            connection.execute(UNMARK, [day_of(before)])
             return max(connection.execute(statement, [before, most]).rowcount for statement in RETIRE)
 
         return self._transact(work)
@@ -58,6 +63,15 @@ class SqliteLedger:
         if count < most:  # that was the last of them
             self.read("PRAGMA wal_checkpoint(TRUNCATE)")
         return count
+
+    def change(self, statements: Sequence[tuple[str, Sequence[Any]]], *, alone: bool = False) -> None:
+        """Whoever changes a SQLite file is alone."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            for statement, parameters in statements:
+                connection.execute(statement, parameters)
+
+        self._transact(work)
 
     def read(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         try:

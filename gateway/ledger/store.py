@@ -14,8 +14,10 @@ __all__ = [
     "LEDGER_FILE",
     "RETIRE",
     "TABLES",
+    "UNMARK",
     "LedgerStore",
     "Read",
+    "Row",
     "Rows",
     "RowsRefused",
     "nothing",
@@ -31,6 +33,8 @@ RETIRE = tuple(
     for table, key in TABLES.items()
 )
 """Of each table the oldest rows from before a time, at most so many."""
+UNMARK = "DELETE FROM days WHERE day <= ?"
+"""What is removed of a day is in its sums no more."""
 FORGET = "DELETE FROM texts WHERE request IN (SELECT request FROM texts WHERE key = ? AND at < ? LIMIT ?)"
 
 Row = tuple[Any, ...]
@@ -57,7 +61,8 @@ class LedgerStore(Protocol):
         ...
 
     def write(self, requests: Rows, calls: Rows, texts: Rows = ()) -> None:
-        """Add rows, all or none; those that are there already stay. Raises `RowsRefused`."""
+        """Add rows, all or none; those that are there already stay. Late ones take away their days' marks
+        (`gateway.ledger.rollups`). Raises `RowsRefused`."""
         ...
 
     def retire(self, before: float, most: int) -> int:
@@ -67,6 +72,11 @@ class LedgerStore(Protocol):
     def forget(self, key: str, before: float, most: int) -> int:
         """Remove at most `most` texts of a key from before that time; gives how many. Where it can be seen to, their
         bytes go too, not their place in a table alone."""
+        ...
+
+    def change(self, statements: Sequence[tuple[str, Sequence[Any]]], *, alone: bool = False) -> None:
+        """Run statements of our own with their parameters, all or none; `alone`: while nobody writes a late row or
+        removes old ones. Raises `RowsRefused`."""
         ...
 
     def read(self, statement: str, parameters: Sequence[Any] = ()) -> list[Row]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from gateway.ledger.rollups import DAY_S, Stretch, begin_of, steady, summed
 from gateway.ledger.store import Read
 from gateway.limits.bounds import NANO
 
@@ -41,7 +42,7 @@ MOST_BUCKETS = 400
 MOST_REQUESTS = 200
 MOST_LATENCIES = 2000
 MOST_DECISIONS = 4000
-NEARBY_S = 7 * 86_400.0
+NEARBY_S = 7 * DAY_S
 """How far back a request is looked for by the id that its caller gave it."""
 _LISTED = (
     "id, request_id, at, key, alias, team, requested, strategy, outcome, prompt_tokens, completion_tokens, "
@@ -87,16 +88,20 @@ class Group:
 
 def timeline(read: Read, by: str, since: float, bucket_s: float, buckets: int) -> list[Group]:
     """What was used from `since` on, in `buckets` of `bucket_s` seconds, by one of `GROUPINGS`; dearest group first.
-    A request that was refused or left is "failed", and so is a call that did not end well."""
-    table, group = GROUPINGS[by]
-    # Rounding half down is what every database spells alike; the first bucket begins at `since`.
-    place = "CAST(round((at - ?) / ? - 0.5) AS INTEGER)"
-    rows = read(
-        f"SELECT {group}, {place}, count(*), sum(CASE WHEN outcome = 'ok' THEN 0 ELSE 1 END), "  # noqa: S608 - our own
-        f"sum(prompt_tokens), sum(completion_tokens), sum(cost_nano) FROM {table} "
-        "WHERE at >= ? AND at < ? GROUP BY 1, 2",
-        [since, bucket_s, since, since + bucket_s * buckets],
-    )
+    A request that was refused or left is "failed", and so is a call that did not end well. Buckets of whole UTC days
+    are quick at any length."""
+    until = since + bucket_s * buckets
+
+    def work(stretch: Stretch) -> list[tuple[Any, ...]]:
+        rows = _of_days(read, by, stretch, since, bucket_s)
+        for gap in stretch.gaps:
+            rows += _of_rows(read, by, gap, since, bucket_s)
+        return rows
+
+    if since % DAY_S or bucket_s % DAY_S:  # a bucket would hold part of a day
+        rows = work(Stretch((), ((since, until),)))
+    else:
+        rows = steady(read, since, until, work)
     groups: dict[str, Group] = {}
     for name, number, *sums in rows:
         count, failed, read_tokens, written, cost = map(int, sums)
@@ -110,6 +115,34 @@ def timeline(read: Read, by: str, since: float, bucket_s: float, buckets: int) -
         before = one.buckets.get(at, (0, 0, 0))
         one.buckets[at] = (before[0] + count, before[1] + failed, before[2] + cost)
     return sorted(groups.values(), key=lambda one: (-one.cost_nano, -one.count, one.name))
+
+
+def _of_rows(
+    read: Read, by: str, gap: tuple[float, float], since: float, bucket_s: float
+) -> list[tuple[Any, ...]]:
+    """Of each group and bucket: name and number, requests (or calls), those that failed, tokens, nanodollars."""
+    table, group = GROUPINGS[by]
+    # Rounding down as every database understands it: one's CAST cuts off, the other's rounds.
+    whole, place = "CAST((at - ?) / ? AS INTEGER)", "(at - ?) / ?"
+    place = f"{whole} - CASE WHEN {whole} > {place} THEN 1 ELSE 0 END"
+    return read(
+        f"SELECT {group}, {place}, count(*), sum(CASE WHEN outcome = 'ok' THEN 0 ELSE 1 END), "  # noqa: S608 - our own
+        f"sum(prompt_tokens), sum(completion_tokens), sum(cost_nano) FROM {table} "
+        "WHERE at >= ? AND at < ? GROUP BY 1, 2",
+        [*[since, bucket_s] * 3, *gap],
+    )
+
+
+def _of_days(read: Read, by: str, stretch: Stretch, since: float, bucket_s: float) -> list[tuple[Any, ...]]:
+    """The same of days that are added up."""
+    table, group = GROUPINGS[by]
+    counted, failed = {
+        "requests": ("sum(requests)", "sum(CASE WHEN outcome = 'ok' THEN 0 ELSE requests END)"),
+        "calls": ("sum(calls)", "sum(failed)"),
+    }[table]
+    sums = f"{counted}, {failed}, sum(prompt_tokens), sum(completion_tokens), sum(cost_nano)"
+    rows = summed(read, stretch, f"{group}, days.day, {sums}", f"day_{table}", "1, 2")
+    return [(name, (begin_of(day) - since) // bucket_s, *told) for name, day, *told in rows]
 
 
 def latencies(read: Read, since: float) -> list[float]:

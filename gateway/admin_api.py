@@ -127,7 +127,8 @@ class AdminApi:
 
     async def _rotate(self, request: web.Request) -> web.Response:
         actor = self._admit(request)
-        grace_s = (await _body(request)).get("grace_s", 0)
+        terms = dict(await _body(request))
+        grace_s = terms.pop("grace_s", 0)
         if (
             isinstance(grace_s, bool)
             or not isinstance(grace_s, (int, float))
@@ -135,7 +136,7 @@ class AdminApi:
         ):
             raise BadRequest("'grace_s' must be seconds, at most 30 days.", param="grace_s")
         name = request.match_info["name"]
-        key, secret = await _answered(self._office.rotate(name, actor, grace_s=grace_s))
+        key, secret = await _answered(self._office.rotate(name, actor, grace_s=grace_s, terms=terms))
         return web.json_response({**_told(key), "secret": secret}, headers=_SECRET)
 
     async def _revoke(self, request: web.Request) -> web.Response:

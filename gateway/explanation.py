@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,17 +16,37 @@ from protocol.wire import chunk, completion_id
 __all__ = ["decimal", "decision_body", "explain", "headers", "last_event", "whole_body"]
 
 
+NAME = re.compile(r"[\w.:/@+-]{1,128}", re.ASCII)
+"""What of a model's name may stand in a header that somebody else named."""
+
+
 def decimal(usd: float) -> str:
     """US dollars as a plain decimal number, to a millionth of a millionth: `0.0000127`, never `1.27e-05`."""
     return f"{usd:.12f}".rstrip("0").rstrip(".")
 
 
 def headers(strategy: str, members: Sequence[str], trace: Trace | None = None) -> dict[str, str]:
-    """Who answered, how, and, when it is known already, at what cost."""
+    """Who answered, how, and, when it is known already, at what cost and without whom."""
     told = {"x-chorus-strategy": strategy, "x-chorus-model": ",".join(members)}
     if trace is not None:
         told["x-chorus-cost-usd"] = decimal(trace.cost_usd)
+        if names := _left_out(trace):
+            told["x-chorus-left-out"] = ",".join(names)
     return told
+
+
+def _left_out(trace: Trace) -> list[str]:
+    """Members of fusions that had no part in some text of the call tree, or lost theirs, each once. Engine hosts name
+    them; what is no model's name does not get into a header."""
+    told = [call.told["left_out"] for call in trace.calls if "left_out" in call.told]
+    names = [
+        row.get("model")
+        for rows in told
+        if isinstance(rows, list)
+        for row in rows
+        if isinstance(row, Mapping)
+    ]
+    return list(dict.fromkeys(name for name in names if isinstance(name, str) and NAME.fullmatch(name)))
 
 
 def whole_body(request: ChatRequest, reply: Reply, strategy: str, trace: Trace) -> bytes:

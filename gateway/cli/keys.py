@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +36,13 @@ TextDays = Annotated[
         min=0,
         help="Store its prompts and answers for so many days; 0: store none, and remove what there is.",
     ),
+]
+Cached = Annotated[
+    bool | None, typer.Option(help="Whether its answers may be kept, and kept ones given to it.")
+]
+Team = Annotated[str | None, typer.Option(help="Its team.")]
+Models = Annotated[
+    str | None, typer.Option(help="Models and strategies it may name, comma-separated; '*' for all.")
 ]
 HOUR_S = 3600.0
 
@@ -119,13 +127,9 @@ def change(
     name: Name,
     config: ConfigOption = CONFIG,
     text_days: TextDays = None,
-    cached: Annotated[
-        bool | None, typer.Option(help="Whether its answers may be kept, and kept ones given to it.")
-    ] = None,
-    team: Annotated[str | None, typer.Option(help="Its team.")] = None,
-    models: Annotated[
-        str | None, typer.Option(help="Models and strategies it may name, comma-separated; '*' for all.")
-    ] = None,
+    cached: Cached = None,
+    team: Team = None,
+    models: Models = None,
     rpm: Rpm = None,
     tpm: Tpm = None,
     concurrent: Concurrent = None,
@@ -138,28 +142,14 @@ def change(
 
         chorus keys change alice --budget day=10 --rpm 120
     """
-    told = {"team": team, "cached": cached}
-    body: dict[str, Any] = {field: value for field, value in told.items() if value is not None}
-    if text_days is not None:
-        body["text_days"] = text_days or None
-    if models is not None:
-        body["models"] = None if models == "*" else words(models)
-    limits: dict[str, int | None] = {"rpm": rpm, "tpm": tpm, "concurrent": concurrent}
-    changed = {field: value for field, value in limits.items() if value is not None}
+    terms = _Terms(text_days, cached, team, models, rpm, tpm, concurrent, budget)
 
     async def deed(office: Office, actor: str) -> Key:
-        if changed or budget:
-            key = await office.find(name)
-            budgets = {str(period): usd for period, usd in key.limits.budgets_usd.items()} | _budgets(budget)
-            body["limits"] = {**key.limits.model_dump(exclude_none=True), **changed, "budgets_usd": budgets}
-        return await office.change(name, body, actor)
+        return await office.change(name, await terms.body(office, name), actor)
 
     key = with_office(config, deed)
     typer.echo(f"{key.id} is changed. {_stored(key)}".rstrip())
-    if text_days == 0:
-        typer.echo(
-            "What was stored of its prompts and answers is removed; on other machines within a minute."
-        )
+    terms.say_removed()
 
 
 @group.command()
@@ -180,19 +170,77 @@ def rotate(
     grace_hours: Annotated[
         float, typer.Option(min=0, max=720, help="How long the old secret stays good.")
     ] = 0.0,
+    expires_in_days: Annotated[
+        float | None, typer.Option(help="From now; default: as before. An expired key needs it.")
+    ] = None,
+    text_days: TextDays = None,
+    cached: Cached = None,
+    team: Team = None,
+    models: Models = None,
+    rpm: Rpm = None,
+    tpm: Tpm = None,
+    concurrent: Concurrent = None,
+    budget: Budget = None,
 ) -> None:
-    """Give a key a new secret, printed once; limits and spending stay.
+    """Give a key a new secret, printed once. What is named is changed with it; all else is carried over: limits,
+    spending, what it may name, for how long its prompts and answers are stored.
 
-    Example:
+    Examples:
         chorus keys rotate alice --grace-hours 24
+
+        chorus keys rotate alice --expires-in-days 90 --text-days 0
     """
-    key, secret = with_office(
-        config, lambda office, actor: office.rotate(name, actor, grace_s=grace_hours * HOUR_S)
-    )
+    terms = _Terms(text_days, cached, team, models, rpm, tpm, concurrent, budget)
+
+    async def deed(office: Office, actor: str) -> tuple[Key, str]:
+        body = await terms.body(office, name)
+        if expires_in_days is not None:
+            body["expires_in_days"] = expires_in_days
+        return await office.rotate(name, actor, grace_s=grace_hours * HOUR_S, terms=body)
+
+    key, secret = with_office(config, deed)
     typer.echo(secret)
     typer.echo(
         f"{key.id} has a new secret. The line above is its only copy. {_stored(key)}".rstrip(), err=True
     )
+    terms.say_removed(err=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """What is to be changed of a key; None: as it is."""
+
+    text_days: float | None
+    cached: bool | None
+    team: str | None
+    models: str | None
+    rpm: int | None
+    tpm: int | None
+    concurrent: int | None
+    budget: list[str] | None
+
+    async def body(self, office: Office, name: str) -> dict[str, Any]:
+        """As the admin API takes it. Limits and budgets that are not named stay beside those that are."""
+        told = {"team": self.team, "cached": self.cached}
+        body: dict[str, Any] = {field: value for field, value in told.items() if value is not None}
+        if self.text_days is not None:
+            body["text_days"] = self.text_days or None
+        if self.models is not None:
+            body["models"] = None if self.models == "*" else words(self.models)
+        limits = {"rpm": self.rpm, "tpm": self.tpm, "concurrent": self.concurrent}
+        changed = {field: value for field, value in limits.items() if value is not None}
+        if changed or self.budget:
+            kept = (await office.find(name)).limits
+            budgets = {str(period): usd for period, usd in kept.budgets_usd.items()} | _budgets(self.budget)
+            body["limits"] = {**kept.model_dump(exclude_none=True), **changed, "budgets_usd": budgets}
+        return body
+
+    def say_removed(self, *, err: bool = False) -> None:
+        if self.text_days == 0:
+            typer.echo(
+                "What was stored of its prompts and answers is removed; on other machines within a minute.",
+                err=err,
+            )
 
 
 def _budgets(pairs: list[str] | None) -> dict[str, float]:

@@ -74,7 +74,7 @@ class Office:
             order.tags,
             order.limits,
             created=now,
-            expires=now + order.expires_in_days * 86_400 if order.expires_in_days else None,
+            expires=self._expiry(order),
             cached=order.cached,
             text_days=order.text_days,
         )
@@ -111,14 +111,27 @@ class Office:
             await self._remove()
         return key
 
-    async def rotate(self, name: str, actor: str, *, grace_s: float = 0.0) -> tuple[Key, str]:
-        """The same key with a new secret; the old one is good for `grace_s` seconds more."""
-        key = await self.find(name)
+    async def rotate(
+        self, name: str, actor: str, *, grace_s: float = 0.0, terms: Mapping[str, Any] | None = None
+    ) -> tuple[Key, str]:
+        """The same key with a new secret; the old one is good for `grace_s` seconds more. What `terms` name of it is
+        changed as by `change`, its life too, which then begins anew; all else is carried over."""
+        key, terms = await self.find(name), terms or {}
         if key.revoked is not None:
             raise BadRequest("A revoked key stays revoked.")
+        order = Order.parse(terms)
+        self._check(order)
+        fields = {field: getattr(order, field) for field in terms if field != "expires_in_days"}
+        if "expires_in_days" in terms:
+            fields["expires"] = self._expiry(order)
+        key = replace(key, **fields)
+        if key.state(self._now()) == "expired":
+            raise BadRequest("The key has expired; give it a new life.", param="expires_in_days")
         secret = new_secret()
-        await self._note(actor, "rotate", key, grace_s=grace_s)
+        await self._note(actor, "rotate", key, grace_s=grace_s, fields=sorted(terms))
         await self._book.put(key, self._pepper.digest(secret.encode()), grace_s=grace_s)
+        if "text_days" in terms:
+            await self._remove()
         return key, secret
 
     async def revoke(self, name: str, actor: str) -> Key:
@@ -131,6 +144,9 @@ class Office:
     async def audit(self, count: int = 100) -> list[dict[str, Any]]:
         """The latest deeds, latest first."""
         return await self._book.notes(count)
+
+    def _expiry(self, order: Order) -> float | None:
+        return self._now() + order.expires_in_days * 86_400 if order.expires_in_days else None
 
     async def _remove(self) -> None:
         try:

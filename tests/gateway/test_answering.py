@@ -64,6 +64,15 @@ async def test_relays_bytes(serve: Any, chat: Any, upstream: ScriptedUpstream) -
     assert int(response.headers["openai-processing-ms"]) >= 0
 
 
+async def test_left_out_header(serve: Any, chat: Any, upstream: ScriptedUpstream) -> None:
+    """Members that a fused answer had to do without are named in a header."""
+    members = [{"model": "one", "prompt_tokens": 1, "completion_tokens": 2}]
+    out = [{"index": 0, "model": "two", "why": "load", "at": 0}]
+    upstream.default = Script(extra={"chorus": {"members": members, "left_out": out}})
+    response = await chat(await serve(), "one")
+    assert response.headers["x-chorus-left-out"] == "two"
+
+
 async def test_cost_header(serve: Any, chat: Any, upstream: ScriptedUpstream) -> None:
     """The cost is a plain decimal number: tokens times the configured price."""
     upstream.default = Script(usage=Usage(3, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -31,6 +32,17 @@ def test_headers() -> None:
     """Members are comma-separated; the cost stands there once it is known."""
     assert headers("duet", ("a", "b")) == {"x-chorus-strategy": "duet", "x-chorus-model": "a,b"}
     assert headers("duet", ("a",), Trace([CALL]))["x-chorus-cost-usd"] == "0.5"
+
+
+def test_who_was_left_out() -> None:
+    """Members of a fusion that were shed or lost are named once each, wherever in the call tree; what an upstream says
+    there that is no name is not told."""
+    rows = [{"index": i, "model": name, "why": "load", "at": 0} for i in (0, 1) for name in ("b", "c/d")]
+    rubbish = [{"model": "x\r\nset-cookie: a=b"}, {"model": 7}, {"model": "é"}, {}, "b", None]
+    calls = [replace(CALL, told={"left_out": told}) for told in (rows, rubbish, None, 3, 3 * [rows[0]])]
+    told = headers("vote", ("a", "b"), Trace([CALL, *calls]))
+    assert told["x-chorus-left-out"] == "b,c/d"
+    assert "x-chorus-left-out" not in headers("direct", ("m",), Trace([CALL]))
 
 
 def test_one_call_is_left_alone() -> None:

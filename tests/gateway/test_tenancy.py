@@ -208,7 +208,9 @@ async def test_admin_api(
     assert (await chat(client, "one", headers=headers)).status_code == 200
     changed = await admin.patch("/admin/keys/a", json={"models": ["two"]})
     assert (changed.json()["models"], changed.json()["limits"]["rpm"]) == (["two"], 100)
-    rotated = await admin.post("/admin/keys/a/rotate")
+    assert (await admin.post("/admin/keys/a/rotate", json={"colour": "red"})).status_code == 400
+    rotated = await admin.post("/admin/keys/a/rotate", json={"grace_s": 0, "tags": ["x"]})
+    assert (rotated.json()["tags"], rotated.json()["limits"]["rpm"]) == (["x"], 100)
     fresh = {"authorization": f"Bearer {rotated.json()['secret']}"}
     await asyncio.sleep(0.7)
     assert (await chat(client, "one", headers=headers)).status_code == 401

@@ -83,6 +83,15 @@ def test_a_key_is_changed(chorus: Callable[..., Any]) -> None:
     assert (key["models"], key["text_days"], key["cached"]) == (None, None, False)
     with pytest.raises(BadRequest, match="at most 30 days"):
         chorus("keys", "change", "alice", "--text-days", "31")
+    told = chorus("keys", "rotate", "alice", "--text-days", "3", "--rpm", "7", "--expires-in-days", "90")
+    assert told.stdout.startswith("sk-chorus-")
+    assert len(told.stdout.split()) == 1
+    assert "stored for 3 days" in told.stderr
+    (key,) = [orjson.loads(line) for line in chorus("keys", "list", "--json").stdout.splitlines()]
+    assert key["limits"] == {"rpm": 7, "tpm": 900, "budgets_usd": {"day": 5.0, "week": 9.0}}
+    assert (key["text_days"], key["cached"]) == (3, False)
+    assert key["expires"] == pytest.approx(time.time() + 90 * 86_400, abs=60)
+    assert "removed" in chorus("keys", "rotate", "alice", "--text-days", "0").stderr
 
 
 def test_a_request_is_shown(chorus: Callable[..., Any], tmp_path: Path) -> None:

@@ -87,6 +87,31 @@ async def test_rotation(office: Office, book: Book, clock: Clock) -> None:
     assert await book.find(PEPPER.digest(third.encode())) == key
 
 
+async def test_rotation_with_other_terms(office: Office, book: Book, clock: Clock) -> None:
+    """What is named of a key changes with its secret, all else is carried over; its life begins anew, which an expired
+    key needs; what cannot be is refused before anything changes; the audit log names what changed."""
+    order = Order(alias="a", team="t", models=("one",), text_days=2, expires_in_days=1)
+    key, first = await office.create(order, "test")
+    rotated, _ = await office.rotate("a", "test", terms={"text_days": None, "limits": {"rpm": 5}})
+    assert (rotated.text_days, rotated.limits.rpm) == (None, 5)
+    assert (rotated.id, rotated.team, rotated.models, rotated.expires) == (key.id, "t", ("one",), key.expires)
+    for terms in ({"text_days": 10_000}, {"colour": "red"}):
+        with pytest.raises(BadRequest):
+            await office.rotate("a", "test", terms=terms)
+    clock.now += 90_000
+    with pytest.raises(BadRequest, match="new life"):
+        await office.rotate("a", "test")
+    rotated, secret = await office.rotate("a", "test", terms={"expires_in_days": 1})
+    assert rotated.expires == clock.now + 86_400
+    assert await book.find(PEPPER.digest(secret.encode())) == rotated
+    assert await book.find(PEPPER.digest(first.encode())) is None
+    assert [note.get("fields") for note in await office.audit()] == [
+        ["expires_in_days"],
+        ["limits", "text_days"],
+        None,
+    ]
+
+
 async def test_revoked_and_expired_keys(office: Office, book: Book, clock: Clock) -> None:
     """They are refused with the reason and without an echo; a revoked one stays so."""
     admission = Admission(None, Directory(book, PEPPER), now=clock)

@@ -78,6 +78,16 @@ def test_compose_reads_its_file() -> None:
         assert done.returncode == 0, done.stderr
 
 
+def test_every_image_may_be_pinned_by_digest() -> None:
+    """Each image of compose, and the base of those built here, is a variable with a tag as its default; the base is the
+    Dockerfile's."""
+    (base,) = re.findall(r"^ARG PYTHON_IMAGE=(\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    for name, service in COMPOSE["services"].items():
+        assert re.fullmatch(r"\$\{[A-Z_]+_IMAGE:-[\w./-]+(:[\w.-]+)?\}", service["image"]), name
+        if "build" in service:
+            assert service["build"]["args"]["PYTHON_IMAGE"] == f"${{PYTHON_IMAGE:-{base}}}"
+
+
 def test_services_are_hardened() -> None:
     """Every container has a read-only root, no capabilities and no way to gain privileges; ports are open on
     loopback only."""

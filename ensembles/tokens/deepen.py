@@ -18,14 +18,15 @@ the shared symbols are drawn with a fixed seed, and rows of T are computed for t
 of each member only, whose probabilities are scaled to sum to 1 (`anchors=0` and `rows` ≥ |V| are the paper's
 method). The search is done in float64, with the gradient written out. Symbols are byte strings. Helpers keep
 their caches. AdamW's decay is off by default (`decay`; the authors leave torch's 0.01 on): it scales all
-logits and only disturbs q. `reduction="mean"` is the authors'; AdamW does not move logits whose gradient is
+logits and only disturbs q. A logit whose slope is within rounding of the members' logits is not moved (`NOISE`).
+`reduction="mean"` is the authors'; AdamW does not move logits whose gradient is
 far below 1e-8, so the mean over many anchors moves fewer than the sum.
 
 *The greedy short cut.* Five bias-corrected AdamW steps move a logit by at most the sum of their rates, 4.5 η.
 So a token that leads by more than twice that stays in front whatever the helpers say, and they are not asked.
 
 *Laws.* Rows of T and r̄ sum to 1; η = 0, and one-hot weights on main, give main; copies of one model give it
-(r̄ = r, no gradient); L falls; the gradient and the five steps equal torch's autograd, AdamW and cosine
+(r̄ = r up to rounding, no gradient); L falls; the gradient and the five steps equal torch's autograd, AdamW and cosine
 schedule; the short cut changes no text."""
 
 from __future__ import annotations
@@ -82,9 +83,10 @@ METHOD = Method(
 
 STEPS, PERIOD, FLOOR = 5, 10, 0.25
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
-NOISE = 1e-14
-"""Gradients below this are rounding. AdamW, which divides by their size, would make steps of them, so that
-copies of one model drifted apart from it."""
+NOISE = 1e-4
+"""Slopes smaller than this part of r̄ are rounding: of two copies of one model, whose float32 logits come from different
+batches, they were 1.2e-5 at most. AdamW, which divides by a gradient's size, would make steps of them, of up to
+0.4 in a logit when seen, so that copies of one model drifted apart from it."""
 RATES = tuple(FLOOR + (1 - FLOOR) * (1 + math.cos(math.pi * t / PERIOD)) / 2 for t in range(STEPS))
 """Rate of each step, in units of η."""
 REACH = 1.01 * sum(RATES)
@@ -194,8 +196,8 @@ def search(z: Tensor, table: Tensor, target: Tensor, options: DeePEn) -> Tensor:
     for t, rate in enumerate(RATES, start=1):
         p = z.softmax(-1)
         slope = table @ (-share * target / (p @ table))  # dL/dp
-        gradient = p * (slope - p @ slope)  # through the softmax
-        gradient = gradient.masked_fill(gradient.abs() < NOISE, 0.0)
+        slope = slope - p @ slope
+        gradient = p * slope.masked_fill(slope.abs() < NOISE * share, 0.0)  # through the softmax
         first = BETA1 * first + (1 - BETA1) * gradient
         second = BETA2 * second + (1 - BETA2) * gradient**2
         eta = rate * options.eta

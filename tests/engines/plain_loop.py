@@ -194,19 +194,19 @@ class PlainLoop:
         """½ p₁ + ½ p₂ over all byte strings likely in one of them; p₁ alone where it is sure."""
         p = [model.probabilities(z) for model, z in zip(self.models, logits, strict=True)]
         if threshold is not None:
-            alone = self._mixed(p[:1], [1.0])
+            alone = self.mixed(p[:1], [1.0])
             if alone.q.max() > threshold:
                 return alone
-        return self._mixed(p, [1 / len(p)] * len(p))
+        return self.mixed(p, [1 / len(p)] * len(p))
 
-    def _mixed(self, p: Sequence[Any], weights: Sequence[float]) -> Fused:
+    def mixed(self, p: Sequence[Any], weights: Sequence[float]) -> Fused:
         """Σ w p, of the symbols that are among the likeliest somewhere."""
         models = self.models[: len(p)]
         texts = list(
             dict.fromkeys(
                 model.emits[i] or b""
                 for model, row in zip(models, p, strict=True)
-                for i in _largest(row, 200)
+                for i in largest(row, 200)
             )
         )
         q = np.zeros(len(texts))
@@ -218,7 +218,7 @@ class PlainLoop:
         """The union of ten, renormalised."""
         union: dict[bytes, None] = {}
         for model, z in zip(self.models, logits, strict=True):
-            for i in _largest(model.probabilities(z), k):
+            for i in largest(model.probabilities(z), k):
                 union[b"" if i in model.eos else model.emits[i] or b""] = None
         q = dict.fromkeys(union, 0.0)
         for model, z in zip(self.models, logits, strict=True):
@@ -336,7 +336,7 @@ class PlainLoop:
 
         def likely(m: int, z: Any) -> tuple[list[bytes], Any, Any]:
             model = self.models[m]
-            order = _largest(model.probabilities(z), rows)
+            order = largest(model.probabilities(z), rows)
             texts = list(dict.fromkeys(b"" if i in model.eos else model.emits[i] or b"" for i in order))
             values = torch.tensor(model.values(z, texts))
             return texts, values, relative(m, [model.ids[text][0] for text in texts])
@@ -346,7 +346,7 @@ class PlainLoop:
             target = sum(v.softmax(-1) @ table / len(images) for _, v, table in images)
             texts, z, table = images[0]
             if not texts[int(z.argmax())]:
-                return self._mixed([self.models[0].probabilities(logits[0])], [1.0])
+                return self.mixed([self.models[0].probabilities(logits[0])], [1.0])
             z = z.clone().requires_grad_()
             adam = torch.optim.AdamW([z], lr=eta, weight_decay=0.0)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, T_max=10, eta_min=eta / 4)
@@ -354,6 +354,8 @@ class PlainLoop:
                 adam.zero_grad()
                 loss = (target * (target.log() - (z.softmax(-1) @ table).log())).mean()
                 loss.backward()
+                # What rounding in the members' float32 logits can make: DeePEn here leaves such logits alone.
+                z.grad[z.grad.abs() < 1e-4 * z.detach().softmax(-1) / len(target)] = 0
                 adam.step()
                 schedule.step()
             return Fused(texts, z.detach().softmax(-1).numpy())
@@ -366,7 +368,7 @@ class PlainLoop:
         def fuse(logits: Logits) -> Fused:
             images: list[dict[bytes, float]] = []
             for m, (model, z) in enumerate(zip(self.models, logits, strict=True)):
-                order = _largest(model.probabilities(z), top)
+                order = largest(model.probabilities(z), top)
                 texts = list(dict.fromkeys(b"" if i in model.eos else model.emits[i] or b"" for i in order))
                 image: dict[bytes, float] = {}
                 for text, p in zip(texts, _softmax(model.values(z, texts)), strict=True):
@@ -431,7 +433,7 @@ class PlainLoop:
                         fits = [b""]
                     else:
                         fits = [
-                            b"" if i in model.eos else model.emits[i] or b"" for i in _largest(p, candidates)
+                            b"" if i in model.eos else model.emits[i] or b"" for i in largest(p, candidates)
                         ]
                     moves.append(
                         [
@@ -462,7 +464,7 @@ class PlainLoop:
         return text(ranked[0][0]), sure
 
 
-def _largest(p: Any, n: int) -> list[int]:
+def largest(p: Any, n: int) -> list[int]:
     """The n largest, best first, the first of equals first."""
     some = np.argpartition(-p, min(n, len(p) - 1))[: n + 1]
     return sorted(some.tolist(), key=lambda i: (-p[i], i))[:n]

@@ -118,6 +118,17 @@ def test_degenerate_cases_are_the_main_model() -> None:
     assert torch.allclose(decide(DeePEn(), copies), SHARED.project(0, one), atol=1e-6)
 
 
+def test_rounding_moves_no_logit() -> None:
+    """Copies of one model whose logits differ as they do in float32 from other batches are not moved apart from it; a
+    helper that differs by more moves them."""
+    z = step(SHARED, (1.0,)).logits[0]
+    noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(1))
+    main = SHARED.project(0, z)
+    for size, moved in ((1e-5, False), (1e-1, True)):
+        copies = Step(SHARED, (0.5, 0.5), {0: z, 1: z + size * noise})
+        assert torch.allclose(decide(DeePEn(), copies), main, atol=1e-6) is not moved
+
+
 def test_an_end_is_the_main_model_s() -> None:
     """Where main would end, it ends, and nobody is asked."""
     logits = torch.zeros(4)

@@ -5,7 +5,7 @@
 CONFIG (default config/local.yaml) says what a routing worker, the embedder and the engine host load. Each
 process is started alone, as `chorus serve` would start it, and read a second after it has become ready.
 Unique memory (USS) is what one more such process costs; resident memory (RSS) counts
-shared libraries in full.
+shared libraries in full, proportional memory (PSS) each process's part of them.
 """
 
 from __future__ import annotations
@@ -29,14 +29,16 @@ SETTLE_S = 1.0
 
 
 def memory_mb(pid: int) -> dict[str, float]:
-    """RSS and USS of a process and its children, in MB (2**20 bytes)."""
-    total = {"rss_mb": 0.0, "uss_mb": 0.0}
+    """RSS, PSS and USS of a process and its children, in MB (2**20 bytes)."""
+    total = {"rss_mb": 0.0, "pss_mb": 0.0, "uss_mb": 0.0}
     for process in (pid, *_children(pid)):
         for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
             name, _, rest = line.partition(":")
             kb = int(rest.split()[0]) if rest.strip().endswith("kB") else 0
             if name == "Rss":
                 total["rss_mb"] += kb / 1024
+            if name == "Pss":
+                total["pss_mb"] += kb / 1024
             if name in ("Private_Clean", "Private_Dirty"):
                 total["uss_mb"] += kb / 1024
     return {name: round(value, 1) for name, value in total.items()}
@@ -115,7 +117,7 @@ def main() -> None:
     arguments = parser.parse_args()
     table = measure(arguments.config, load_settings(arguments.config))
     for name, row in table.items():
-        print(f"{name:45} {row['rss_mb']:8.1f} MB RSS {row['uss_mb']:8.1f} MB USS")
+        print(f"{name:45} {row['rss_mb']:8.1f} MB RSS {row['pss_mb']:8.1f} MB PSS {row['uss_mb']:8.1f} MB USS")
     if arguments.json:
         arguments.json.write_text(json.dumps(table, indent=2) + "\n")
 

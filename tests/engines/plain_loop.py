@@ -204,9 +204,7 @@ class PlainLoop:
         models = self.models[: len(p)]
         texts = list(
             dict.fromkeys(
-                model.emits[i] or b""
-                for model, row in zip(models, p, strict=True)
-                for i in largest(row, 200)
+                model.emits[i] or b"" for model, row in zip(models, p, strict=True) for i in largest(row, 200)
             )
         )
         q = np.zeros(len(texts))

@@ -62,6 +62,13 @@ class Limits:
     caps: Mapping[str, int] = field(default_factory=dict)
     """Model → the most tokens its answer may have where the request does not say; sent along."""
 
+    def late(self) -> DeadlineExceeded:
+        """What is raised when the time is over."""
+        return DeadlineExceeded(
+            f"The answer was not complete within the deadline of {self.deadline_s:g} s.",
+            param="chorus.deadline_ms",
+        )
+
     def capped(self, name: str, body: Mapping[str, Any], path: str) -> Mapping[str, Any]:
         """`body`, to be sent to `path`, with a bound on the answer of the model `name`, where it has none and one
         is set."""
@@ -87,16 +94,10 @@ class _Tree:
         self.catalogue, self.limits, self.path = catalogue, limits, path
         self.session, self.trace = session, trace
         self.began = asyncio.get_running_loop().time()
-        self.deadline = Deadline(self.began + limits.deadline_s, self._late)
+        self.deadline = Deadline(self.began + limits.deadline_s, limits.late)
         self.calls_made, self.reserved_usd = 0, 0.0
         self.streams: set[ModelStream] = set()
         self.tail: Mapping[str, Any] | None = None
-
-    def _late(self) -> DeadlineExceeded:
-        return DeadlineExceeded(
-            f"The answer was not complete within the deadline of {self.limits.deadline_s:g} s.",
-            param="chorus.deadline_ms",
-        )
 
 
 @dataclass(slots=True)

@@ -32,6 +32,7 @@ from gateway.app import Gateway, make_app
 from gateway.keys.office import Order
 from gateway.tenancy import make_office, make_shared
 from gateway.wire import WIRE
+from gateway.worker import GARBAGE
 from protocol.settings import Settings, parse_settings
 
 MODES = ("off", "ledger", "limits", "keys")
@@ -146,6 +147,7 @@ async def compare(rounds: int, requests: int, calls: bool) -> None:
             await each.ask(WARM)
         gc.collect()
         gc.freeze()  # as a worker does
+        gc.set_threshold(GARBAGE, 10, 20)
         if calls:
             for mode, each in gateways.items():
                 with cProfile.Profile() as profile:

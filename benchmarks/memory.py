@@ -117,7 +117,9 @@ def main() -> None:
     arguments = parser.parse_args()
     table = measure(arguments.config, load_settings(arguments.config))
     for name, row in table.items():
-        print(f"{name:45} {row['rss_mb']:8.1f} MB RSS {row['pss_mb']:8.1f} MB PSS {row['uss_mb']:8.1f} MB USS")
+        print(
+            f"{name:45} {row['rss_mb']:8.1f} MB RSS {row['pss_mb']:8.1f} MB PSS {row['uss_mb']:8.1f} MB USS"
+        )
     if arguments.json:
         arguments.json.write_text(json.dumps(table, indent=2) + "\n")
 

@@ -31,10 +31,11 @@ async def admin_server(
     metrics: Path,
     api: AdminApi | None = None,
     engines: Callable[[], Path | None] = lambda: None,
+    own: Callable[[], bytes] = bytes,
 ) -> AsyncIterator[None]:
     """Serve on `listener`. `status()` tells `{"status": "ready" | …, "components": {…}}`; `metrics` is the
     folder that the workers write into; `api` is closed in the end; `engines()` is the
-    socket of the engine host, whose metrics are shown along."""
+    socket of the engine host, whose metrics are shown along, as are the supervisor's `own()`."""
 
     async def live(request: web.Request) -> web.Response:
         return web.json_response({"status": "alive"})
@@ -47,7 +48,7 @@ async def admin_server(
         return web.json_response(status())
 
     async def exposition(request: web.Request) -> web.Response:
-        body = await asyncio.to_thread(merged, metrics) + await engine_metrics(engines())
+        body = await asyncio.to_thread(merged, metrics) + await engine_metrics(engines()) + own()
         return web.Response(body=body, headers={"content-type": CONTENT_TYPE})
 
     application = web.Application(middlewares=[_speak_openai])

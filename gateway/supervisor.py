@@ -157,9 +157,10 @@ class _Supervisor:
             self._keep(child)
         reloading: asyncio.Task[None] | None = None
         rolling_up = RollingUp.of(self._settings)
+        own = rolling_up.exposition if rolling_up is not None else bytes
         try:
             async with admin_server(
-                admin, self.status, self._metrics, self._admin_api(), self._engine_socket
+                admin, self.status, self._metrics, self._admin_api(), self._engine_socket, own
             ):
                 await self._until_ready()
                 if not self._stop.is_set():

@@ -250,6 +250,13 @@ OVERVIEW = Dashboard(
             },
         ),
         Panel(
+            "Ledger behind, days",
+            "Days that are over and not yet added up: reports over them read every request. It falls to 0 within "
+            "minutes of a start.",
+            "short",
+            {"days": "max(chorus_ledger_days_behind)"},
+        ),
+        Panel(
             "Config reloads",
             "In five minutes; refused ones left the old config in force.",
             "short",

@@ -18,6 +18,11 @@ __all__ = ["RollingUp"]
 
 log = logging.getLogger("chorus.ledger")
 
+EXPOSITION = """\
+# HELP chorus_ledger_days_behind Days of the ledger that are over and not added up: reports read their rows
+# TYPE chorus_ledger_days_behind gauge
+chorus_ledger_days_behind {}
+"""
 LOOK_S = 60.0
 PAUSE_S = 0.2
 """Between two days, of which an old ledger may have many to add up."""
@@ -34,6 +39,7 @@ class RollingUp:
         self._make, self._retention_s, self._now = make, retention_days * DAY_S, now
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rolling-up", daemon=True)
+        self._behind = 0
 
     @classmethod
     def of(cls, settings: Settings) -> RollingUp | None:
@@ -58,14 +64,20 @@ class RollingUp:
             if not store.exists():
                 return 0
             days = due(store.read, self._now(), self._now() - self._retention_s)
+            self._behind = len(days)
             for number, day in enumerate(days):
                 if self._stop.wait(PAUSE_S if number else 0.0):
                     return number
                 roll_up(store, day)
+                self._behind -= 1
                 log.debug("the ledger's %s is added up", day)
             if days:
                 store.change([(forget, []) for forget in UNMARKED])
             return len(days)
+
+    def exposition(self) -> bytes:
+        """How far it is behind, as Prometheus reads it. The supervisor's own: no worker knows."""
+        return EXPOSITION.format(self._behind).encode()
 
     def _run(self) -> None:
         while not self._stop.wait(LOOK_S):

@@ -14,6 +14,8 @@ import yaml
 from deploy.grafana.generate import DASHBOARDS, FOLDER, OURS, WIDTH, as_json
 from engines.metrics import EngineNumbers, Steps, exposition
 from gateway.decisions import HOW
+from gateway.ledger.rolling_up import RollingUp
+from gateway.ledger.sqlite_ledger import SqliteLedger
 from gateway.telemetry import Telemetry
 from protocol import errors
 
@@ -47,6 +49,12 @@ def engine_series() -> set[str]:
     return set(re.findall(r"^(?:# TYPE )?(chorus_\w+)", text, re.MULTILINE))
 
 
+def own_series() -> set[str]:
+    """The names of all series of the supervisor's own."""
+    text = RollingUp(lambda: SqliteLedger(Path("none")), 1).exposition().decode()
+    return set(re.findall(r"^(chorus_\w+)", text, re.MULTILINE))
+
+
 @pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda dashboard: dashboard.uid)
 def test_committed_dashboards_are_current(dashboard: object) -> None:
     """The JSON files are what `python deploy/grafana/generate.py` writes."""
@@ -74,7 +82,7 @@ def test_panels_do_not_overlap(dashboard: object) -> None:
 def test_every_metric_used_exists() -> None:
     """Panels and alerts ask for nothing that a gateway does not expose or a rule does not record."""
     recorded = set(re.findall(r"- record: (\S+)", RULES.read_text()))
-    known = set(exposed()) | engine_series() | recorded
+    known = set(exposed()) | engine_series() | own_series() | recorded
     for expr in expressions():
         used = set(re.findall(r"(?<![\w:])(?:\w+:)?chorus[_:][\w:]+", expr))
         assert used <= known, expr
@@ -83,7 +91,7 @@ def test_every_metric_used_exists() -> None:
 def test_every_metric_is_shown() -> None:
     """A metric that no panel and no rule looks at is seen by nobody."""
     shown = " ".join(expressions())
-    families = {family.name for family in Telemetry(()).registry.collect()} | engine_series()
+    families = {family.name for family in Telemetry(()).registry.collect()} | engine_series() | own_series()
     unseen = {name for name in families if name not in shown}
     assert unseen == set()
 

@@ -97,7 +97,9 @@ def test_the_same_as_rows(open_ledger: Open) -> None:
     store = open_ledger()
     write(store, list(entries(random.Random(1), 400)))
     before = reports(store)
-    assert add_up(open_ledger) == DAYS + 1
+    rolling_up = RollingUp(open_ledger, 10_000, lambda: NOW)
+    assert rolling_up.once() == DAYS + 1
+    assert rolling_up.exposition().endswith(b"chorus_ledger_days_behind 0\n")
     assert made(store) == [day_of(FIRST + i * DAY_S) for i in range(-1, DAYS)]
     assert reports(store) == before
     assert check(store, 0.0).faults == ()

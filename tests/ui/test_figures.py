@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gateway.ledger.rolling_up import RollingUp
 from gateway.ledger.savings import savings
 from gateway.ledger.sqlite_ledger import SqliteLedger
 from protocol.usage import Price
@@ -81,6 +82,28 @@ async def test_spend(scene: Scene, opening: Opening, tab: str, table: str, group
         assert await figure(page, "total_usd") == pytest.approx(total, abs=1e-12)
         if tab == "Key":
             assert await page.get_by_role("rowheader", name=HOSTILE, exact=True).is_visible()
+
+
+@pytest.mark.parametrize("added_up", [False, True], ids=["from rows", "added up"])
+async def test_spend_over_months(scene: Scene, opening: Opening, added_up: bool) -> None:
+    """Months are shown by whole days, and tell what the rows do, whether their days have been added up or not."""
+    later = time.time() + 2 * 86_400
+    async with opening() as page:
+        if added_up:  # today as well, so nothing may be asked of the gateway until that is taken back
+            RollingUp(lambda: SqliteLedger(scene.ledger), 400, lambda: later).once()
+            assert scene.rows("SELECT count(*) FROM days WHERE made = 1")[0][0] >= 1
+        await log_in(page)
+        await visit(page, "Spend")
+        for stretch in ("30 days", "90 days"):
+            await page.get_by_role("radio", name=stretch).check(force=True)
+            await page.get_by_text(f"in {stretch}", exact=True).wait_for()
+            for name, cost, count in scene.rows(
+                "SELECT coalesce(alias, key), sum(cost_nano), count(*) FROM requests GROUP BY 1"
+            ):
+                assert await figure(page, f"cost:{name}") == pytest.approx(cost / 1e9, abs=1e-12)
+                assert await figure(page, f"count:{name}") == count
+    with closing(SqliteLedger(scene.ledger)) as ledger:
+        ledger.change([("DELETE FROM days", [])])
 
 
 @pytest.mark.parametrize("tab", ["Key", "Team", "Model", "Strategy"])

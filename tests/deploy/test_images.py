@@ -99,6 +99,16 @@ def test_services_are_hardened() -> None:
         assert ":latest" not in service["image"]
 
 
+def test_redis_keeps_keys() -> None:
+    """Keys and total budgets live in it: what it is told survives it, and nothing is evicted."""
+    redis = COMPOSE["services"]["redis"]
+    told = dict(zip(redis["command"][1::2], redis["command"][2::2], strict=True))
+    assert (told["--appendonly"], told["--maxmemory-policy"]) == ("yes", "noeviction")
+    (volume,) = redis["volumes"]
+    assert volume == "shared:/data"
+    assert "shared" in COMPOSE["volumes"]
+
+
 def test_only_gateways_reach_engines() -> None:
     """The engine host has neither keys nor limits, so its network has no way out, and nobody but the gateway and
     what is for it is on it."""

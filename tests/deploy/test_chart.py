@@ -49,7 +49,24 @@ GPU = {
     "gateway": {"existingConfigMap": "mine", "image": {"digest": "sha256:" + "0" * 64}},
     "networkPolicy": {"enabled": False},
 }
-VALUES: dict[str, dict[str, Any]] = {"default": {}, "seen": SEEN, "hosted": HOSTED, "gpu": GPU}
+SHARED = {
+    "redis": {"enabled": True},
+    "gateway": {
+        "config": "models: {m: {openai: {base_url: https://api.example/v1, model: m}}}\n"
+        "redis: {url: os.environ/CHORUS_REDIS_URL}\n"
+        "keys: {pepper: os.environ/PEPPER, admin: os.environ/ADMIN}\n",
+        "existingSecret": "keys",
+    },
+}
+EPHEMERAL = {**SHARED, "redis": {"enabled": True, "persistence": {"enabled": False}}}
+VALUES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "seen": SEEN,
+    "hosted": HOSTED,
+    "gpu": GPU,
+    "redis": SHARED,
+    "redis without a volume": EPHEMERAL,
+}
 
 
 def rendered(values: Mapping[str, Any], name: str = "demo") -> list[dict[str, Any]]:
@@ -221,6 +238,33 @@ def test_default_settings_are_those_of_config(monkeypatch: pytest.MonkeyPatch) -
     container = one(objects, "Deployment", "demo-chorus-gateway")["spec"]["template"]["spec"]["containers"][0]
     assert container["env"] == [{"name": "CHORUS_ENGINES_URL", "value": url}]
     assert one(objects, "Service", "demo-chorus-engines")["spec"]["ports"][0]["port"] == 8090
+
+
+def test_gateways_share_a_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gateways are told its address, and they alone reach it; it keeps what it is told and evicts nothing. A config
+    that does not use it is refused, and there is none by default."""
+    objects = rendered(SHARED)
+    container = one(objects, "Deployment", "demo-chorus-gateway")["spec"]["template"]["spec"]["containers"][0]
+    env = {each["name"]: each["value"] for each in container["env"]}
+    service = one(objects, "Service", "demo-chorus-redis")["spec"]
+    assert env["CHORUS_REDIS_URL"] == f"redis://demo-chorus-redis:{service['ports'][0]['port']}/0"
+    for name, value in {**env, "PEPPER": "p", "ADMIN": "a"}.items():
+        monkeypatch.setenv(name, value)
+    settings = parse_settings(one(objects, "ConfigMap", "demo-chorus-gateway")["data"]["chorus.yaml"])
+    assert settings.redis.url is not None
+    spec = one(objects, "StatefulSet", "demo-chorus-redis")["spec"]
+    assert service["selector"].items() <= spec["template"]["metadata"]["labels"].items()
+    told = spec["template"]["spec"]["containers"][0]["args"]
+    assert told[told.index("--appendonly") + 1] == "yes"
+    assert told[told.index("--maxmemory-policy") + 1] == "noeviction"
+    policy = one(objects, "NetworkPolicy", "demo-chorus-redis")["spec"]
+    (rule,) = policy["ingress"]
+    assert rule["from"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "gateway"
+    out = one(objects, "NetworkPolicy", "demo-chorus-gateway")["spec"]["egress"]
+    assert any(each["ports"][0]["port"] == 6379 for each in out)
+    with pytest.raises(helm_python.HelmError, match="CHORUS_REDIS_URL"):
+        rendered({"redis": {"enabled": True}})
+    assert "redis" not in str(rendered({}))
 
 
 def test_a_config_of_ones_own_replaces_the_default() -> None:

@@ -8,8 +8,10 @@ choice; those that mean the same are listed here together.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
+
+from protocol.value import value
 
 __all__ = ["HOW", "Decision", "chosen_of", "decisions"]
 
@@ -18,11 +20,11 @@ HOW = ("estimated", "default", "first", "deferred", "merged", "other")
 answer, or asked on; several answers were merged into one; or the trace tells none of these."""
 
 
-OF_OTHERS = ("nested", "strategy", "cache", "similarity")
+OF_OTHERS = frozenset({"nested", "strategy", "cache", "similarity"})
 """Facts that are no decision of a strategy's."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Decision:
     """One strategy's decision. `chosen`: a configured name, or "none"; `how`: one of `HOW`.
 
@@ -39,16 +41,15 @@ class Decision:
 
 def decisions(strategy: str, facts: Mapping[str, Any]) -> Iterator[Decision]:
     """The decision that `facts` (a trace's) tell of, if they do, and those of the strategies it asked."""
-    own = {key: value for key, value in facts.items() if key not in OF_OTHERS}
-    if own:
-        chosen = chosen_of(own)
-        estimates: Mapping[str, Any] = own.get("estimates") or {}
+    if not OF_OTHERS.issuperset(facts):
+        chosen = chosen_of(facts)
+        estimates: Mapping[str, Any] = facts.get("estimates") or {}
         yield Decision(
             strategy,
             chosen,
-            _how(own),
+            _how(facts),
             estimates.get(chosen, {}).get("quality"),
-            {name: row["cost_usd"] for name, row in estimates.items() if row.get("cost_usd") is not None},
+            {name: cost for name, row in estimates.items() if (cost := row.get("cost_usd")) is not None},
         )
     for inner in facts.get("nested", ()):
         yield from decisions(inner["strategy"], inner)

@@ -15,25 +15,26 @@ from protocol.value import value
 
 __all__ = ["Entry", "cost_nano", "facts"]
 
-FACTS = (
-    "router",
-    "strategy",
-    "method",
-    "chosen",
-    "reason",
-    "propensity",
-    "cache",
-    "similarity",
-    "quality",
-    "stage",
-    "accepted",
-    "nested",
-    "estimates",
-    "stages",
-    "samples",
+FACTS = frozenset(
+    {
+        "router",
+        "strategy",
+        "method",
+        "chosen",
+        "reason",
+        "propensity",
+        "cache",
+        "similarity",
+        "quality",
+        "stage",
+        "accepted",
+        "nested",
+        "estimates",
+        "stages",
+        "samples",
+    }
 )
 """What of a decision is kept; a strategy's other facts may hold words of the answer."""
-ESTIMATED = ("quality", "cost_usd")
 STEPS = {
     "stages": ("model", "score", "threshold", "verdict", "error"),
     "samples": ("model", "score"),
@@ -110,22 +111,23 @@ def cost_nano(trace: Trace) -> int:
 def facts(decision: Mapping[str, Any]) -> dict[str, Any]:
     """The facts of a decision that hold nobody's words: names, reasons and numbers of known meaning."""
     kept: dict[str, Any] = {}
-    for name in FACTS:
-        value = decision.get(name)
-        if name == "nested" and isinstance(value, list):
-            kept[name] = [facts(inner) for inner in value if isinstance(inner, Mapping)]
-        elif name == "estimates" and isinstance(value, Mapping):
+    for name, fact in decision.items():
+        if name not in FACTS:
+            continue
+        if isinstance(fact, (str, int, float)):
+            kept[name] = fact
+        elif name == "nested" and isinstance(fact, list):
+            kept[name] = [facts(inner) for inner in fact if isinstance(inner, dict)]
+        elif name == "estimates" and isinstance(fact, dict):
             kept[name] = {
-                model: {field: row.get(field) for field in ESTIMATED}
-                for model, row in value.items()
-                if isinstance(row, Mapping)
+                model: {"quality": row.get("quality"), "cost_usd": row.get("cost_usd")}
+                for model, row in fact.items()
+                if isinstance(row, dict)
             }
-        elif name in STEPS and isinstance(value, list):
-            rows = [_step(row, STEPS[name]) for row in value if isinstance(row, Mapping)]
+        elif name in STEPS and isinstance(fact, list):
+            rows = [_step(row, STEPS[name]) for row in fact if isinstance(row, dict)]
             if rows:
                 kept[name] = rows
-        elif isinstance(value, (str, int, float)):
-            kept[name] = value
     return kept
 
 

@@ -20,8 +20,8 @@ from protocol.errors import SettingsError, StateUnavailable
 __all__ = ["SqliteLedger"]
 
 T = TypeVar("T")
-AT_ONCE = 50
-"""Rows that one statement adds."""
+AT_ONCE = 512
+"""Rows that one statement adds at most."""
 DAY = "strftime('%Y-%m-%d', requests.at, 'unixepoch')"
 
 
@@ -153,14 +153,18 @@ class SqliteLedger:
 
 
 def _insert(connection: sqlite3.Connection, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Add `rows`, many with each statement: between statements the event loop's thread takes its turn, and so often a
-    turn costs more than the row."""
-    for start in range(0, len(rows), AT_ONCE):
-        some = rows[start : start + AT_ONCE]
-        if len(some) == AT_ONCE:
-            connection.execute(_statement(table, len(some[0]), AT_ONCE), [*chain.from_iterable(some)])
-        else:
-            connection.executemany(_statement(table, len(some[0]), 1), some)
+    """Add `rows`, with each statement as many as a power of two: a thousand rows are two statements, and fewer than a
+    dozen are ever prepared. Between statements the event loop's thread takes its turn, and so often a turn costs more
+    than the row."""
+    if not rows:
+        return
+    columns = len(rows[0])
+    most = min(AT_ONCE, connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) // columns)
+    start = 0
+    while left := min(len(rows) - start, most):
+        some = rows[start : start + (1 << left.bit_length() - 1)]
+        connection.execute(_statement(table, columns, len(some)), [*chain.from_iterable(some)])
+        start += len(some)
 
 
 @cache

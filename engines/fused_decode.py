@@ -81,6 +81,8 @@ class FusedDecode(Joint):
         """What members had spent when they left."""
         self._wanted: set[int] = set()
         self._heard: frozenset[int] = frozenset()
+        self._chosen: Counter[int] = Counter()
+        """How many ids each member had when it was last heard and a symbol came of it."""
         self._end_tokens = 0
         self._unprepared = isinstance(team.fusion, Prepares)
         self._weighing = team.fusion if isinstance(team.fusion, Weighs) else None
@@ -271,7 +273,7 @@ class FusedDecode(Joint):
             decision = self._fusion.decide(step)
             if isinstance(decision, Ask):
                 return decision
-            if (symbol := self._choose(decision)) is not None:
+            if (symbol := self._first(decision) if greedy else self._choose(decision)) is not None:
                 return decision, symbol
         raise MethodError("the fusion gave no symbol that every member can write")
 
@@ -287,6 +289,12 @@ class FusedDecode(Joint):
             symbol_of = self._team.union.maps[m].clamp_max(allowed.shape[0] - 1)
             masked[m] = row[: symbol_of.shape[0]].masked_fill(~allowed[symbol_of], NEVER)
         return masked
+
+    def _first(self, decision: Mixture) -> int | None:
+        """The symbol to come by a short answer, which tells of no other; None where not every member can write it."""
+        best = int(decision.q.argmax())
+        symbol = best if decision.symbols is None else int(decision.symbols[best])
+        return symbol if bool(self._team.union.feedable[symbol]) else None
 
     def _choose(self, decision: Mixture) -> int | None:
         """The symbol to come; None where no member-writable one is likely at all."""
@@ -318,6 +326,7 @@ class FusedDecode(Joint):
         bound = asked.max_tokens
         room = None if bound is None else bound - self._state.length
         added = self._state.commit(team.union.symbols[symbol], room)
+        self._chosen.update({m: len(self._state.ids[m]) - self._chosen[m] for m in self._heard})
         if decision.author is not None:
             self._sign(decision.author, len(added))
         self._symbols[symbol] += 1
@@ -383,6 +392,7 @@ class FusedDecode(Joint):
 
     def _tokens(self, m: int) -> int:
         """What a member chose or computed: not the text it was never asked to catch up with."""
-        if m in self._heard:
-            return len(self._state.ids[m]) + self._end_tokens
-        return len(self._state.ids[m]) - len(self._state.unfed[m])
+        ids, unfed = self._state.ids[m], self._state.unfed[m]
+        # What it chose last it has not computed yet, and may never do.
+        spent = max(len(ids) - len(unfed), min(self._chosen[m], len(ids)))
+        return spent + self._end_tokens if m in self._heard else spent

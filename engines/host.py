@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engines import scan
 from engines.byte_vocab import ByteVocab
 from engines.decode import Decode, Joint, Member, Tally, Team
 from engines.door import Door
@@ -249,6 +250,9 @@ class Host:
             self._engines[name] = self._load_engine(spec)
             if spec.kv_commit is not None:
                 self._door.room[name] = spec.kv_commit * self._engines[name].kv_tokens()
+        members_of_fusions = {member for fused in self.fusion_specs.values() for member in fused.members}
+        for dtype in {self.engine_specs[member].dtype for member in members_of_fusions}:
+            scan.compile_kernels(dtype)
         unions: dict[tuple[str, ...], Union] = {}
         tables: dict[tuple[Path, str], Tensor] = {}
         for name, fused in self.fusion_specs.items():

@@ -54,7 +54,7 @@ class OwnWords:
 
     def _likeliest(self, row: Tensor) -> int:
         """The id with the largest logit that is no control."""
-        chosen = int(scan.top(row, 1))
+        chosen = int(scan.top(row, 1)[0])
         if bool(self._mute[chosen]):
             chosen = int(row.float().masked_fill(self._mute, float("-inf")).argmax())
         return chosen

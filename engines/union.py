@@ -6,6 +6,7 @@ O(|V_m|), never a matrix."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -102,54 +103,43 @@ class Union:
 
         `logits` has shape (≥ |V_m|,): rows that vLLM padded beyond the vocabulary are cut. Controls are
         masked before the softmax. `logits` is not changed."""
-        import torch
-
         symbol_of = self.maps[member]
-        p = logits[: symbol_of.shape[0]].float().index_fill(0, self._controls[member], float("-inf"))
-        q = torch.zeros(self.size + 1, dtype=torch.float32, device=p.device)
-        q.index_add_(0, symbol_of, torch.softmax(p, dim=-1))
-        return q[: self.size]
+        row = logits[: symbol_of.shape[0]]
+        return scan.project(row, symbol_of, self.log_mass(member, row), self.size)
 
     def top(self, member: int, logits: torch.Tensor, k: int) -> tuple[torch.Tensor, float]:
         """See `Alphabet.top`. Controls among the largest are rare, and then made up for by a wider look."""
-        import math
-
         symbol_of = self.maps[member]
         row = logits[: symbol_of.shape[0]]
         wide = k
         while True:
-            ids = scan.top(row, wide)
-            found = symbol_of[ids]
-            keep = (found < self.size).nonzero().flatten()
-            if keep.shape[0] >= k or ids.shape[0] == row.shape[0]:
+            ids, values = scan.top(row, wide)
+            found = symbol_of[ids].tolist()
+            kept = [place for place, u in enumerate(found) if u < self.size][:k]
+            if len(kept) == k or len(found) == row.shape[0]:
                 break
             wide *= 4
-        keep = keep[:k]
-        seen = dict.fromkeys(found[keep].tolist())
-        complete = keep.shape[0] == symbol_of.shape[0] - self._controls[member].shape[0]
+        seen = dict.fromkeys(found[place] for place in kept)
+        complete = len(kept) == symbol_of.shape[0] - self._controls[member].shape[0]
         # A symbol left out has at most so many ids, none of them larger than the last one taken.
         spare = math.log(self.ids[member].shape[1])
-        bound = -math.inf if complete else float(row[ids[keep[-1]]]) + spare
+        bound = -math.inf if complete else float(values[kept[-1]]) + spare
         return symbol_of.new_tensor(list(seen)), bound
 
     def log_mass(self, member: int, logits: torch.Tensor) -> float:
         """See `Alphabet.log_mass`. The controls' mass is taken off the whole; where it is nearly the whole,
         the rest is summed alone."""
-        import math
-
         row = logits[: self.maps[member].shape[0]]
         whole = scan.log_sum_exp(row)
         controls = self._controls[member]
-        share = math.exp(scan.log_sum_exp(row[controls]) - whole) if controls.shape[0] else 0.0
+        share = math.exp(scan.log_sum_exp(row, controls) - whole) if controls.shape[0] else 0.0
         if share > 0.5:
             return scan.log_sum_exp(row.float().index_fill(0, controls, -math.inf))
         return whole + math.log1p(-share)
 
     def read(self, member: int, logits: torch.Tensor, symbols: torch.Tensor) -> torch.Tensor:
         """See `Alphabet.read`."""
-        ids = self.ids[member][symbols]  # a symbol of -1 reads the end's ids, and is masked with the others
-        z = logits[ids].float().masked_fill((ids < 0) | (symbols < 0)[..., None], float("-inf"))
-        return z[..., 0] if z.shape[-1] == 1 else z.logsumexp(-1)
+        return scan.read(logits, self.ids[member], symbols)
 
     def begin(self, member: int, symbols: torch.Tensor) -> torch.Tensor:
         """See `Alphabet.begin`. Looked up once a symbol, about 20 µs each."""

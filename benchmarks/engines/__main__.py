@@ -43,7 +43,7 @@ def main() -> int:
     parser.add_argument("--fusions", default="", help="of benchmarks/fusions.yaml; all by default")
     parser.add_argument("--without", default="", help="of these, leave out")
     parser.add_argument(
-        "--minutes", type=float, default=11.0, help="rows that would begin later are left out"
+        "--minutes", type=float, default=20.0, help="rows that would begin later are left out"
     )
     parser.add_argument(
         "--soak", type=int, help="short requests; 1000 by default, 50 with --quick, 0 for none"
@@ -65,7 +65,17 @@ def main() -> int:
     tokens = 8 if asked.quick else 24
     later = (not asked.no_plain) * EXPECTED["plain"] + EXPECTED["busy"] + soak * EXPECTED["soak"] / 1000
     _tell_plan(console, asked, team, loads, soak, asked.minutes * 60)
-    result: dict[str, Any] = {"machine": machine(), "dtype": asked.dtype, "tokens": tokens}
+    result: dict[str, Any] = {
+        "machine": machine(), "dtype": asked.dtype, "tokens": tokens, "rows": [], "left_out": [], "complete": False,
+        "methods": {n: e.method.id for n, e in team.entries.items()},
+    }  # fmt: skip
+    usual = asked.out == RESULTS / "engines.json"
+
+    def keep() -> list[str]:
+        """Write what there is, so that a run that is ended has not been for nothing."""
+        result["seconds"] = time.monotonic() - begun
+        return write(result, asked.out, asked.chart or (CHART if usual else None))
+
     if not asked.no_alone:
         first = next(iter(team.engines.values()))
         console.print(f"[dim]{first.name} against vLLM alone …[/]")
@@ -76,26 +86,22 @@ def main() -> int:
     host = WatchedHost(list(team.engines.values()), [entry.spec for entry in team.entries.values()])
     host.start()
     try:
-        bench = Bench(host, Asker(host, team.prompts), tokens)
+        bench = Bench(host, Asker(host, team.prompts), tokens, result["rows"])
         everybody = [*team.engines, *team.entries]
         for name in everybody:
             bench.ask.send(name, QUESTIONS[0], max_tokens=4).wait()  # kernels picked, tables looked up
-        left_out = []
         for n in loads:
             for name in everybody:
                 if time.monotonic() - begun > asked.minutes * 60 - later:
-                    left_out.append(f"{name} at {n}")
+                    result["left_out"].append(f"{name} at {n}")
                     continue
                 console.print(f"[dim]{name}, {n} at once …[/]")
                 bench.row(name, n)
-        result |= {
-            "rows": bench.rows,
-            "left_out": left_out,
-            "methods": {n: e.method.id for n, e in team.entries.items()},
-        }
+                keep()
         fused = next((name for name in TARGETED if name in team.entries), next(iter(team.entries)))
         console.print(f"[dim]{fused} and its members at once …[/]")
         result["both_busy"] = bench.both_busy(fused)
+        keep()
         if soak:
             console.print(f"[dim]{soak} short requests …[/]")
             result["soak"] = bench.soak(fused, soak)
@@ -107,6 +113,7 @@ def main() -> int:
             }
             for name, t in host.tallies().items()
         }
+        keep()
     finally:
         host.stop()
     del host, bench
@@ -115,11 +122,10 @@ def main() -> int:
         console.print("[dim]plain transformers loops …[/]")
         result["plain"] = plain(team, asked.dtype, tokens)
     result["machine"]["load_average_after"] = machine()["load_average"]
-    result["seconds"] = time.monotonic() - begun
+    result["complete"] = True
+    faults = keep()
     for table in tables(result):
         console.print(table)
-    usual = asked.out == RESULTS / "engines.json"
-    faults = write(result, asked.out, asked.chart or (CHART if usual else None))
     for fault in faults:
         console.print(fault, highlight=False, markup=False)
     return int(any(fault.startswith("FAILED") for fault in faults))

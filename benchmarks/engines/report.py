@@ -138,6 +138,8 @@ def _alone(by: Mapping[tuple[str, int], Any], result: Result, row: Mapping[str, 
 def _remarks(result: Result) -> Iterator[str]:
     """What the tables do not say; those that begin with FAILED are faults."""
     machine = result["machine"]
+    if not result["complete"]:
+        yield "not complete: the run was ended before it was through, and what is missing was not measured"
     for name in ("tcmalloc", "libiomp5"):
         yield f"{name} was {'' if machine[name] else 'not '}preloaded"
     by = {(row["model"], row["concurrent"]): row for row in result["rows"]}

@@ -42,15 +42,21 @@ class WatchedHost(Host):
     def __init__(self, engines: Sequence[EngineSpec], fusions: Sequence[FusionSpec] = ()) -> None:
         self.steps: list[StepTime] = []
         self._now = StepTime()
+        self._inside = 0.0
+        """Seconds in the parts that ended inside the one that is timed."""
         super().__init__(engines, fusions, load=self._load_watched)
 
     @contextmanager
     def part(self, name: str) -> Iterator[StepTime]:
         """Time what happens inside, less the parts inside it."""
-        begun, before = time.perf_counter(), self._now.parts.total()
-        yield self._now
-        inside = self._now.parts.total() - before
-        self._now.parts[name] += time.perf_counter() - begun - inside
+        begun, outside = time.perf_counter(), self._inside
+        self._inside = 0.0
+        try:
+            yield self._now
+        finally:
+            spent = time.perf_counter() - begun
+            self._now.parts[name] += spent - self._inside
+            self._inside = outside + spent
 
     def start(self) -> None:
         """Load, and watch the unions of the vocabularies."""

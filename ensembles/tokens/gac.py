@@ -12,7 +12,8 @@ not.
 
 Of a greedy step only argmax q is wanted, and it needs few entries of q: with C = ∪_m top-k(p_m), no symbol
 outside C has more than Σ_m w_m p_m^(k) (p^(k): the k-th largest), so if some q(u), u ∈ C, is above that, the
-largest one in C is the argmax. Where the bound does not hold, all of q is computed.
+largest one in C is the argmax. Where the bound does not hold, all of q is computed. Where all members like one symbol
+best, not even their softmax is.
 
 *Needs* full logits of every member at the sync point. *Returns* q, shape (|U|,).
 
@@ -37,6 +38,8 @@ from protocol.errors import SettingsError
 from protocol.methods import Evidence, Method
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
 __all__ = ["METHOD", "GaC"]
@@ -128,19 +131,40 @@ CANDIDATES = 16
 
 
 def _likeliest(step: Step) -> Mixture | None:
-    """The entries of q on C, ascending; None where the bound leaves open whether the argmax is among
-    them."""
+    """The entries of q on C, ascending, or its argmax alone; None where the bound leaves open whether the argmax is
+    among them."""
+    import torch
+
     alphabet = step.alphabet
     heard = [(m, w, step.logits[m]) for m, w in enumerate(step.weights) if w > 0]
-    mass = {m: alphabet.log_mass(m, row) for m, _, row in heard}
-    tops = {m: alphabet.top(m, row, CANDIDATES) for m, _, row in heard}
-    rest = sum(w * math.exp(tops[m][1] - mass[m]) for m, w, _ in heard)
-    found = sorted({u for symbols, _ in tops.values() for u in symbols.tolist()})
-    candidates = tops[heard[0][0]][0].new_tensor(found)
-    q = candidates.new_zeros(len(found)).float()
-    for m, w, row in heard:
-        q += w * (alphabet.read(m, row, candidates) - mass[m]).exp()
-    return Mixture(q, candidates) if float(q.max()) > rest * (1 + ROUNDING) else None
+    tops = [alphabet.top(m, row, CANDIDATES) for m, _, row in heard]
+    found = sorted({u for symbols, _ in tops for u in symbols.tolist()})
+    candidates = tops[0][0].new_tensor(found)
+    z = [alphabet.read(m, row, candidates).tolist() for m, _, row in heard]
+    bounds = [bound for _, bound in tops]
+    if (best := _unanimous(z, bounds)) is not None:
+        return Mixture(candidates.new_ones(1).float(), candidates[best : best + 1])
+    mass = [alphabet.log_mass(m, row) for m, _, row in heard]
+    q = [0.0] * len(found)
+    rest = 0.0
+    for (_, w, _), values, bound, largest in zip(heard, z, bounds, mass, strict=True):
+        q = [part + w * math.exp(value - largest) for part, value in zip(q, values, strict=True)]
+        rest += w * math.exp(bound - largest)
+    if max(q) <= rest * (1 + ROUNDING):
+        return None
+    return Mixture(candidates.new_tensor(q, dtype=torch.float32), candidates)
+
+
+def _unanimous(z: Sequence[list[float]], bounds: Sequence[float]) -> int | None:
+    """Which candidate every member likes better than all other symbols, whose logits are at most `bounds`, if there is
+    one. It is the argmax of any mixture, so that nobody's mass has to be known."""
+    best = max(range(len(z[0])), key=z[0].__getitem__)
+    for values, bound in zip(z, bounds, strict=True):
+        largest = values[best]
+        others = max(values[:best] + values[best + 1 :], default=-math.inf)
+        if not largest > max(bound, others):
+            return None
+    return best
 
 
 ROUNDING = 1e-4

@@ -52,6 +52,7 @@ def engines(memory: list[float], shares: list[float]) -> dict[str, Any]:
     """A run's figures."""
     return {
         "machine": MACHINE,
+        "complete": True,
         "dtype": "bfloat16",
         "tokens": 32,
         "seconds": 600.0,
@@ -95,6 +96,8 @@ def test_the_engines_page(tmp_path: Path) -> None:
     assert "1.000" in page  # and over the members' own steps
     assert "abe at 16" in page
     ET.parse(tmp_path / "chart.svg")
+    cut = {**result, "complete": False, "soak": None, "both_busy": None}
+    assert write(cut, tmp_path / "engines.json", None)[0].startswith("not complete")
 
 
 def test_leaks_and_starving_are_faults(tmp_path: Path) -> None:

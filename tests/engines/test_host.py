@@ -13,6 +13,7 @@ import torch
 from engines.engine import Engine, EngineSpec, Sampled
 from engines.generation import Begun, End, Event, Failure, Generation, Piece, Sampling
 from engines.host import FAILURES, FusionSpec, Host
+from ensembles.tokens.base import Ask, Decision, Step, alone
 from ensembles.tokens.gac import GaC
 from tests.engines.test_byte_vocab import _tokenizer
 
@@ -130,7 +131,8 @@ def _host(
         engines[spec.name] = ScriptedEngine(spec, scripts[spec.name])
         return engines[spec.name]  # type: ignore[no-any-return]
 
-    fusion = FusionSpec("duet", ("letters", "pairs"), (0.6, 0.4), GaC(), **fusing)
+    fusing.setdefault("fusion", GaC())
+    fusion = FusionSpec("duet", ("letters", "pairs"), (0.6, 0.4), **fusing)
     host = Host(specs, [fusion], (crashes if crashes is not None else []).append, load=load)
     host.start()
     return host, engines
@@ -162,6 +164,24 @@ def test_a_plain_and_a_fused_answer(tmp_path: Path) -> None:
     assert [member.completion_tokens for member in end.members] == [6, 6]
     host.stop()
     assert all(engine.closed and not engine.live for engine in engines.values())
+
+
+class FirstWord:
+    """The second member writes the first symbol, the first one the rest."""
+
+    def decide(self, step: Step) -> Decision:
+        writer = 1 if step.memory is None else 0
+        return alone(step, writer, "begun") if writer in step.logits else Ask(frozenset({writer}))
+
+
+def test_a_word_that_came_of_the_prompt_alone_is_charged(tmp_path: Path) -> None:
+    """A member that chose one token when it had read the prompt, and was never asked again, wrote one token."""
+    host, _ = _host(tmp_path, {"letters": "bcab", "pairs": "abcab"}, fusion=FirstWord())
+    text, end = _answer(_ask(host, "duet"))
+    host.stop()
+    assert text == "abcab"
+    assert isinstance(end, End)
+    assert [(member.prompt_tokens, member.completion_tokens) for member in end.members] == [(1, 6), (1, 1)]
 
 
 def test_the_heavier_member_wins(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_the_short_cut_has_the_argmax(monkeypatch: pytest.MonkeyPatch) -> None:
     not."""
     monkeypatch.setattr(gac, "CANDIDATES", 2)
     alphabet = SmallAlphabet((tuple(range(12)), tuple(reversed(range(2, 14)))), 15)
-    known = 0
+    known = agreed = 0
     for seed in range(200):
         full = step(alphabet, (0.6, 0.4), seed)
         found = gac._likeliest(full)
@@ -84,5 +84,20 @@ def test_the_short_cut_has_the_argmax(monkeypatch: pytest.MonkeyPatch) -> None:
             known += 1
             assert found.symbols is not None
             assert int(found.symbols[found.q.argmax()]) == int(whole.argmax())
-            assert torch.allclose(found.q, whole[found.symbols], atol=1e-6)
+            if found.q.shape[0] == 1:  # all members like it best, and nobody's mass was asked for
+                agreed += 1
+                own = [int(alphabet.project(m, full.logits[m]).argmax()) for m in full.logits]
+                assert own == [int(found.symbols)] * len(own)
+            else:
+                assert torch.allclose(found.q, whole[found.symbols], atol=1e-6)
     assert 20 < known < 200
+    assert 5 < agreed < known
+
+
+def test_unanimous_needs_a_lead() -> None:
+    """All members like one candidate better than the others, and better than any symbol that is no candidate could
+    be."""
+    assert gac._unanimous([[1.0, 3.0], [0.0, 2.0]], [2.0, 1.0]) == 1
+    assert gac._unanimous([[1.0, 3.0], [2.0, 0.0]], [0.0, -1.0]) is None  # they differ
+    assert gac._unanimous([[1.0, 3.0], [2.0, 2.0]], [0.0, -1.0]) is None  # one cannot choose
+    assert gac._unanimous([[1.0, 3.0], [0.0, 2.0]], [2.0, 2.0]) is None  # something else may be as large

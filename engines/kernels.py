@@ -1,8 +1,8 @@
 """Loops over one logits row that lies in the CPU's memory, compiled by numba when first called (half a second each).
 
 torch reads a row of 262,144 bfloat16 logits several times, with a float32 copy, and splits some of these passes over
-threads that have to be woken. Here a pass is one loop of one thread, which reads the bits as they lie: 50 µs for
-Σ exp, 35 µs for the largest logits, where torch takes 150 to 250.
+threads that have to be woken. Here a pass is one loop of one thread, which reads the bits as they lie: 60 µs for Σ exp
+and 15 µs for the 16 largest, where torch took 150 and 230.
 
 Rows are arrays of bits: int32 of float32, int16 of bfloat16. A NaN makes a result meaningless, never an
 access out of bounds."""

@@ -147,9 +147,9 @@ def _likeliest(step: Step) -> Mixture | None:
     mass = [alphabet.log_mass(m, row) for m, _, row in heard]
     q = [0.0] * len(found)
     rest = 0.0
-    for (_, w, _), values, bound, largest in zip(heard, z, bounds, mass, strict=True):
-        q = [part + w * math.exp(value - largest) for part, value in zip(q, values, strict=True)]
-        rest += w * math.exp(bound - largest)
+    for (_, w, _), values, bound, total in zip(heard, z, bounds, mass, strict=True):
+        q = [part + w * math.exp(value - total) for part, value in zip(q, values, strict=True)]
+        rest += w * math.exp(bound - total)
     if max(q) <= rest * (1 + ROUNDING):
         return None
     return Mixture(candidates.new_tensor(q, dtype=torch.float32), candidates)

@@ -109,13 +109,13 @@ class Union:
 
     def top(self, member: int, logits: torch.Tensor, k: int) -> tuple[torch.Tensor, float]:
         """See `Alphabet.top`. Controls among the largest are rare, and then made up for by a wider look."""
-        symbol_of = self.maps[member]
+        symbol_of, size = self.maps[member], self.size
         row = logits[: symbol_of.shape[0]]
         wide = k
         while True:
             ids, values = scan.top(row, wide)
             found = symbol_of[ids].tolist()
-            kept = [place for place, u in enumerate(found) if u < self.size][:k]
+            kept = [place for place, u in enumerate(found) if u < size][:k]
             if len(kept) == k or len(found) == row.shape[0]:
                 break
             wide *= 4

@@ -26,11 +26,12 @@ TASKS = Path("/proc/self/task")
 SPIN_MS = 1
 QUIET_S, SHARED_S = 0.25, 1.0
 """Seconds between two looks, while the cores are ours and while they are not."""
-SHARE = 0.1
-"""A thread that stood ready without a core for more than this share of the time has to share it."""
+BUSY, SHARE = 0.4, 0.1
+"""Of the threads that wanted a core for at least BUSY of the time, the models' own, one that stood ready without for
+more than SHARE of it has to share it. A thread that serves requests waits as well, but for us."""
 
-Waits = Mapping[str, int]
-"""By thread, for how many ns it was ready to run and did not."""
+Times = Mapping[str, tuple[int, int]]
+"""By thread, for how many ns it ran, and for how many it was ready to and did not."""
 
 
 def set_spin() -> Callable[[int], None] | None:
@@ -44,14 +45,15 @@ def set_spin() -> Callable[[int], None] | None:
     return found
 
 
-def waits() -> dict[str, int]:
+def times() -> dict[str, tuple[int, int]]:
     """Of this process's threads."""
     found = {}
     for task in TASKS.iterdir():
         try:
-            found[task.name] = int((task / "schedstat").read_text(encoding="ascii").split()[1])
-        except (OSError, IndexError):  # it ended meanwhile, or this kernel does not count
+            ran, waited, *_ = (task / "schedstat").read_text(encoding="ascii").split()
+        except (OSError, ValueError):  # it ended meanwhile, or this kernel does not count
             continue
+        found[task.name] = int(ran), int(waited)
     return found
 
 
@@ -61,26 +63,32 @@ class Waiting:
     def __init__(
         self,
         spin: Callable[[int], None] | None,
-        waits: Callable[[], Waits] = waits,
+        times: Callable[[], Times] = times,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._spin, self._waits, self._clock = spin, waits, clock
-        self._before: Waits = {}
+        self._spin, self._times, self._clock = spin, times, clock
+        self._before: Times = {}
         self._looked = self._next = clock()
         self.spins: bool | None = None
         """What was chosen last; None before."""
 
     def look(self) -> None:
-        """Choose anew, where it is time."""
+        """Choose anew, where it is time. Until it is known, and where the kernel does not tell: as if cores were
+        shared."""
         if self._spin is None or (now := self._clock()) < self._next:
             return
-        waits, elapsed = self._waits(), 1e9 * (now - self._looked)
-        known = self._before.keys() & waits.keys()
-        longest = max((waits[task] - self._before[task] for task in known), default=0)
-        # Until it is known, and where the kernel does not tell: as if the cores were shared.
-        spins = bool(known) and longest <= SHARE * elapsed
+        times, elapsed = self._times(), 1e9 * (now - self._looked)
+        known = self._before.keys() & times.keys()
+        spins = bool(known) and not any(
+            waited > SHARE * elapsed and ran + waited > BUSY * elapsed
+            for ran, waited in (_since(self._before[task], times[task]) for task in known)
+        )
         if spins is not self.spins:
             self._spin(SPIN_MS if spins else 0)
             self.spins = spins
-        self._before, self._looked = waits, now
+        self._before, self._looked = times, now
         self._next = now + (QUIET_S if spins or not known else SHARED_S)
+
+
+def _since(before: tuple[int, int], now: tuple[int, int]) -> tuple[int, int]:
+    return now[0] - before[0], now[1] - before[1]

@@ -118,9 +118,9 @@ class GaC:
         if self.threshold is not None and step.weights[self.primary] > 0:
             if self.primary not in step.logits:
                 return Ask(frozenset({self.primary}))
-            p = step.alphabet.project(self.primary, step.logits[self.primary])
-            if float(p.max()) > self.threshold:
-                return Mixture(p)
+            own = _own(step, self.primary)
+            if float(own.q.max()) > self.threshold:
+                return own
         if missing := frozenset(m for m, w in enumerate(step.weights) if w > 0) - step.logits.keys():
             return Ask(missing)
         return (_likeliest(step) if step.greedy else None) or Mixture(_mix(step))
@@ -128,6 +128,18 @@ class GaC:
 
 CANDIDATES = 16
 """k of the short cut."""
+
+
+def _own(step: Step, member: int) -> Mixture:
+    """The member's p; of a greedy step for its likeliest symbols, where these are sure to have the largest."""
+    alphabet, row = step.alphabet, step.logits[member]
+    if step.greedy:
+        symbols, bound = alphabet.top(member, row, CANDIDATES)
+        symbols = symbols.sort().values  # of equally likely ones the first is taken, here as elsewhere
+        z = alphabet.read(member, row, symbols)
+        if float(z.max()) > bound:
+            return Mixture((z - alphabet.log_mass(member, row)).exp(), symbols)
+    return Mixture(alphabet.project(member, row))
 
 
 def _likeliest(step: Step) -> Mixture | None:

@@ -101,3 +101,20 @@ def test_unanimous_needs_a_lead() -> None:
     assert gac._unanimous([[1.0, 3.0], [2.0, 0.0]], [0.0, -1.0]) is None  # they differ
     assert gac._unanimous([[1.0, 3.0], [2.0, 2.0]], [0.0, -1.0]) is None  # one cannot choose
     assert gac._unanimous([[1.0, 3.0], [0.0, 2.0]], [2.0, 2.0]) is None  # something else may be as large
+
+
+def test_the_gate_of_a_greedy_step_is_that_of_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two candidates of twelve the primary's best symbol and its probability are those of its whole
+    distribution."""
+    monkeypatch.setattr(gac, "CANDIDATES", 2)
+    alphabet = SmallAlphabet((tuple(range(12)), tuple(reversed(range(2, 14)))), 15)
+    short = 0
+    for seed in range(50):
+        full = step(alphabet, (0.6, 0.4), seed)
+        own = gac._own(Step(alphabet, full.weights, full.logits, True), 1)
+        whole = gac._own(full, 1).q
+        short += own.symbols is not None
+        best = int(own.q.argmax())
+        assert (best if own.symbols is None else int(own.symbols[best])) == int(whole.argmax())
+        assert float(own.q.max()) == pytest.approx(float(whole.max()))
+    assert short

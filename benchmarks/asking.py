@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -135,6 +136,7 @@ class Kept:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._writing = threading.Lock()
         self._found: dict[str, Any] = {}
         if path.is_file():
             for line in path.read_text(encoding="utf-8").splitlines():
@@ -147,9 +149,14 @@ class Kept:
     def __getitem__(self, key: str) -> Any:
         return self._found[key]
 
+    def part(self, first: str, second: str, place: int) -> list[str]:
+        """Of all keys that begin with these two parts, the part at a place, each once, in the order they were kept."""
+        keys = (key.split("/") for key in self._found)
+        return list(dict.fromkeys(parts[place] for parts in keys if parts[:2] == [first, second]))
+
     def keep(self, key: str, value: Any) -> None:
         """Write it down."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
+        with self._writing, self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps([key, value]) + "\n")
         self._found[key] = json.loads(json.dumps(value))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
+import subprocess
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["machine", "resident_mb"]
+__all__ = ["Revision", "machine", "resident_mb", "revision"]
 
 
 def machine() -> dict[str, Any]:
@@ -26,6 +29,35 @@ def machine() -> dict[str, Any]:
         "tcmalloc": "tcmalloc" in mapped,
         "libiomp5": "libiomp5" in mapped,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """A state of some folders of this repository: `digest` of their Python sources, and the `commit` that changed them
+    last, with a "+" where they are not as committed."""
+
+    digest: str
+    commit: str
+
+
+def revision(*folders: str) -> Revision:
+    """Of folders below the repository's root."""
+    root = Path(__file__).parents[1]
+    told = hashlib.sha256()
+    for path in sorted(path for folder in folders for path in (root / folder).rglob("*.py")):
+        told.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    last = _git(root, "log", "-1", "--format=%h", "--", *folders)
+    changed = _git(root, "status", "--porcelain", "--", *folders)
+    return Revision(told.hexdigest()[:12], (last or "unknown") + "+" * bool(changed))
+
+
+def _git(root: Path, *words: str) -> str:
+    """What git says; nothing where there is no git."""
+    try:
+        told = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return told.stdout.strip()
 
 
 def resident_mb() -> float:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from math import exp
@@ -17,21 +18,26 @@ from benchmarks.asking import Asker, Kept, questions
 from benchmarks.exactness.plain import Plainly, PlainText
 from benchmarks.exactness.report import page
 from benchmarks.lineup import Entry, Lineup, lineup
-from benchmarks.machine import machine
+from benchmarks.machine import machine, revision
 from engines import preload
 from engines.assemble import fusion_spec
 from engines.byte_vocab import ByteVocab
+from engines.embedding_rows import EmbeddingRows
 from engines.engine import prepare_environment
 from engines.host import FusionSpec, Host
+from engines.templates import Prompting
 from engines.weights import Home
 from ensembles.spans.base import SpanFusion
 from ensembles.tokens.base import Search
+from ensembles.tokens.etr import ETR
 from outcomes.collect import Prompt
 
 RESULTS = Path(__file__).parent.parent / "results"
 LIKELIEST = 32
 """Symbols of each step whose probabilities are compared."""
 AT_ONCE = 16
+WRITERS = 8
+"""Questions that are written plainly at a time."""
 IDENTITY = 16
 """Questions that copies of one model are asked."""
 COPIES: dict[str, dict[str, Any]] = {
@@ -39,6 +45,9 @@ COPIES: dict[str, dict[str, Any]] = {
     "eva": {"projection": None},  # the kept one belongs to the pair
 }
 """Options under which copies of one model must write its greedy text, where the configured ones will not do."""
+LEARNT = {"etr", "transformer-copilot", "mot"}
+"""Methods that learnt something of their members, of which copies of one model know nothing: their degenerate cases
+are in tests/engines/."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +86,7 @@ def main() -> int:
         plan = Plan(6, 4, 3, 2, 4)
     preload.ensure()
     prepare_environment()
-    team = lineup("float32")
+    team = telling(lineup("float32"))
     names = asked.fusions.split(",") if asked.fusions else list(team.entries)
     team = team.only([name for name in names if name not in asked.without.split(",")])
     kept = Kept(asked.kept or Home.from_environ().root / "benchmarks" / "exactness.jsonl")
@@ -112,57 +121,92 @@ class Run:
         self._team, self._plan, self._kept, self._deadline = team, plan, kept, deadline
         self._questions = questions(plan.asked)
         self._drafted = questions(plan.drafted)
-        self._digests = {name: entry.digest for name, entry in team.entries.items()}
+        self._code = revision("engines", "ensembles")
         self._known = [name for name, entry in team.entries.items() if Plainly.knows(entry)]
 
     # ── keys: what a found value depends on ─────────────────────────────────────────────────────────────────
 
-    def _answer(self, name: str, question: Prompt) -> str:
-        return f"answer/{name}/{self._digests[name]}/{self._plan.tokens}/{question.id}"
+    def _answer(self, name: str, question: Prompt, code: str = "") -> str:
+        settled = self._team.entries[name].settled
+        return f"answer/{name}/{settled}/{self._plan.tokens}/{code or self._code.digest}/{question.id}"
 
     def _plain(self, name: str, question: Prompt) -> str:
         settled = self._team.entries[name].settled if name in self._team.entries else "alone"
         return f"plain/{name}/{settled}/{self._plan.tokens}/{question.id}"
 
-    def _set(self, kind: str, name: str) -> str:
+    def _set(self, kind: str, name: str, code: str = "") -> str:
         prompts = IDENTITY if kind == "identity" else self._plan.drafted
-        return f"{kind}/{name}/{self._digests[name]}/{self._plan.tokens}/{prompts}"
+        settled = self._team.entries[name].settled
+        return f"{kind}/{name}/{settled}/{self._plan.tokens}/{prompts}/{code or self._code.digest}"
 
     # ── the plain part ──────────────────────────────────────────────────────────────────────────────────────
 
     def write_plainly(self, until: float) -> bool:
-        """Every fusion's text, question by question, since the plain models remember within one, until each fusion has
-        enough texts that are no member's. False where it was not done `until` then (of the monotonic clock)."""
+        """Every fusion's text, question by question, since the plain models remember within one, and some questions at
+        a time, until each fusion has enough texts that are no member's. False where it was not done `until` then (of
+        the monotonic clock)."""
         plainly = Plainly({name: spec.folder for name, spec in self._team.engines.items()})
         vocabs = {name: ByteVocab.load(spec.folder) for name, spec in self._team.engines.items()}
         templates = self._team.prompts
-        for question in self._questions:
-            wanted = [n for n in self._known if len(self._chosen(n)) < self._enough(n)]
-            missing = [n for n in wanted if self._plain(n, question) not in self._kept]
-            if not missing:
-                continue
+        questions = iter(self._questions)
+        failed: list[BaseException] = []
+
+        def write() -> None:
+            plainly.together.join()
+            try:
+                while not failed and (question := next(questions, None)) is not None:
+                    self._write(plainly, question, vocabs, templates, until)
+            except OutOfTime:
+                pass
+            except BaseException as error:  # noqa: BLE001  raised below
+                failed.append(error)
+            finally:
+                plainly.together.leave()
+
+        threads = [threading.Thread(target=write, daemon=True) for _ in range(WRITERS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if failed:
+            raise failed[0]
+        return next(questions, None) is None and time.monotonic() < until
+
+    def _write(
+        self,
+        plainly: Plainly,
+        question: Prompt,
+        vocabs: Mapping[str, ByteVocab],
+        templates: Mapping[str, Prompting],
+        until: float,
+    ) -> None:
+        """What is still needed of one question. Raises `OutOfTime`."""
+        wanted = [n for n in self._known if len(self._chosen(n)) < self._enough(n)]
+        missing = [n for n in wanted if self._plain(n, question) not in self._kept]
+        members = dict.fromkeys(m for n in missing for m in self._team.entries[n].spec.members)
+        messages = [{"role": "user", "content": question.prompt}]
+        prompts = {
+            name: vocabs[name].encode_prompt(templates[name].render(messages).text) for name in members
+        }
+        for name in members:
+            if (key := self._plain(name, question)) not in self._kept:
+                self._kept.keep(key, plainly.alone(name, prompts[name], self._plan.tokens).hex())
+        for name in missing:
             if time.monotonic() > until:
-                return False
-            messages = [{"role": "user", "content": question.prompt}]
-            prompts = {
-                name: vocabs[name].encode_prompt(template.render(messages).text)
-                for name, template in templates.items()
-            }
-            for name in dict.fromkeys(m for n in missing for m in self._team.entries[n].spec.members):
-                if (key := self._plain(name, question)) not in self._kept:
-                    self._kept.keep(key, plainly.alone(name, prompts[name], self._plan.tokens).hex())
-            for name in missing:
-                if time.monotonic() > until:
-                    return False
-                entry = self._team.entries[name]
-                wrote = plainly.write(entry, [prompts[m] for m in entry.spec.members], self._plan.tokens)
-                self._kept.keep(self._plain(name, question), wrote.as_json())
-            plainly.forget()
+                raise OutOfTime
+            entry = self._team.entries[name]
+            wrote = plainly.write(entry, [prompts[m] for m in entry.spec.members], self._plan.tokens)
+            self._kept.keep(self._plain(name, question), wrote.as_json())
+        plainly.forget(prompts)
+        if missing:
             print(f"plain: {question.id}, {', '.join(missing)}", flush=True)
-        return True
 
     def _chosen(self, name: str) -> list[Prompt]:
         """The first questions on which the fusion's text, written plainly, is no member's."""
+        return self._qualified(name)[: self._enough(name)]
+
+    def _qualified(self, name: str) -> list[Prompt]:
+        """All of them."""
         found = []
         for question in self._questions:
             if self._plain(name, question) not in self._kept:
@@ -173,7 +217,7 @@ class Run:
             # What is written in spans may be longer.
             if not any(ours[: len(text)] == text for text in theirs):
                 found.append(question)
-        return found[: self._enough(name)]
+        return found
 
     def _enough(self, name: str) -> int:
         """On how many questions it is compared."""
@@ -185,7 +229,11 @@ class Run:
     def ask(self) -> None:
         """Everything that needs the engines."""
         entries, engines = self._team.entries, self._team.engines
-        copies = [n for n in entries if self._set("identity", n) not in self._kept]
+        copies = [
+            n
+            for n, e in entries.items()
+            if e.method.id not in LEARNT and self._set("identity", n) not in self._kept
+        ]
         drafts = [n for n in self._team.rules_alone() if self._set("drafting", n) not in self._kept]
         asked = [n for n in self._known if any(self._answer(n, q) not in self._kept for q in self._chosen(n))]
         if not (copies or drafts or asked):
@@ -226,9 +274,11 @@ class Run:
                         "short_cut": None if client is None else client.text,
                         "steps": [[(t.hex(), logp) for t, logp in one.top] for one in answer.tokens],
                         "symbols": [one.token.hex() for one in answer.tokens],
+                        "code": self._code.digest,
+                        "commit": self._code.commit,
                     },
                 )
-        print(self._row(name), flush=True)
+        print(self._row(name, self._code.digest), flush=True)
 
     def _draft(self, asker: Asker, name: str) -> None:
         """Drafted and plain texts, symbol by symbol."""
@@ -259,6 +309,7 @@ class Run:
             told,
             {
                 "fusion": name,
+                "commit": self._code.commit,
                 "prompts": len(asked),
                 "equal": equal,
                 "near_ties": ties,
@@ -284,7 +335,13 @@ class Run:
         equal = sum(a.text == b.text for a, b in zip(twice, once, strict=True))
         self._kept.keep(
             self._set("identity", name),
-            {"fusion": name, "model": model, "prompts": len(asked), "equal": equal},
+            {
+                "fusion": name,
+                "commit": self._code.commit,
+                "model": model,
+                "prompts": len(asked),
+                "equal": equal,
+            },
         )
         print(self._kept[self._set("identity", name)], flush=True)
 
@@ -294,9 +351,14 @@ class Run:
 
     # ── what was found ──────────────────────────────────────────────────────────────────────────────────────
 
-    def _row(self, name: str) -> dict[str, Any]:
-        both = [q for q in self._chosen(name) if self._answer(name, q) in self._kept]
-        answers = [self._kept[self._answer(name, q)] for q in both]
+    def _rows(self, name: str) -> list[dict[str, Any]]:
+        """One for each state of the code that was asked, the present one first."""
+        codes = dict.fromkeys((self._code.digest, *reversed(self._kept.part("answer", name, -2))))
+        return [row for code in codes if (row := self._row(name, code))["compared"]]
+
+    def _row(self, name: str, code: str) -> dict[str, Any]:
+        both = [q for q in self._qualified(name) if self._answer(name, q, code) in self._kept]
+        answers = [self._kept[self._answer(name, q, code)] for q in both]
         spans = isinstance(self._team.entries[name].spec.fusion, SpanFusion)
         found = []
         for question, heard in zip(both, answers, strict=True):
@@ -309,6 +371,7 @@ class Run:
         return {
             "fusion": name,
             "method": self._team.entries[name].method.id,
+            "commit": answers[0]["commit"] if answers else self._code.commit,
             "short_cut_asked": len(quick),
             "short_cut_changes": sum(one["text"] != one["short_cut"] for one in quick),
             "compared": len(found),
@@ -325,15 +388,22 @@ class Run:
             "dtype": "float32",
             "tokens": self._plan.tokens,
             "likeliest": LIKELIEST,
-            "against_plain_loops": [self._row(name) for name in self._known],
+            "commit": self._code.commit,
+            "against_plain_loops": [row for name in self._known for row in self._rows(name)],
             "drafting": self._found("drafting", self._team.rules_alone()),
             "identity": self._found("identity", self._team.entries),
             "without_plain_loop": sorted(self._team.entries.keys() - set(self._known)),
             "absent": dict(self._team.absent),
         }
 
-    def _found(self, kind: str, names: Mapping[str, Any]) -> list[dict[str, Any]]:
-        return [self._kept[key] for name in names if (key := self._set(kind, name)) in self._kept]
+    def _found(self, kind: str, names: Iterable[str]) -> list[dict[str, Any]]:
+        """Of each the values of the present code, or else those measured last."""
+        found = []
+        for name in names:
+            codes = (self._code.digest, *reversed(self._kept.part(kind, name, -1)))
+            keys = [self._set(kind, name, code) for code in codes]
+            found += [self._kept[key] for key in keys if key in self._kept][:1]
+        return found
 
 
 def compared(heard: Mapping[str, Any], wrote: PlainText, *, in_spans: bool) -> dict[str, Any]:
@@ -352,6 +422,20 @@ def compared(heard: Mapping[str, Any], wrote: PlainText, *, in_spans: bool) -> d
         if max(fused, key=fused.__getitem__) != bytes.fromhex(symbol):
             break
     return {"verdict": verdict, "steps": count, "difference": largest if count else None}
+
+
+def telling(team: Lineup) -> Lineup:
+    """Without the shipped fusions whose texts are nearly always one member's: benchmarks/fusions.yaml has others of
+    their methods. ETR's shipped expert token is called before the first word or never, so "etr-words" has one that is
+    called where the meta model would write a certain word."""
+    entries = {name: entry for name, entry in team.entries.items() if name not in ("routed", "corrected")}
+    if (like := entries.pop("expert", None)) is not None:
+        folder = team.engines[like.spec.members[0]].folder
+        word = ByteVocab.load(folder).ids[b" is"][0]
+        experts = 1.15 * EmbeddingRows(folder).rows("output")[word].float()[None]
+        spec = replace(like.spec, name="etr-words", fusion=ETR(experts=experts))
+        entries["etr-words"] = replace(like, spec=spec)
+    return replace(team, entries=entries)
 
 
 def _twice(entry: Entry) -> FusionSpec:

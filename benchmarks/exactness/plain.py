@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from transformers import DynamicCache
 
 from benchmarks.lineup import Entry
 from engines.byte_vocab import ByteVocab
@@ -17,6 +19,7 @@ from engines.union import Union
 from protocol.methods import find_method, load_method
 from tests.engines.plain_loop import Fused, PlainLoop, PlainModel, Rule
 from tests.engines.plain_spans import PlainSpans, aligned_cut, words_cut
+from tests.engines.plain_states import PlainCopilot, PlainThoughts, handed_over, learnt, routed
 
 __all__ = ["PlainText", "Plainly"]
 
@@ -58,39 +61,169 @@ KEPT = 128
 """Symbols of a distribution that are kept: more than are compared, which rounding may put in another order."""
 
 
-class Remembering(PlainModel):
-    """A plain model that computes nothing twice: where ids begin as others did, it goes on from a copy of their
-    key-value cache. The loops know nothing of it."""
+Cache = list[tuple[torch.Tensor, torch.Tensor]]
+"""Keys and values by layer, each of shape (1, heads, length, d)."""
 
-    def __init__(self, folder: Path) -> None:
+
+@dataclass(slots=True, eq=False)
+class Forward:
+    """One that a thread waits for: `ids` behind a cache. `found` are the last row of logits, the hidden states there,
+    and the cache."""
+
+    model: PlainModel
+    ids: tuple[int, ...]
+    cache: Cache
+    found: tuple[torch.Tensor, torch.Tensor, Cache] | Exception | None = None
+
+
+class Together:
+    """Computes in one forward what several threads wait for: reading a model's weights is what a token costs. Each
+    thread calls `join` first and `leave` at last."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Condition()
+        self._threads = 0
+        self._waiting: list[Forward] = []
+
+    def join(self) -> None:
+        """From now on the others wait for this thread, too."""
+        with self._turn:
+            self._threads += 1
+
+    def leave(self) -> None:
+        """Nobody waits for it any more."""
+        with self._turn:
+            self._threads -= 1
+            self._compute()
+
+    def compute(self, wanted: Forward) -> tuple[torch.Tensor, torch.Tensor, Cache]:
+        """Once all threads want something."""
+        with self._turn:
+            self._waiting.append(wanted)
+            self._compute()
+            self._turn.wait_for(lambda: wanted.found is not None)
+        if isinstance(wanted.found, Exception):
+            raise wanted.found
+        assert wanted.found is not None
+        return wanted.found
+
+    def _compute(self) -> None:
+        if not self._waiting or len(self._waiting) < self._threads:
+            return
+        waiting, self._waiting = self._waiting, []
+        for model in dict.fromkeys(one.model for one in waiting):
+            some = [one for one in waiting if one.model is model]
+            try:
+                found = forward(model, [(one.ids, one.cache) for one in some])
+            except Exception as error:  # noqa: BLE001  every thread is told
+                found = [error] * len(some)
+            for one, its in zip(some, found, strict=True):
+                one.found = its
+        self._turn.notify_all()
+
+
+def forward(
+    model: PlainModel, asked: Sequence[tuple[Sequence[int], Cache]]
+) -> list[tuple[torch.Tensor, torch.Tensor, Cache]]:
+    """A batch of texts, caches and new ids padded on the left: of each the last row, the states there, the cache."""
+    old = [cache[0][0].shape[2] if cache else 0 for _, cache in asked]
+    new = [len(ids) for ids, _ in asked]
+    past, here = max(old), max(new)
+    ids = torch.zeros(len(asked), here, dtype=torch.long)
+    places, mask = torch.zeros_like(ids), torch.zeros(len(asked), past + here, dtype=torch.long)
+    for i, (own, _) in enumerate(asked):
+        ids[i, here - new[i] :] = torch.tensor(own)
+        places[i, here - new[i] :] = torch.arange(old[i], old[i] + new[i])
+        mask[i, past - old[i] : past] = 1
+        mask[i, past + here - new[i] :] = 1
+    cache = DynamicCache()
+    if past:
+        known = next(own for _, own in asked if own)
+        for layer, (key, value) in enumerate(known):
+            padded = []
+            for part, like in enumerate((key, value)):
+                rows = like.new_zeros(len(asked), like.shape[1], past, like.shape[3])
+                for i, (_, own) in enumerate(asked):
+                    if own:
+                        rows[i, :, past - old[i] :] = own[layer][part][0]
+                padded.append(rows)
+            cache.update(*padded, layer)
+    with torch.no_grad():
+        out = model.model(
+            ids,
+            attention_mask=mask,
+            position_ids=places,
+            past_key_values=cache,
+            use_cache=True,
+            output_hidden_states=True,
+            logits_to_keep=1,
+        )
+    found = []
+    for i in range(len(asked)):
+        kept = torch.cat([torch.arange(past - old[i], past), torch.arange(past + here - new[i], past + here)])
+        own = [
+            (layer.keys[i : i + 1, :, kept], layer.values[i : i + 1, :, kept])
+            for layer in out.past_key_values.layers
+        ]
+        states = torch.stack([state[i, -1] for state in out.hidden_states])
+        found.append((out.logits[i, -1].clone(), states, own))
+    return found
+
+
+class Remembering(PlainModel):
+    """A plain model that computes nothing twice: where ids begin as others did, it goes on from their key-value cache;
+    and what several texts need at a time in one forward. The loops know nothing of it."""
+
+    def __init__(self, folder: Path, together: Together) -> None:
         super().__init__(folder)
-        self.known: dict[tuple[int, ...], tuple[Any, Any]] = {}
+        self._together = together
+        self._known: dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor, Cache]] = {}
+
+    def look(self, ids: Sequence[int], cache: Any = None) -> tuple[Any, Any, Any]:
+        """As a plain model's; the cache that is returned is the ids themselves."""
+        path = (*(cache or ()), *ids)
+        if path not in self._known:
+            start = self._begun(path, len(path) - 1)
+            before = self._known[path[:start]][2] if start else []
+            self._known[path] = self._together.compute(Forward(self, path[start:], before))
+        row, states, _ = self._known[path]
+        return row.double().numpy(), states.double().numpy(), path
 
     def run(self, ids: Sequence[int], cache: Any = None, last: int = 0) -> tuple[Any, Any]:
         """As a plain model's; the cache that is returned is the ids themselves."""
+        if last == 1:
+            row, _, path = self.look(ids, cache)
+            return row[None], path
         path = (*(cache or ()), *ids)
-        begun = len(path) - (last or len(ids))  # rows are wanted of what follows
-        if last == 1 and path in self.known:
-            return self.known[path][0], path
-        start = next((n for n in range(begun, 0, -1) if path[:n] in self.known), 0)
-        before = copy.deepcopy(self.known[path[:start]][1]) if start else None
-        rows, after = super().run(path[start:], before, last or len(ids))
-        self.known[path] = (rows[-1:], after)
-        return rows, path
+        start = self._begun(path, len(path) - (last or len(ids)))  # rows are wanted of what follows
+        before = DynamicCache()
+        for layer, (key, value) in enumerate(self._known[path[:start]][2] if start else ()):
+            before.update(key, value, layer)
+        return super().run(path[start:], before, last or len(ids))[0], path
+
+    def _begun(self, path: tuple[int, ...], most: int) -> int:
+        """How long a beginning of the path is known."""
+        return next((n for n in range(most, 0, -1) if path[:n] in self._known), 0)
+
+    def forget(self, prompt: Sequence[int]) -> None:
+        """What began with a prompt."""
+        for path in [path for path in list(self._known) if path[: len(prompt)] == tuple(prompt)]:
+            del self._known[path]
 
 
 class Plainly:
-    """Methods as plain loops over the models in `folders`, which are loaded when they are first needed."""
+    """Methods as plain loops over the models in `folders`. Each thread that writes does so within `together`."""
 
     def __init__(self, folders: Mapping[str, Path]) -> None:
+        self.together = Together()
         self._folders = folders
-        self._models: dict[str, Remembering] = {}
+        self._models = {name: Remembering(folder, self.together) for name, folder in folders.items()}
         self._loops: dict[tuple[str, ...], PlainLoop] = {}
 
     @staticmethod
     def knows(entry: Entry) -> bool:
         """Whether there is a plain loop of the fusion's method."""
-        return _ruling(entry) in {*RULES, *SPANS, "abe"}
+        return _ruling(entry) in {*RULES, *SPANS, *STATES, "abe"}
 
     def alone(self, model: str, prompt: Sequence[int], tokens: int) -> bytes:
         """The model's own greedy text."""
@@ -108,23 +241,24 @@ class Plainly:
             spans = PlainSpans(loop.models, prompts)
             SPANS[method](spans, options, tokens)
             return PlainText(spans.text, len(spans.text) if spans.sure is None else spans.sure)
-        rule, steps = RULES[method](self, entry, loop, prompts, options), list[Fused]()
-        text, sure = loop.write(prompts, rule, tokens, steps)
+        steps = list[Fused]()
+        if method in STATES:
+            text, sure = STATES[method](entry, loop, prompts, options, tokens, steps)
+        else:
+            rule = RULES[method](self, entry, loop, prompts, options)
+            text, sure = loop.write(prompts, rule, tokens, steps)
         return PlainText.of(text, sure, steps)
 
     def _loop(self, members: tuple[str, ...]) -> PlainLoop:
-        """The one of these members, models loaded."""
-        for name in members:
-            if name not in self._models:
-                self._models[name] = Remembering(self._folders[name])
+        """The one of these members."""
         if members not in self._loops:
             self._loops[members] = PlainLoop([self._models[name] for name in members])
         return self._loops[members]
 
-    def forget(self) -> None:
-        """What was computed for a question: call between two questions."""
-        for model in self._models.values():
-            model.known.clear()
+    def forget(self, prompts: Mapping[str, Sequence[int]]) -> None:
+        """What was computed for a question."""
+        for name, prompt in prompts.items():
+            self._models[name].forget(prompt)
 
     def image(self, entry: Entry, projection: str) -> Callable[[bytes], list[tuple[bytes, float]]]:
         """EVA's S, as the method fitted and kept it: by text of the helper."""
@@ -155,6 +289,39 @@ RULES: dict[str, Callable[[Plainly, Entry, PlainLoop, Prompts, dict[str, Any]], 
     "deepen": lambda plain, entry, loop, prompts, o: loop.deepened(o["eta"], o["anchors"], o["rows"]),
     "eva": _eva,
 }
+
+
+def _citer(entry: Entry, loop: PlainLoop, prompts: Prompts, o: dict[str, Any], n: int, steps: Steps) -> Told:
+    router = learnt(entry.settings.artefacts["router"])[1]
+    return routed(loop.models, prompts, router, o["tau"], n, steps)[0]
+
+
+def _etr(entry: Entry, loop: PlainLoop, prompts: Prompts, o: dict[str, Any], n: int, steps: Steps) -> Told:
+    experts = np.array(entry.spec.fusion.experts.tolist())  # type: ignore[union-attr]
+    return handed_over(loop.models, prompts, experts, o["bias"], n, steps)[0]
+
+
+def _copilot(
+    entry: Entry, loop: PlainLoop, prompts: Prompts, o: dict[str, Any], n: int, steps: Steps
+) -> Told:
+    folder = entry.settings.artefacts["copilot"]
+    return PlainCopilot(loop, folder, o["strength"]).write(prompts, n, steps)
+
+
+def _mot(entry: Entry, loop: PlainLoop, prompts: Prompts, o: dict[str, Any], n: int, steps: Steps) -> Told:
+    return PlainThoughts(loop.models, entry.settings.artefacts["mixture"]).write(prompts, n, steps)
+
+
+Steps = list[Fused]
+Told = tuple[bytes, int]
+
+STATES: dict[str, Callable[[Entry, PlainLoop, Prompts, dict[str, Any], int, Steps], Told]] = {
+    "citer": _citer,
+    "etr": _etr,
+    "transformer-copilot": _copilot,
+    "mot": _mot,
+}
+"""Methods that look into the models' layers: these write the whole text themselves."""
 
 SPANS: dict[str, Callable[[PlainSpans, dict[str, Any], int], object]] = {
     # About as many rounds as so many tokens take: most words are one, a window may give up half a word.

@@ -30,11 +30,12 @@ def page(result: Mapping[str, Any]) -> str:
         "finds the two best within a thousandth of each other. *Distributions*: sync points at which the fused "
         f"probabilities of the {result['likeliest']} likeliest symbols were compared. *Short cut*: prompts on "
         "which what a client gets, who asks for no probabilities, differs from the text whose distributions were "
-        "compared.",
+        "compared. *Commit*: the last one that changed engines/ or ensembles/ when it was measured; what an earlier "
+        "state of them was asked stands in a row of its own.",
         "",
         "| fusion | prompts | equal | near tie | different | distributions | largest difference of a probability | "
-        "short cut |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "short cut | commit |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     for row in result["against_plain_loops"]:
         asked = row["short_cut_asked"]
@@ -42,7 +43,7 @@ def page(result: Mapping[str, Any]) -> str:
         largest = "–" if row["max_difference"] is None else f"{row['max_difference']:.1e}"
         lines.append(
             f"| {row['fusion']} | {row['compared']} | {row['equal']} | {row['near_ties']} | {row['different']} | "
-            f"{row['distributions'] or '–'} | {largest} | {short_cut} |"
+            f"{row['distributions'] or '–'} | {largest} | {short_cut} | {row['commit']} |"
         )
     lines += [
         "",
@@ -51,14 +52,14 @@ def page(result: Mapping[str, Any]) -> str:
         "Symbol by symbol, both in the engine host: `spec-ensemble` and its rule alone.",
         "",
         "| fusion | prompts | equal | near tie | symbols | members' texts differ | text is neither's | accepted | "
-        "forwards a symbol |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "forwards a symbol | commit |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     for row in result["drafting"]:
         lines.append(
             f"| {row['fusion']} | {row['prompts']} | {row['equal']} | {row['near_ties']} | {row['symbols']:,} | "
             f"{row['members_differ'] / row['prompts']:.0%} | {row['neither'] / row['prompts']:.0%} | "
-            f"{row['accepted']:.1%} | {row['forwards_per_symbol']:.2f} |"
+            f"{row['accepted']:.1%} | {row['forwards_per_symbol']:.2f} | {row['commit']} |"
         )
     lines += [
         "",
@@ -66,10 +67,10 @@ def page(result: Mapping[str, Any]) -> str:
         "",
         "Two members that are one model must write its greedy text.",
         "",
-        "| fusion | model | equal |",
-        "|---|---|---:|",
+        "| fusion | model | equal | commit |",
+        "|---|---|---:|---|",
         *(
-            f"| {row['fusion']} | {row['model']} | {row['equal']} of {row['prompts']} |"
+            f"| {row['fusion']} | {row['model']} | {row['equal']} of {row['prompts']} | {row['commit']} |"
             for row in result["identity"]
         ),
         "",

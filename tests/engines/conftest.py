@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from engines.byte_vocab import ByteVocab
+from engines.embedding_rows import EmbeddingRows
 from engines.engine import EngineSpec, prepare_environment
 from engines.generation import End, Event, Failure, Generation, Piece, Sampling, TokenLogprob
 from engines.host import FusionSpec, Host
@@ -30,8 +32,10 @@ from ensembles.tokens.cp_delta import CPDelta
 from ensembles.tokens.deepen import DeePEn
 from ensembles.tokens.etr import ETR, Turn
 from ensembles.tokens.gac import GaC
+from ensembles.tokens.mot import MoT
 from ensembles.tokens.packllm import PackLLM
 from ensembles.tokens.spec_ensemble import SpecEnsemble
+from ensembles.tokens.transformer_copilot import TransformerCopilot
 from ensembles.tokens.unite import UniTE
 
 if TYPE_CHECKING:
@@ -150,6 +154,8 @@ SPANS: dict[str, SpanFusion] = {
     "mcts": LeMCTS(iterations=6, tokens=12, reward=lambda question, answers: [len(a) / 999 for a in answers]),
 }
 
+ARTEFACTS = Path(__file__).parents[2] / "config" / "artefacts"
+
 DEEPEN = {"eta": 0.3, "anchors": 512, "rows": 64}
 """DeePEn's options here: small tables, and a rate at which the helper is heard."""
 
@@ -242,6 +248,25 @@ def serving(specs: Sequence[EngineSpec], fusions: Sequence[FusionSpec]) -> Itera
         host.stop()
 
 
+def expert_token(weights: Callable[[str], Path]) -> Tensor:
+    """ETR's E with an expert that is called where SmolLM2 would write " is"."""
+    folder = weights(FOLDERS[SMOL])
+    word = ByteVocab.load(folder).ids[b" is"][0]
+    return 1.15 * EmbeddingRows(folder).rows("output")[word].float()[None]
+
+
+def _looking(weights: Callable[[str], Path]) -> list[FusionSpec]:
+    """Methods that look into models, with the shipped artefacts, so that each has a say."""
+    methods = {
+        "citer": CITER(tau=0.95).load(PAIR, {"router": ARTEFACTS / "citer"}),
+        "copilot": TransformerCopilot(strength=1.0).load(PAIR, {"copilot": ARTEFACTS / "copilot"}),
+        "thoughtful": MoT(writer=0).load(PAIR, {"mixture": ARTEFACTS / "mot"}),
+    }
+    found = [FusionSpec(name, PAIR, (0.5, 0.5), method) for name, method in methods.items()]
+    etr = ETR(experts=expert_token(weights))
+    return [*found, FusionSpec("etr-words", PAIR, (0.5, 0.5), etr, feedback="rejoin")]
+
+
 @pytest.fixture(scope="session")
 def ask(weights: Callable[[str], Path]) -> Iterator[Asker]:
     """The real pair in float32, plain and in every fusion the tests need; an engine may be two members of
@@ -287,6 +312,7 @@ def ask(weights: Callable[[str], Path]) -> Iterator[Asker]:
         FusionSpec("citer-always", PAIR, (0.5, 0.5), CITER(tau=1), main=1),
         FusionSpec("etr-never", PAIR, (0.5, 0.5), ETR(bias=-math.inf), feedback="rejoin"),
         FusionSpec("etr-called", PAIR, (0.5, 0.5), CALLED, feedback="rejoin"),
+        *_looking(weights),
         FusionSpec("onlooker", PAIR, (0.5, 0.5), ONLOOKER),
         FusionSpec("broken", PAIR, (0.5, 0.5), Broken()),
     ]

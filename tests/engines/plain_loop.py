@@ -134,6 +134,20 @@ class PlainModel:
             )
         return out.logits[0].double().numpy(), out.past_key_values
 
+    def look(self, ids: Sequence[int], cache: Any = None) -> tuple[Any, Any, Any]:
+        """Logits after the last of `ids`, its hidden states from the embedding to the final norm, numpy float64, and
+        the cache."""
+        with torch.no_grad():
+            out = self.model(
+                torch.tensor([list(ids)]),
+                past_key_values=cache,
+                use_cache=True,
+                output_hidden_states=True,
+                logits_to_keep=1,
+            )
+        states = torch.stack([state[0, -1] for state in out.hidden_states])
+        return out.logits[0, -1].double().numpy(), states.double().numpy(), out.past_key_values
+
 
 def bytes_of(string: str, byte_level: bool) -> bytes:
     """What a token string emits."""

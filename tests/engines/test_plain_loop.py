@@ -4,6 +4,7 @@ A few prompts; CHORUS_PLAIN_PROMPTS=50 takes so many of config/queries/everyday.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.engines.conftest import DEEPEN, FOLDERS, PAIR, PROMPTS
+from tests.engines.conftest import ARTEFACTS, DEEPEN, FOLDERS, PAIR, PROMPTS, expert_token
 
 if TYPE_CHECKING:
     from tests.engines.conftest import Asker
@@ -65,3 +66,37 @@ def _rule(plain: PlainLoop, fusion: str, prompts: tuple[tuple[int, ...], ...]) -
         return plain.deepened(**DEEPEN)
     rules: dict[str, Rule] = {"duet": plain.gac, "unite": plain.unite, "cp-delta": plain.cp_delta}
     return rules[fusion]
+
+
+@pytest.mark.parametrize("fusion", ["citer", "etr-words", "copilot", "thoughtful"])
+def test_texts_of_methods_that_look_inside_equal_a_plain_loop(
+    ask: Asker, plain: PlainLoop, weights: Callable[[str], Path], fusion: str
+) -> None:
+    """The same for methods that look into the models' layers. CITER and ETR: of each text the same member wrote the
+    same part, and of all texts both wrote some."""
+    from tests.engines.plain_states import PlainCopilot, PlainThoughts, handed_over, learnt, routed
+
+    questions = PROMPTS if fusion != "thoughtful" else PROMPTS[:1]
+    ours = ask.all(*((fusion, question) for question in questions), max_tokens=TOKENS)
+    compared, writers = 0, set[str]()
+    for question, reply in zip(questions, ours, strict=True):
+        prompts, said = ask.prompt_ids(fusion, question), list[int]()
+        if fusion == "citer":
+            router = learnt(ARTEFACTS / "citer")[1]
+            (text, sure), said = routed(plain.models, prompts, router, 0.95, TOKENS)
+        elif fusion == "etr-words":
+            experts = expert_token(weights).double().numpy()
+            (text, sure), said = handed_over(plain.models, prompts, experts, 0.0, TOKENS)
+        elif fusion == "copilot":
+            text, sure = PlainCopilot(plain, ARTEFACTS / "copilot", 1.0).write(prompts, TOKENS)
+        else:
+            text, sure = PlainThoughts(plain.models, ARTEFACTS / "mot").write(prompts, TOKENS)
+        assert reply.text.encode()[:sure] == text[:sure], question
+        compared += sure
+        assert reply.end is not None
+        if said and sure == len(text):
+            told = [part.model for part in reply.end.spans]
+            assert told == [PAIR[writer] for writer, _ in itertools.groupby(said)]
+        writers |= {PAIR[writer] for writer in said}
+    assert compared > 20 * len(questions)
+    assert writers in (set(), set(PAIR))

@@ -61,6 +61,12 @@ METHOD = Method(
     evidence=(
         Evidence(
             "exact equivalence",
+            "with the shipped router, texts and q equal an independent loop on two real models, both writing; "
+            "benchmarks/results/exactness.md says on how many prompts",
+            "tests/engines/test_plain_loop.py::test_texts_of_methods_that_look_inside_equal_a_plain_loop",
+        ),
+        Evidence(
+            "exact equivalence",
             "on the real pair τ = 0 gives the small model's greedy text and τ = 1 the large one's, byte for byte",
             f"{_REAL}::test_citer_between_its_members",
         ),

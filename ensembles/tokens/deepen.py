@@ -71,7 +71,8 @@ METHOD = Method(
         ),
         Evidence(
             "exact equivalence",
-            "texts equal an independent computation with transformers on two real models",
+            "texts and q equal an independent computation with transformers on two real models; "
+            "benchmarks/results/exactness.md says on how many prompts",
             "tests/engines/test_plain_loop.py::test_texts_equal_a_plain_loop",
         ),
         Evidence("invariant", "the loss falls over the five steps", f"{_SMALL}::test_the_loss_falls"),

@@ -60,6 +60,12 @@ METHOD = Method(
     evidence=(
         Evidence(
             "exact equivalence",
+            "texts and q equal an independent loop on two real models, both writing, with a made expert token; "
+            "benchmarks/results/exactness.md says on how many prompts",
+            "tests/engines/test_plain_loop.py::test_texts_of_methods_that_look_inside_equal_a_plain_loop",
+        ),
+        Evidence(
+            "exact equivalence",
             "on the real pair, without calls the text is the meta model's; a forced call gives its beginning and the "
             "expert's own continuation of it",
             f"{_REAL}::test_etr_hands_the_text_over",

@@ -60,6 +60,12 @@ METHOD = Method(
     evidence=(
         Evidence(
             "exact equivalence",
+            "texts and q equal an independent computation with transformers on two real models; "
+            "benchmarks/results/exactness.md says on how many prompts",
+            "tests/engines/test_plain_loop.py::test_texts_equal_a_plain_loop",
+        ),
+        Evidence(
+            "exact equivalence",
             "members that are one model give its greedy text, byte for byte",
             f"{_REAL}::test_members_that_are_one_model_write_its_text",
         ),

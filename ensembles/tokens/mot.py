@@ -62,6 +62,12 @@ METHOD = Method(
     evidence=(
         Evidence(
             "exact equivalence",
+            "with the shipped mixture, texts and q equal an independent loop on two real models; "
+            "benchmarks/results/exactness.md says on how many prompts",
+            "tests/engines/test_plain_loop.py::test_texts_of_methods_that_look_inside_equal_a_plain_loop",
+        ),
+        Evidence(
+            "exact equivalence",
             "with R = 0 a served text is the writer's own, byte for byte, on the real pair",
             f"{_REAL}::test_a_served_mixture",
         ),

@@ -67,7 +67,8 @@ METHOD = Method(
         ),
         Evidence(
             "exact equivalence",
-            "weights and texts equal an independent computation with transformers on two real models",
+            "weights, texts and q equal an independent computation with transformers on two real models; "
+            "benchmarks/results/exactness.md says on how many prompts",
             "tests/engines/test_plain_loop.py::test_texts_equal_a_plain_loop",
         ),
     ),

@@ -75,7 +75,9 @@ METHOD = Method(
             f"{_REAL}::test_a_drafted_text_is_the_plain_one",
         ),
     ),
-    unverified="The paper's speed-ups per pair are recalled; ours are in benchmarks/results/spec_ensemble.md.",
+    unverified="Texts are compared with an independent loop on two real models in "
+    "benchmarks/results/exactness.md. The paper's speed-ups per pair are recalled; ours are in "
+    "benchmarks/results/spec_ensemble.md.",
 )
 
 

@@ -54,6 +54,12 @@ METHOD = Method(
     evidence=(
         Evidence(
             "exact equivalence",
+            "with the shipped Copilot, texts and q equal an independent loop on two real models; "
+            "benchmarks/results/exactness.md says on how many prompts",
+            "tests/engines/test_plain_loop.py::test_texts_of_methods_that_look_inside_equal_a_plain_loop",
+        ),
+        Evidence(
+            "exact equivalence",
             "the errors that were made, with λ = 1, give the one-hot target",
             f"{_SMALL}::test_the_true_error_gives_the_target",
         ),

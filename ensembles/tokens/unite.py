@@ -70,7 +70,8 @@ METHOD = Method(
         ),
         Evidence(
             "exact equivalence",
-            "texts and q equal an independent computation with transformers on two real models",
+            "texts and q equal an independent computation with transformers on two real models; "
+            "benchmarks/results/exactness.md says on how many prompts",
             "tests/engines/test_plain_loop.py::test_texts_equal_a_plain_loop",
         ),
     ),

@@ -7,6 +7,7 @@ are loops over heads in numpy, without a cache, in float64; the models are `Plai
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -314,7 +315,7 @@ class PlainThoughts:
             size = np.sqrt((states**2).mean(-1, keepdims=True))
             return size * (np.array(change) @ self._tensors[f"R.0.{point}"].T)
 
-        with self._between(self.models[1], think):
+        with self._between(self.models[1], think), torch.no_grad():
             self.models[1].model(torch.tensor([list(ids[1])]), logits_to_keep=1)
         with self._between(self.models[0], take_in), torch.no_grad():
             out = self.models[0].model(torch.tensor([list(ids[0])]), logits_to_keep=1)
@@ -327,13 +328,16 @@ class PlainThoughts:
 
     @contextmanager
     def _between(self, model: PlainModel, visit: Any) -> Iterator[None]:
-        """`visit` at the end of each of the equal parts of a model's layers, the last before the final norm."""
+        """`visit` at the end of each of the equal parts of a model's layers, the last before the final norm; in
+        forwards of this thread."""
         inner = model.model.model
         behind = [*inner.layers[1:], inner.norm]
-        depth = len(inner.layers)
+        depth, here = len(inner.layers), threading.get_ident()
 
         def hook(point: int) -> Any:
             def see(_: Any, given: tuple[Any, ...]) -> Any:
+                if threading.get_ident() != here:
+                    return None
                 change = visit(point, given[0][0].detach().double().numpy())
                 if change is None:
                     return None

@@ -110,9 +110,13 @@ def _elo_alone(found: Floats, score: Floats, k: float, pairs: tuple[Any, Any]) -
     known = ~np.isnan(signs)
     table: list[float] = (0.5 / ELO_SCALE * found.ravel()).tolist()
     most = 0.25 / ELO_SCALE * k
-    _, pair = np.nonzero(known)
-    for a, b, sign in zip(i[pair].tolist(), j[pair].tolist(), signs[known].tolist(), strict=True):
-        change = most * (sign - tanh(table[a] - table[b]))
+    if known.all():
+        first, second = i.tolist() * len(score), j.tolist() * len(score)
+    else:
+        _, pair = np.nonzero(known)
+        first, second = i[pair].tolist(), j[pair].tolist()
+    for a, b, gain in zip(first, second, (most * signs[known]).tolist(), strict=True):
+        change = gain - most * tanh(table[a] - table[b])
         table[a] += change
         table[b] -= change
     return (2 * ELO_SCALE * np.array(table)).reshape(found.shape)

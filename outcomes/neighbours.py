@@ -50,7 +50,9 @@ class KnownMeans:
         """Means under `weights`, shape (n, n_train), each of shape (n, n_quantities). Where no row that weighs
         anything knows a quantity, its mean over all rows. `rows`: the training queries that the columns of
         `weights` are for, the others weighing nothing."""
-        sums, counts = np.split(weights @ (self.sums if rows is None else self.sums[rows]), 2, axis=1)
+        both = weights @ (self.sums if rows is None else self.sums[rows])
+        half = both.shape[1] // 2
+        sums, counts = both[:, :half], both[:, half:]
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(counts > TIE, sums / counts, self.overall)
 

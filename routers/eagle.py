@@ -31,7 +31,7 @@ import numpy as np
 
 from outcomes.artefact import Manifest, arguments, load_artefact, save_artefact, tensor
 from outcomes.battles import ELO_SCALE, elo, win_share
-from outcomes.index import NeighbourIndex
+from outcomes.index import QUICK, NeighbourIndex
 from outcomes.learning_set import (
     constant_costs,
     learning_set,
@@ -225,7 +225,7 @@ class Eagle:
 
     def _nearest_of(self, vector: NDArray[np.floating]) -> NDArray[np.intp]:
         """Of one query, nearest first, shape (N,)."""
-        rows, cosine = self.index_.near(np.asarray(vector, dtype=np.float32), self.n)
+        rows, cosine = self.index_.near(np.asarray(vector, dtype=np.float32), self.n, QUICK)
         kept = min(self.n, len(rows))
         least = np.partition(cosine, len(cosine) - kept)[len(cosine) - kept]
         close = rows[cosine >= least - TIE]

@@ -19,8 +19,8 @@ ENV PATH=/opt/chorus/bin:$PATH \
     HF_HUB_OFFLINE=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
-# A number, so that Kubernetes' runAsNonRoot can tell; its folder exists, so that a new volume there belongs to it.
-RUN install -d -o 10001 -g 10001 /var/lib/chorus
+# A number, so that Kubernetes' runAsNonRoot can tell; its folders exist, so that new volumes there belong to it.
+RUN install -d -o 10001 -g 10001 /var/lib/chorus /var/lib/chorus-state
 
 # ------------------------------------------------------------------------------------------------------------- building
 FROM base AS build-gateway

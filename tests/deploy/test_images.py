@@ -99,6 +99,17 @@ def test_services_are_hardened() -> None:
         assert ":latest" not in service["image"]
 
 
+def test_keys_and_ledger_outlive_the_gateway() -> None:
+    """They are in a volume, in a folder that the image has made for its user."""
+    gateway = COMPOSE["services"]["gateway"]
+    folder = gateway["environment"]["XDG_STATE_HOME"]
+    assert gateway["volumes"] == [f"state:{folder}"]
+    assert "state" in COMPOSE["volumes"]
+    assert re.search(
+        rf"^RUN install -d -o 10001 -g 10001 .*{folder}$", (ROOT / "Dockerfile").read_text(), re.MULTILINE
+    )
+
+
 def test_redis_keeps_keys() -> None:
     """Keys and total budgets live in it: what it is told survives it, and nothing is evicted."""
     redis = COMPOSE["services"]["redis"]

@@ -20,7 +20,7 @@ from protocol.errors import SettingsError, StateUnavailable
 __all__ = ["SqliteLedger"]
 
 T = TypeVar("T")
-AT_ONCE = 512
+AT_ONCE = 128
 """Rows that one statement adds at most."""
 DAY = "strftime('%Y-%m-%d', requests.at, 'unixepoch')"
 
@@ -153,9 +153,9 @@ class SqliteLedger:
 
 
 def _insert(connection: sqlite3.Connection, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Add `rows`, with each statement as many as a power of two: a thousand rows are two statements, and fewer than a
-    dozen are ever prepared. Between statements the event loop's thread takes its turn, and so often a turn costs more
-    than the row."""
+    """Add `rows`, with each statement as many as a power of two, so that few statements are ever prepared and no row
+    goes by itself: between statements the event loop's thread takes its turn, and so often a turn costs more than the
+    row."""
     if not rows:
         return
     columns = len(rows[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -13,7 +14,8 @@ from backends.model import Model
 from backends.registry import make_models
 from backends.scripted import Script, ScriptedUpstream
 from gateway.catalogue import Catalogue
-from gateway.run import Limits, open_run
+from gateway.deadline import Deadline
+from gateway.run import Limits, LiveRun, open_run
 from protocol.chat import ChatRequest
 from protocol.errors import (
     BudgetExceeded,
@@ -108,6 +110,20 @@ async def test_call_is_recorded(catalogue: Make) -> None:
     assert reply.latency_s > 0
     (call,) = run.trace.calls
     assert (call.model, call.usage, call.cost_usd, call.outcome) == ("one", Usage(7, 8), 15.0, "ok")
+
+
+async def test_a_run_leaves_no_cycle(catalogue: Make) -> None:
+    """What a request made goes at once, and is not left to the garbage collector."""
+    whole = catalogue()
+    gc.collect()
+    gc.disable()
+    try:
+        async with open_run(whole, limits()) as run:
+            await run.call("one", STREAMED)
+        del run
+        assert not [each for each in gc.get_objects() if isinstance(each, (LiveRun, Deadline))]
+    finally:
+        gc.enable()
 
 
 async def test_call_never_streams(catalogue: Make, upstream: ScriptedUpstream) -> None:

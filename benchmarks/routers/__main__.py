@@ -37,8 +37,10 @@ SOURCES = (
 NOT_MODELS = {"bfcl_tools": ("gpt-4o-2024-08-06",)}
 """Left out: it fails by its output format, which a router learns too easily (the data set's own caveat)."""
 SLOW = ("encoder", "language-model")
-"""Methods that need one of these train for minutes: they are measured with --methods all, or by name, and learn from
---most queries."""
+"""Methods that need one of these train for minutes: they are measured with --methods all, or by name, in a table of
+their own, which learns from --most queries and is judged on --tests."""
+BESIDE = ("knn-router", "forc", "avengers", "stacking")
+"""Methods that train in seconds, measured on as few queries for comparison."""
 
 
 def main() -> int:
@@ -48,9 +50,12 @@ def main() -> int:
         return 2
     embedder, embeddings = have
     records = _records(asked.methods)
-    again = set(asked.again.split(","))
-    # A source measured before and not asked for now keeps its figures.
-    found: dict[str, Any] = orjson.loads(asked.out.read_bytes())["sources"] if asked.out.is_file() else {}
+    quick = [record for record in records if not _slow(record)]
+    slow = [record for record in records if _slow(record)]
+    # What was measured before and is not asked for now keeps its figures.
+    earlier = orjson.loads(asked.out.read_bytes()) if asked.out.is_file() else {"about": {}, "sources": {}}
+    about: dict[str, Any] = earlier["about"]
+    found: dict[str, Any] = earlier["sources"]
     started = time.monotonic()
     for source in asked.sources.split(","):
         print(f"== {source}", flush=True)
@@ -59,25 +64,16 @@ def main() -> int:
         train, test = split(complete(table.embedded(vectors)))
         kept = Home.from_environ().root / "benchmarks" / "routers"
         cells = Cells(kept, train, test, embedder.id, asked.limit)
-        few = replace(cells, train=_sample(train, asked.most))
-        fitted: dict[str, Fitted] = {}
-        absent: dict[str, str] = {}
-        for record in records:
-            its = few if _slow(record) else cells
-            if time.monotonic() - started > asked.budget and (record.id in again or not its.has(record)):
-                absent[record.id] = "not reached in the time given"
-                continue
-            try:
-                fitted[record.id] = its.find(record, again=record.id in again)
-            except Absent as reason:
-                absent[record.id] = str(reason)
-            print(f"   {record.id}: {absent.get(record.id, 'done')}", flush=True)
-        fewer = [record.id for record in records if _slow(record) and record.id in fitted]
-        found[source] = _measured(train, test, fitted) | {
-            "absent": absent,
-            "fewer": dict.fromkeys(fewer, len(few.train)) if len(few.train) < len(train) else {},
-        }
-        _write(asked.out, found, embedder.id, _command(asked))
+        few = replace(cells, train=_sample(train, asked.most), test=_sample(test, asked.tests))
+        result = found.get(source, {})
+        if quick:
+            result = _judged(cells, quick, asked, started) | {"few": result.get("few")}
+        if slow:
+            beside = [find_method(name, "router") for name in BESIDE]
+            judged = _judged(few, [*beside, *slow], asked, started)
+            result["few"] = judged | {"command": _command(asked, source)}
+        found[source] = result
+        _write(asked.out, found, about if not quick and about else _about(embedder.id, _command(asked)))
     print(markdown(orjson.loads(asked.out.read_bytes())))
     return 0
 
@@ -90,7 +86,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--sources", default=",".join(SOURCES))
     parser.add_argument("--methods", default="", help="by default those that fine-tune nothing; or all")
     parser.add_argument("--again", default="", help="methods to measure anew, whatever is kept")
-    parser.add_argument("--most", type=int, default=2000, help="training queries of what fine-tunes")
+    parser.add_argument("--most", type=int, default=120, help="training queries of what fine-tunes")
+    parser.add_argument("--tests", type=int, default=300, help="held-out queries of what fine-tunes")
     parser.add_argument("--limit", type=float, default=600, help="seconds for one method on one source")
     parser.add_argument("--budget", type=float, default=float("inf"), help="seconds for all that is not kept")
     parser.add_argument("--embedder", default="all-minilm-l6-v2-int8")
@@ -121,6 +118,26 @@ def _prepared(folder: Path, source: str) -> OutcomeTable:
     return table.only([name for name in table.models if name not in left_out]) if left_out else table
 
 
+def _judged(
+    cells: Cells, records: Sequence[Method], asked: argparse.Namespace, started: float
+) -> dict[str, Any]:
+    """The comparison of these methods, and who is missing from it and why."""
+    again = set(asked.again.split(","))
+    fitted: dict[str, Fitted] = {}
+    absent: dict[str, str] = {}
+    for record in records:
+        anew = record.id in again
+        if time.monotonic() - started > asked.budget and (anew or not cells.has(record)):
+            absent[record.id] = "not reached in the time given"
+            continue
+        try:
+            fitted[record.id] = cells.find(record, again=anew)
+        except Absent as reason:
+            absent[record.id] = str(reason)
+        print(f"   {record.id}: {absent.get(record.id, 'done')}", flush=True)
+    return _measured(cells.train, cells.test, fitted) | {"absent": absent}
+
+
 def _measured(train: OutcomeTable, test: OutcomeTable, fitted: dict[str, Fitted]) -> dict[str, Any]:
     makers = {name: load_method(find_method(name, "router")) for name in fitted}
     comparison = compare(train, test, makers, through=lambda name, _: fitted[name])
@@ -133,14 +150,16 @@ def _measured(train: OutcomeTable, test: OutcomeTable, fitted: dict[str, Fitted]
     return comparison.wire() | {"alike": alike, "best_single": train.models[best]}
 
 
-def _command(asked: argparse.Namespace) -> str:
+def _command(asked: argparse.Namespace, source: str = "") -> str:
     """The command again, without paths of this machine."""
-    methods = f" --methods {asked.methods} --most {asked.most}" if asked.methods else ""
-    return f"python -m benchmarks.routers{methods} --limit {asked.limit:g}"
+    words = ["python -m benchmarks.routers"]
+    words += [f"--sources {source}"] if source else []
+    words += [f"--methods {asked.methods} --most {asked.most} --tests {asked.tests}"] if asked.methods else []
+    return " ".join([*words, f"--limit {asked.limit:g}"])
 
 
-def _write(path: Path, found: dict[str, Any], embedder: str, command: str) -> None:
-    about = {
+def _about(embedder: str, command: str) -> dict[str, Any]:
+    return {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "numpy": version("numpy"),
@@ -149,6 +168,9 @@ def _write(path: Path, found: dict[str, Any], embedder: str, command: str) -> No
         "command": command,
         "split": "30 % of the queries held out by a hash of their text; default parameters; nothing tuned on them",
     }
+
+
+def _write(path: Path, found: dict[str, Any], about: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"about": about, "sources": _rounded(found)}
     path.write_bytes(orjson.dumps(content) + b"\n")

@@ -11,6 +11,10 @@ HEADINGS = (
     "score at half its cost", "AIQ", "APGR", "CPT 50 / 80 %", "ECE", "fit s", "kB", "ms",
 )  # fmt: skip
 
+FEW = """Routers that fine-tune an encoder or a language model take minutes of a core for a hundred queries. Here they,
+and some that train in seconds, all learn from the same few queries, and are judged on the same part of the held-out
+ones: compare within this table only."""
+
 CONSTANT = 0.985
 """Share of one model above which a router's choice at quality 1 is called constant."""
 WHY: dict[frozenset[str], str] = {}
@@ -24,7 +28,9 @@ paired bootstrap interval. *Gap closed* is the share of the way from that model 
 non-decreasing hull of the cost-quality curve over λ. *ECE* is the calibration error of the estimated quality: it says
 nothing about methods whose quality is a rank or a chance of winning. *ms* is the median of estimating one query, the
 embedding excluded. Intervals are per row: among many routers the top one is partly luck. Times are from a shared,
-loaded machine and vary severalfold between runs.
+loaded machine and vary severalfold between runs. Routers that fine-tune an encoder or a language model have tables of
+their own, "few queries", where they were measured; those that are language models are measured one by one, against
+their untrained start (`lm-*.json`).
 """
 
 
@@ -37,23 +43,15 @@ def markdown(found: dict[str, Any]) -> str:
         "",
     ]
     for source, result in found["sources"].items():
-        lines += _source(source, result)
-        if fewer := result.get("fewer"):
-            most = max(fewer.values())
-            lines += [
-                f"Trained on {most} of these queries only, because they fine-tune: {', '.join(fewer)}.",
-                "",
-            ]
-        if result["absent"]:
-            told = "; ".join(f"{name}: {reason}" for name, reason in sorted(result["absent"].items()))
-            lines += [f"Without figures here: {told}", ""]
+        lines += [f"## {source}", "", *_compared(result)]
+        if few := result.get("few"):
+            lines += [f"### {source}, few queries", "", FEW, "", f"`{few['command']}`", "", *_compared(few)]
     return "\n".join(lines)
 
 
-def _source(source: str, result: dict[str, Any]) -> list[str]:
+def _compared(result: dict[str, Any]) -> list[str]:
+    """One comparison: its table, who chooses alike, and who is missing."""
     lines = [
-        f"## {source}",
-        "",
         f"{result['train_queries']} training, {result['test_queries']} test queries, {len(result['models'])} models.",
         "",
         f"| {' | '.join(HEADINGS)} |",
@@ -74,7 +72,11 @@ def _source(source: str, result: dict[str, Any]) -> list[str]:
             lines.append(
                 f"| {row['name']} | {' | '.join(f'{v:.3f}' for v in row['apgr_by_category'].values())} |"
             )
-    return lines + _alike(result) + _agreement(result)
+    lines += _alike(result) + _agreement(result)
+    if result["absent"]:
+        told = "; ".join(f"{name}: {reason}" for name, reason in sorted(result["absent"].items()))
+        lines += [f"Without figures here: {told}", ""]
+    return lines
 
 
 def _alike(result: dict[str, Any]) -> list[str]:

@@ -111,7 +111,7 @@ def measure(name: str, preset: Preset) -> dict[str, Any]:
     return row
 
 
-def proxy_solver(train: int = 300, test: int = 150) -> dict[str, Any]:
+def proxy_solver(train: int = 120, test: int = 80) -> dict[str, Any]:
     """What the signals of a language model that tries every prompt first add to `llmrank` on `llmrouter`."""
     preset = Preset("llmrouter", choices)
     parts = split(_table(preset))

@@ -6,7 +6,7 @@
 
 The loader reads LD_PRELOAD once, so that it has to be there when a process begins: the supervisor hands `environment`
 to its child, and who starts an engine host by hand calls `ensure`, which begins the same command anew. What the user
-preloads stays, and comes first. Nothing depends on it: without them the host is slower, and says so."""
+preloads stays, and comes first. Nothing depends on it: without them the host runs as well, and says what is missing."""
 
 from __future__ import annotations
 

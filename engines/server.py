@@ -364,7 +364,7 @@ def _tell_preloaded() -> None:
     for library in preload.libraries():
         if not has[library.name]:
             log.warning(
-                "%s is not preloaded, and the engines are slower without it: %s", library.name, library.remedy
+                "%s is not preloaded; vLLM on CPUs is made to run with it: %s", library.name, library.remedy
             )
 
 

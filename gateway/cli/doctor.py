@@ -279,7 +279,7 @@ def _engine_host(settings: Settings, config: Path) -> Iterator[Finding]:
         if library.path or library.preloaded(preloaded):
             yield Finding("ok", f"engine host: {library.name} is preloaded when it starts")
         else:
-            told = f"engine host: {library.name} is not here, and the engines are slower without it"
+            told = f"engine host: {library.name} is not here; vLLM on CPUs is made to run with it"
             yield Finding("note", told, library.remedy)
     cores = len(os.sched_getaffinity(0))
     threads = os.environ.get("OMP_NUM_THREADS")

@@ -54,6 +54,18 @@ def test_machines_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
     assert preload.libraries() == []
 
 
+def test_the_distributions_library_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the folder of this machine's kind, as Debian has it, or without one; the first there is."""
+    monkeypatch.setattr(preload, "LIBRARY_FOLDERS", (str(tmp_path),))
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert preload.libraries()[0].path is None
+    for folder in (tmp_path, tmp_path / "aarch64-linux-gnu"):
+        folder.mkdir(exist_ok=True)
+        library = folder / "libtcmalloc_minimal.so.4"
+        library.touch()
+        assert preload.environment({}) == {"LD_PRELOAD": str(library)}
+
+
 PROGRAM = """
 import os, sys
 from pathlib import Path

@@ -54,7 +54,7 @@ METHOD = Method(
     evidence=(
         Evidence(
             "exact equivalence",
-            "with the shipped Copilot, texts and q equal an independent loop on two real models; "
+            "with the shipped Copilot, texts equal an independent loop on two real models; "
             "benchmarks/results/exactness.md says on how many prompts",
             "tests/engines/test_plain_loop.py::test_texts_of_methods_that_look_inside_equal_a_plain_loop",
         ),

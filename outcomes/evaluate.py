@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from outcomes import metrics
 from outcomes.artefact import load_router
-from outcomes.assignment import Knob, utility_choice
+from outcomes.assignment import Knob, calibrate_threshold, utility_choice
 from outcomes.embedder import EmbedderLike
 from outcomes.table import OutcomeTable, read_table, split
 from protocol.errors import MethodError
@@ -22,7 +23,15 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["TEST_SHARE", "CardRow", "MetricsCard", "evaluate", "evaluate_router"]
+__all__ = [
+    "TEST_SHARE",
+    "CardRow",
+    "MetricsCard",
+    "ThresholdRow",
+    "evaluate",
+    "evaluate_router",
+    "thresholds",
+]
 
 TEST_SHARE = 0.3
 QUALITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -76,6 +85,18 @@ class MetricsCard:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class ThresholdRow:
+    """`alpha` for a wanted `share` of strong calls, and what it gives on held-out queries: the share `sent`, and mean
+    `score` and `cost_usd` (US dollars a query; None: unknown)."""
+
+    share: float
+    alpha: float
+    sent: float
+    score: float | None
+    cost_usd: float | None
+
+
 def evaluate(
     artefact: Path,
     table: OutcomeTable | Path,
@@ -91,6 +112,52 @@ def evaluate(
     The test part is decided by query text alone, so it is the part that training left out, in this table or
     another. Raises `ArtefactMismatch`, `MethodError`.
     """
+    router, knob, held_out = _held_out(artefact, table, embedder, test_share, whole)
+    return evaluate_router(router, held_out, knob, resamples=resamples, seed=seed)
+
+
+def thresholds(
+    artefact: Path,
+    table: OutcomeTable | Path,
+    strong: str,
+    weak: str,
+    shares: Sequence[float],
+    *,
+    embedder: EmbedderLike | None = None,
+    whole: bool = False,
+) -> list[ThresholdRow]:
+    """What `policy.threshold.alpha` sends each of `shares` of the queries to `strong`, and what that is worth, by the
+    queries that `evaluate` takes. No outcome decides an alpha. Raises as `evaluate`."""
+    router, _, held_out = _held_out(artefact, table, embedder, TEST_SHARE, whole)
+    estimate = router.estimate(held_out.queries)
+    for name in (strong, weak):
+        if name not in estimate.models:
+            raise MethodError(f"The router has no model {name!r}; it has {', '.join(estimate.models)}.")
+    better, worse = estimate.models.index(strong), estimate.models.index(weak)
+    won = (1 + estimate.quality[:, better] - estimate.quality[:, worse]) / 2
+    held_out = held_out.only(estimate.models)
+    rows = []
+    for share in shares:
+        # Rounded down to what is printed: a query at the threshold itself still goes to the strong model.
+        alpha = max(math.floor(1e4 * calibrate_threshold(won, share)), 0) / 1e4
+        choice = np.where(won >= alpha, better, worse)
+        score, cost = (metrics.chosen(values, choice) for values in (held_out.score, held_out.cost_usd))
+        rows.append(
+            ThresholdRow(
+                share, alpha, float((choice == better).mean()), _mean_known(score), _mean_known(cost)
+            )
+        )
+    return rows
+
+
+def _held_out(
+    artefact: Path,
+    table: OutcomeTable | Path,
+    embedder: EmbedderLike | None,
+    test_share: float,
+    whole: bool,
+) -> tuple[Router, Knob | None, OutcomeTable]:
+    """A trained router, its knob, and the embedded queries to judge it on."""
     table = read_table(table) if isinstance(table, Path) else table
     manifest, router = load_router(artefact, models=table.models, embedder=embedder.id if embedder else None)
     if manifest.embedder and embedder is None:
@@ -103,7 +170,7 @@ def evaluate(
     if not len(held_out):
         raise MethodError("No queries to evaluate on.")
     knob = Knob.parse(manifest.knob) if manifest.knob else None
-    return evaluate_router(router, held_out, knob, resamples=resamples, seed=seed)
+    return router, knob, held_out
 
 
 def evaluate_router(
@@ -220,3 +287,8 @@ def _bounds(interval: metrics.Interval) -> tuple[float | None, float | None, flo
 
 def _number(value: float) -> float | None:
     return None if np.isnan(value) else value
+
+
+def _mean_known(values: Floats) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else None

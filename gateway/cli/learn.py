@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from outcomes.collect import Collected, Prompt
     from outcomes.embedder import EmbedderLike
 
-__all__ = ["DEFAULT", "calibrate", "collect", "evaluate", "export", "train"]
+__all__ = ["DEFAULT", "calibrate", "collect", "evaluate", "export", "threshold", "train"]
 
 DEFAULT = "stacking"
 """The router that leads on average over the published tables; docs/training.md says by how much."""
@@ -317,6 +317,47 @@ def evaluate(
         else:
             json.parent.mkdir(parents=True, exist_ok=True)
             json.write_text(text + "\n")
+
+
+def threshold(
+    artefact: Annotated[Path, typer.Argument(help="Folder of a router, written by `chorus train`.")],
+    outcomes: Outcomes,
+    strong: Annotated[str, typer.Option(help="Who is asked from the threshold on.")],
+    weak: Annotated[str, typer.Option(help="Who is asked below it.")],
+    share: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of the queries for --strong; default: a table.")
+    ] = None,
+    embedder: EmbedderName = None,
+    embedder_url: EmbedderUrl = None,
+    embedder_key: EmbedderKey = None,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Use every query, of a table the artefact never saw.")
+    ] = False,
+) -> None:
+    """Print which `policy.threshold.alpha` sends what share of held-out queries to the strong model, with the score
+    and the US dollars a query that it gives there.
+
+    Example:
+        chorus threshold my-mf --outcomes outcomes.parquet --strong gpt-4o --weak gpt-4o-mini --share 0.2
+        --embedder all-minilm-l6-v2-int8
+    """
+    from gateway.cli.embeddings import chosen_embedder
+    from outcomes.evaluate import thresholds
+
+    rows = thresholds(
+        artefact,
+        _existing(outcomes),
+        strong,
+        weak,
+        [tenth / 10 for tenth in range(11)] if share is None else [share],
+        embedder=chosen_embedder(embedder, embedder_url, embedder_key),
+        whole=whole,
+    )
+    typer.echo("wanted  alpha    sent   score  USD a query")
+    for row in rows:
+        score = "?" if row.score is None else f"{row.score:.3f}"
+        cost = "?" if row.cost_usd is None else f"{row.cost_usd:.3g}"
+        typer.echo(f"{row.share:6.0%}  {row.alpha:.4f}  {row.sent:5.0%}  {score:>6}  {cost}")
 
 
 def _judged(artefact: Path, outcomes: Path, embedder: EmbedderLike | None, whole: bool) -> dict[str, Any]:

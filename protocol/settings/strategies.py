@@ -29,7 +29,9 @@ class ThresholdRule(Frozen):
     strong: Name
     weak: Name
     alpha: float = Field(
-        ge=0, le=1, description="calibrate it; also per request, `router-mf-0.116` or `chorus.threshold`"
+        ge=0,
+        le=1,
+        description="from `chorus threshold`; also per request, `router-mf-0.116` or `chorus.threshold`",
     )
 
 

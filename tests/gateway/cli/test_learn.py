@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 
@@ -248,3 +249,38 @@ def test_methods_side_by_side(chorus, tmp_path: Path) -> None:
         status, _, err = chorus(*arguments)
         assert status != 0
         assert told in err
+
+
+def test_thresholds_for_shares(chorus, tmp_path: Path) -> None:
+    """Every wanted share has its alpha, and a route with that alpha asks the strong model as often as was told."""
+    from outcomes.artefact import load_router
+    from outcomes.evaluate import thresholds
+    from outcomes.table import split, write_table
+    from outcomes.train import train
+    from routers.policy import Threshold
+    from tests.contracts.router_checks import outcomes
+
+    table = outcomes(400)
+    write_table(table, tmp_path / "o.parquet")
+    train("multiple-minds", table, tmp_path / "router")
+    strong, weak, *_ = table.models
+    shares = (0.0, 0.3, 1.0)
+    rows = thresholds(tmp_path / "router", table, strong, weak, shares)
+    _, held_out = split(table, 0.3)
+    estimate = load_router(tmp_path / "router")[1].estimate(held_out.queries)
+    for row in rows:
+        # As routers.strategy serves it: the policy compares the lead, twice the chance of winning less one.
+        chosen = Threshold(strong, weak, 2 * row.alpha - 1).choose(estimate)
+        assert (chosen == estimate.models.index(strong)).mean() == row.sent
+        assert row.sent >= row.share - 0.01
+    assert [row.alpha for row in rows] == sorted((row.alpha for row in rows), reverse=True)
+    assert rows[-1].sent == 1
+    assert rows[-1].score == pytest.approx(np.nanmean(held_out.score[:, table.models.index(strong)]))
+
+    pair = (tmp_path / "router", "--outcomes", tmp_path / "o.parquet", "--strong", strong)
+    status, out, _ = chorus("threshold", *pair, "--weak", weak, "--share", "0.3")
+    assert status == 0
+    assert f"{rows[1].alpha:.4f}" in out
+    status, _, err = chorus("threshold", *pair, "--weak", "nobody")
+    assert status != 0
+    assert "nobody" in err

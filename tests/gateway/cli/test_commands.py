@@ -31,6 +31,7 @@ COMMANDS = [
     "export",
     "calibrate",
     "evaluate",
+    "threshold",
     "teach",
     "methods",
     "check",

@@ -126,6 +126,9 @@ class Host:
         self._helper = ThreadPoolExecutor(1, thread_name_prefix="chorus-aside")
         self._ready = threading.Event()
         self._failed: BaseException | None = None
+        self._ending = threading.Lock()
+        self._ended = False
+        """Nobody reads the inbox any more."""
         self._thread = threading.Thread(target=self._run, name="chorus-engines", daemon=True)
         self._steps = Steps()
         self._door = Door(engines)
@@ -186,7 +189,11 @@ class Host:
             self._steps.refused[generation.model] += 1
             sink(Failure(busy))
             return
-        self._inbox.put((generation, sink))
+        with self._ending:
+            if not self._ended:
+                self._inbox.put((generation, sink))
+                return
+        sink(Failure(UpstreamUnavailable("The engine host has stopped.")))
 
     def cancel(self, generation_id: str) -> None:
         """Drop a generation before the next step; its sink hears nothing more. Unknown ids are ignored."""
@@ -503,6 +510,8 @@ class Host:
         self._live.clear()
         for decode in waiting:
             decode.sink(gone)
+        with self._ending:
+            self._ended = True
         while not self._inbox.empty():
             item = self._inbox.get()
             if isinstance(item, tuple):

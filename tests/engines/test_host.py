@@ -305,6 +305,14 @@ def test_stopping_fails_what_still_runs(tmp_path: Path) -> None:
     assert isinstance(_answer(events)[1], Failure)
 
 
+def test_who_comes_while_the_loop_ends_hears_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that was let in just before the loop ended, and put where nobody looks any more, fails like others."""
+    host, _ = _host(tmp_path, {"letters": "ab", "pairs": "ab"})
+    host.stop()
+    monkeypatch.setattr(Host, "alive", True)  # as it was when the request looked
+    assert isinstance(_ask(host, "letters").get(timeout=20), Failure)
+
+
 def test_a_cancelled_request_hears_nothing_more(tmp_path: Path) -> None:
     """Cancelling drops the request from its engines before the next step."""
     host, engines = _host(tmp_path, {"letters": "ab" * 4000, "pairs": "ab" * 4000})

@@ -12,6 +12,7 @@ from itertools import count
 from typing import Any
 
 from benchmarks.asking import Asker
+from benchmarks.engines.spin import spin
 from engines.engine import Engine, EngineSpec
 from engines.generation import Sampling
 from engines.host import Host
@@ -73,6 +74,7 @@ class _Bare:
     def __init__(self, spec: EngineSpec, end_ids: Collection[int]) -> None:
         self._thread = threading.get_ident()
         self._engine = Engine.load(spec)
+        spin()
         self._end_ids = end_ids
         self._engine._runner._sample = self._engine._sample  # noqa: SLF001  the step in one piece again
         self._ids = count()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.engines.spin import spin
 from engines.byte_vocab import ByteVocab
 from engines.templates import Prompting
 from engines.union import Union
@@ -26,6 +27,7 @@ class PlainLoop:
         self._models = [
             AutoModelForCausalLM.from_pretrained(f, dtype=getattr(torch, dtype)).eval() for f in folders
         ]
+        spin()
 
     def prompts(self, templates: Sequence[Prompting], question: str) -> list[list[int]]:
         """A question as each member is asked it."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "CANDIDATES",
     "Alphabet",
     "Ask",
     "Binds",
@@ -52,6 +53,7 @@ __all__ = [
     "Visits",
     "Weighs",
     "alone",
+    "surely_best",
 ]
 
 CANDIDATES = 16
@@ -143,14 +145,22 @@ Decision = Ask | Mixture
 def alone(step: Step, member: int, memory: object = None) -> Mixture:
     """What one of the members heard would write, signed. Of a greedy step few symbols, where these are sure to have the
     most likely one."""
+    if (few := surely_best(step, member)) is not None:
+        symbols, z = few
+        return Mixture(z.softmax(-1), symbols, member, memory)
+    return Mixture(step.alphabet.project(member, step.logits[member]), None, member, memory)
+
+
+def surely_best(step: Step, member: int) -> tuple[Tensor, Tensor] | None:
+    """Of a greedy step a few symbols, ascending, and the member's logits of them, where these are sure to have the most
+    likely one; None elsewhere."""
+    if not step.greedy:
+        return None
     alphabet, logits = step.alphabet, step.logits[member]
-    if step.greedy:
-        symbols, bound = alphabet.top(member, logits, CANDIDATES)
-        symbols = symbols.sort().values  # of equally likely ones the first is taken, here as elsewhere
-        z = alphabet.read(member, logits, symbols)
-        if float(z.max()) > bound:
-            return Mixture(z.softmax(-1), symbols, member, memory)
-    return Mixture(alphabet.project(member, logits), None, member, memory)
+    symbols, bound = alphabet.top(member, logits, CANDIDATES)
+    symbols = symbols.sort().values  # of equally likely ones the first is taken, here as elsewhere
+    z = alphabet.read(member, logits, symbols)
+    return (symbols, z) if float(z.max()) > bound else None
 
 
 class Fusion(Protocol):

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ensembles.options import whole
-from ensembles.tokens.base import Ask, Decision, Mixture, Step
+from ensembles.tokens.base import CANDIDATES, Ask, Decision, Mixture, Step, surely_best
 from protocol.errors import SettingsError
 from protocol.methods import Evidence, Method
 
@@ -132,19 +132,12 @@ class GaC:
         return (_likeliest(step) if step.greedy else None) or Mixture(_mix(step))
 
 
-CANDIDATES = 16
-"""k of the short cut."""
-
-
 def _own(step: Step, member: int) -> Mixture:
     """The member's p; of a greedy step for its likeliest symbols, where these are sure to have the largest."""
     alphabet, row = step.alphabet, step.logits[member]
-    if step.greedy:
-        symbols, bound = alphabet.top(member, row, CANDIDATES)
-        symbols = symbols.sort().values  # of equally likely ones the first is taken, here as elsewhere
-        z = alphabet.read(member, row, symbols)
-        if float(z.max()) > bound:
-            return Mixture((z - alphabet.log_mass(member, row)).exp(), symbols)
+    if (few := surely_best(step, member)) is not None:
+        symbols, z = few
+        return Mixture((z - alphabet.log_mass(member, row)).exp(), symbols)
     return Mixture(alphabet.project(member, row))
 
 

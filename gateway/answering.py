@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 from typing import Any, cast
 
 import orjson
@@ -19,6 +20,7 @@ from gateway.catalogue import DIRECT, Catalogue, Target
 from gateway.exchange import ClientLeft, Exchange, Receive, Scope, Send
 from gateway.ids import Ids
 from gateway.ledger.entry import Entry
+from gateway.limits.bounds import NANO, Bound
 from gateway.observers import Finished, Observers
 from gateway.passing import Relay, pass_surface, relayed
 from gateway.run import Limits, LiveRun, open_run
@@ -28,7 +30,7 @@ from gateway.tenancy import Tenancy, Visit
 from gateway.told import Told, count
 from gateway.transcript import Transcript
 from protocol import sse
-from protocol.chat import NO_OPTIONS, ChatRequest, Options
+from protocol.chat import ChatRequest, Options
 from protocol.errors import ChorusError, Forbidden, InternalError, MethodError
 from protocol.run import Answer, Chunk, Event, Reply, Trace
 from protocol.settings import ServerSettings
@@ -57,6 +59,7 @@ class Answering:
         self._telemetry, self._server, self._observers = telemetry, server, observers
         self._ids, self._caches = ids, caches
         self._usual = Limits(server.deadline_s, None, server.max_calls, server.max_depth)
+        self._metered = replace(self._usual, caps=tenancy.caps)
 
     async def __call__(self, surface: Surface, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request of a `surface`."""
@@ -64,12 +67,12 @@ class Answering:
 
         async def answered(record: _Record) -> None:
             server = self._server
-            asked = surface.parse(await exchange.body(server.max_body_bytes, server.body_timeout_s))
-            asked = self._catalogue.by_threshold(asked)
+            raw = await exchange.body(server.max_body_bytes, server.body_timeout_s)
+            asked = self._catalogue.by_threshold(surface.parse(raw))
             record.asked = asked
             self._check(asked.model, record)
             if surface.tongue is not None:
-                await self._other_words(surface, asked, record, exchange)
+                await self._other_words(surface, asked, len(raw), record, exchange)
                 return
             target = self._catalogue.resolve(asked.model, surface.endpoint, surface.path)
             record.label = target.label
@@ -77,7 +80,12 @@ class Answering:
             if surface.endpoint == "chat" and not surface.decides:
                 target = self._behind_caches(target, record, exchange)
             await self._run(
-                lambda run: answer(asked, target, run, exchange), asked, record, exchange, surface.path
+                lambda run: answer(asked, target, run, exchange),
+                asked,
+                len(raw),
+                record,
+                exchange,
+                surface.path,
             )
 
         await self._settled(answered, exchange, surface.path, scope)
@@ -101,12 +109,12 @@ class Answering:
                     )
                 await asked.answer(run, exchange)
 
-            await self._run(answer, ChatRequest({}), record, exchange, relay.path)
+            await self._run(answer, ChatRequest({}), len(b"{}"), record, exchange, relay.path)
 
         await self._settled(answered, exchange, relay.path, scope)
 
     async def _other_words(
-        self, surface: Surface, asked: ChatRequest, record: _Record, exchange: Exchange
+        self, surface: Surface, asked: ChatRequest, size: int, record: _Record, exchange: Exchange
     ) -> None:
         """A surface that is not chat: passed on where the backend has it, else translated."""
         if self._catalogue.has(asked.model, surface.endpoint):
@@ -116,7 +124,7 @@ class Answering:
                 body = run.limits.capped(asked.model, asked.body, surface.path)
                 await pass_surface(replace(asked, body=body), surface, run, exchange)
 
-            await self._run(passed, asked, record, exchange, surface.path)
+            await self._run(passed, asked, size, record, exchange, surface.path)
             return
         assert surface.telling is not None
         target = self._catalogue.resolve(asked.model, "chat", surface.path)
@@ -130,6 +138,7 @@ class Answering:
         await self._run(
             lambda run: _answer(telling.request, target, run, exchange, Told(telling)),
             asked,
+            size,
             record,
             exchange,
         )
@@ -148,15 +157,16 @@ class Answering:
         self,
         answer: Callable[[LiveRun], Awaitable[None]],
         asked: ChatRequest,
+        size: int,
         record: _Record,
         exchange: Exchange,
         path: str = "/chat/completions",
     ) -> None:
-        """Have `answer` do it in the run of this request; a client that leaves ends it."""
+        """Have `answer` do it in the run of this request, whose body came as `size` bytes; a client that leaves ends
+        it."""
         assert record.visit is not None
-        limits = await self._tenancy.enter(
-            record.visit, record.requested, asked.body, path, self._limits(asked.options)
-        )
+        bound = await self._tenancy.enter(record.visit, record.requested, asked.body, size, path)
+        limits = self._limits(asked.options, bound)
         exchange.told = record.visit.headers()
         session = _session(exchange, asked)
         async with open_run(self._catalogue, limits, path=path, session=session, watch=record.watch) as run:
@@ -195,15 +205,18 @@ class Answering:
             if record.later is not None and self._caches is not None:
                 self._caches.keeping.begin(record.later())
 
-    def _limits(self, options: Options) -> Limits:
-        """The caller's bounds, within the server's."""
-        if options is NO_OPTIONS:
-            return self._usual
-        server = self._server
-        deadline_s = server.deadline_s if options.deadline_ms is None else options.deadline_ms / 1000
-        return Limits(
-            min(deadline_s, server.deadline_s), options.max_cost_usd, server.max_calls, server.max_depth
-        )
+    def _limits(self, options: Options, bound: Bound | None) -> Limits:
+        """The caller's bounds, within the server's, and within what was set aside."""
+        usual = self._usual if bound is None else self._metered
+        budget_usd = options.max_cost_usd
+        if (
+            bound is not None and not bound.sure and bound.nanodollars
+        ):  # a tree that is free has nothing to keep to
+            budget_usd = min(bound.nanodollars / NANO, inf if budget_usd is None else budget_usd)
+        if budget_usd is None and options.deadline_ms is None:
+            return usual
+        asked_s = inf if options.deadline_ms is None else options.deadline_ms / 1000
+        return replace(usual, deadline_s=min(asked_s, usual.deadline_s), budget_usd=budget_usd)
 
     def _check(self, name: str, record: _Record) -> None:
         """Raises `ModelNotFound` for a name that the caller's key may not use; it lists those that it may."""

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from copy import copy
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +26,10 @@ from gateway.ledger.entry import Entry, cost_nano
 from gateway.ledger.place import make_ledger
 from gateway.ledger.text_keeping import TextKeeping
 from gateway.ledger.writer import LedgerWriter
-from gateway.limits.bounds import NANO, Bounds
+from gateway.limits.bounds import Bound, Bounds
 from gateway.limits.door import Door, Stay
 from gateway.limits.rates import Rates
 from gateway.limits.slices import Slices
-from gateway.run import Limits
 from gateway.state.redis_client import RedisClient
 from gateway.state.redis_store import RedisStore
 from gateway.state.sqlite_file import SqliteFile
@@ -167,28 +165,28 @@ class Tenancy:
         return self._admission.admit(headers)
 
     async def enter(
-        self, visit: Visit, name: str, body: Mapping[str, Any], path: str, limits: Limits
-    ) -> Limits:
-        """Set aside what a request for `name` on the surface `path` may use, and tell what its call tree may: `limits`,
-        within what was set aside. Raises `RateLimited`, `QuotaSpent`, `StateUnavailable`."""
+        self, visit: Visit, name: str, body: Mapping[str, Any], size: int, path: str
+    ) -> Bound | None:
+        """Set aside what a request for `name`, whose `body` came as `size` bytes, may use on the surface
+        `path`. Returns the bound that its calls must keep to, where a budget of money concerns them. Raises
+        `RateLimited`, `QuotaSpent`, `StateUnavailable`."""
         terms = self._door.concerns(visit.key, name)
         if not terms.gates:
-            return limits
-        bound = self._bounds.of(name, body, writes=path != "/embeddings")
+            return None
+        bound = self._bounds.of(name, body, size, writes=path != "/embeddings")
         visit.stay = await self._door.enter(terms, bound)
-        if not terms.metered:
-            return limits
-        # A tree that costs nothing has no bound to keep to.
-        budget_usd = bound.nanodollars / NANO or None
-        if limits.budget_usd is not None:
-            budget_usd = min(limits.budget_usd, budget_usd or inf)
-        return Limits(limits.deadline_s, budget_usd, limits.max_calls, limits.max_depth, self._bounds.caps)
+        return bound if terms.metered else None
+
+    @property
+    def caps(self) -> Mapping[str, int]:
+        """Model → the most tokens that are asked of it under a budget, where the request does not say."""
+        return self._bounds.caps
 
     def leave(self, visit: Visit, trace: Trace | None) -> None:
         """Settle what the request really used; to be called once, whatever became of it."""
         if visit.stay is not None:
-            used = 0 if trace is None else trace.used_tokens
-            self._door.leave(visit.stay, 0 if trace is None else cost_nano(trace), used)
+            trace = trace or Trace()
+            self._door.leave(visit.stay, cost_nano(trace), trace.used_tokens)
 
     def stored_bytes(self, key: Key) -> int:
         """How much is stored of a prompt, and of an answer, of this caller; 0 for nothing, as is usual."""

@@ -81,7 +81,7 @@ class Wire(Protocol):
 def header_lines(headers: Mapping[str, str]) -> bytes:
     """`headers` as lines. Raises `ValueError` for a value that would end its line: what followed would be another
     header, or another answer."""
-    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    lines = "\r\n".join(map(": ".join, headers.items())) + "\r\n" if headers else ""
     if lines.count("\n") != len(headers) or lines.count("\r") != len(headers) or "\0" in lines:
         raise ValueError("a header has a character that headers must not have")
     return lines.encode("latin-1", "replace")

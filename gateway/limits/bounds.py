@@ -1,7 +1,7 @@
 """The most a request can cost, known before the first of its calls is made.
 
-Every token spells at least one byte, so a prompt has at most as many tokens as its body has bytes as JSON (whose
-quotes and field names make up for the words a chat template adds), and no model reads more than its context. An
+Every token spells at least one byte, so a prompt has at most as many tokens as its body has bytes of JSON as it came
+(whose quotes and field names make up for the words a chat template adds), and no model reads more than its context. An
 answer has at most `max_tokens` tokens; where the caller does not say, the model's cap, which is then sent along.
 What a strategy may ask adds up over its fan-out.
 """
@@ -12,8 +12,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
-
-import orjson
 
 from ensembles.options import configured
 from ensembles.spans.base import most_spent
@@ -38,7 +36,7 @@ TOLD_BYTES = 1_024
 """What a talk adds to a request of its own words."""
 MANIFOLD = frozenset({"n", "best_of", "prompt"})
 """What may ask for several answers."""
-LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+LIMITS = frozenset({"max_completion_tokens", "max_tokens", "max_output_tokens"})
 """Where the surfaces say how long an answer may be."""
 
 
@@ -49,10 +47,12 @@ def nano(usd: float) -> int:
 
 @value
 class Bound:
-    """The most one request can use: nanodollars, and tokens read and written."""
+    """The most one request can use: nanodollars, and tokens read and written. `sure`: its calls keep to that by
+    themselves, since only the model named is asked, or a fallback of it, for what the bound was found by."""
 
     nanodollars: int
     tokens: int
+    sure: bool = False
 
 
 @value
@@ -79,6 +79,21 @@ class _Rates:
     embeds: bool
     attempts: int
 
+    def usd(self, asked: _Asked, factor: int = 1, *, again: bool = False) -> float:
+        """What one call costs at most."""
+        read = asked.size + asked.references
+        if self.context is not None and asked.writes:
+            read = min(read, self.context)
+        usd = read * self.read_usd
+        if self.engine is not None:
+            usd *= max(1, asked.answers)
+        if not asked.writes or self.embeds:
+            return usd
+        written = (asked.most or self.written) * factor
+        if self.engine is not None:
+            written = min(written, self.engine * (factor if again else 1))
+        return self.attempts * (usd + written * asked.answers * self.written_usd)
+
 
 class Bounds:
     """Bounds of everything that `settings` can answer with. `pools` gives, for a route, the names it may choose
@@ -104,14 +119,18 @@ class Bounds:
             if (rates := self._rates_of(model)) is not None
         }
         self._fallbacks = {name: model.fallbacks for name, model in settings.models.items()}
+        self._alone = {name: rates for name, rates in self._rates.items() if not self._fallbacks[name]}
+        """Those of models without fallbacks, which are asked for by far the most."""
 
-    def of(self, name: str, body: Mapping[str, Any], *, writes: bool = True) -> Bound:
-        """The bound of a request for `name` with `body`; embeddings are not answered in `writes`. A name that does not
-        exist costs nothing."""
-        asked = _asked(body, writes)
+    def of(self, name: str, body: Mapping[str, Any], size: int, *, writes: bool = True) -> Bound:
+        """The bound of a request for `name` with `body`, which came as `size` bytes; it is empty where no JSON came.
+        Embeddings are not answered in `writes`. A name that does not exist costs nothing."""
+        asked = _asked(body, size, writes)
         # Of tokens an estimate, by four bytes each, will do: a limit on them is corrected by what was used.
-        tokens = asked.size // 4 + asked.references + (asked.most or 0) * asked.answers
-        return Bound(math.ceil(self._usd(name, asked) * NANO), tokens)
+        tokens = size // 4 + asked.references + (asked.most or 0) * asked.answers
+        alone = self._alone.get(name)
+        usd = self._usd(name, asked) if alone is None else alone.usd(asked)
+        return Bound(math.ceil(usd * NANO), tokens, bool(body) and name not in self._strategies)
 
     def _usd(self, name: str, asked: _Asked, depth: int = 0) -> float:
         """What `name` costs at most: a model, with the models that stand in for it, or all that a strategy may ask."""
@@ -160,20 +179,7 @@ class Bounds:
     def _model_usd(self, name: str, asked: _Asked, factor: int = 1, *, again: bool = False) -> float:
         """What one call to the model `name` costs at most; nothing without a price."""
         rates = self._rates.get(name)
-        if rates is None:
-            return 0.0
-        read = asked.size + asked.references
-        if rates.context is not None and asked.writes:
-            read = min(read, rates.context)
-        usd = read * rates.read_usd
-        if rates.engine is not None:
-            usd *= max(1, asked.answers)
-        if not asked.writes or rates.embeds:
-            return usd
-        written = (asked.most or rates.written) * factor
-        if rates.engine is not None:
-            written = min(written, rates.engine * (factor if again else 1))
-        return rates.attempts * (usd + written * asked.answers * rates.written_usd)
+        return 0.0 if rates is None else rates.usd(asked, factor, again=again)
 
     def _rates_of(self, model: ModelSettings) -> _Rates | None:
         if model.price is None:
@@ -199,14 +205,13 @@ class Bounds:
         return model.max_output_tokens or min(self._default, model.context_length or self._default)
 
 
-def _asked(body: Mapping[str, Any], writes: bool) -> _Asked:
+def _asked(body: Mapping[str, Any], size: int, writes: bool) -> _Asked:
     most = 0
-    for field in LIMITS:
-        told = body.get(field)
+    for name in LIMITS.intersection(body):
+        told = body[name]
         if isinstance(told, int) and told > most:
             most = told
     answers = 1 if MANIFOLD.isdisjoint(body) else _answers(body)
-    size = len(orjson.dumps(body, default=str))
     return _Asked(size, _references(body), most or None, answers, writes)
 
 
@@ -234,8 +239,9 @@ def _references(body: Mapping[str, Any]) -> int:
         named = STORED_TOKENS
     messages = body.get("messages") or body.get("input") or ()
     for message in messages if isinstance(messages, list) else ():
-        content = message.get("content") if isinstance(message, dict) else None
-        for part in content if isinstance(content, list) else ():
+        if not isinstance(message, dict) or not isinstance(content := message.get("content"), list):
+            continue
+        for part in content:
             if not isinstance(part, dict) or part.get("type") not in WORDS:
                 named += REFERENCE_TOKENS
     return named

@@ -6,20 +6,23 @@ each, rates come before calls at once, and these before money. Where one refuses
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import ceil, inf
+from itertools import takewhile
+from math import inf
+from time import monotonic
+from typing import Protocol
 
 from gateway.keys.key import Key
 from gateway.limits.bounds import NANO, Bound
-from gateway.limits.rates import PERIOD_S, Rate, Rates, TooFast
+from gateway.limits.rates import Rate, Rates, TooFast
 from gateway.limits.slices import Exhausted, Slice, Slices
 from gateway.limits.windows import Window, window
 from gateway.state.store import Store, StoreAway
 from protocol.errors import ChorusError, QuotaSpent, RateLimited, StateUnavailable
 from protocol.tenancy import LimitSettings, LimitsSettings, Period
+from protocol.value import value
 
 __all__ = ["Door", "Gate", "Stay", "Terms", "money_account"]
 
@@ -53,39 +56,104 @@ class Gate:
     places: Slice | None
     money: tuple[tuple[Period, Slice], ...]
 
+    def pots(self) -> Iterator[tuple[Pot, int]]:
+        """What they hold, in the order in which it is asked for, each with what it counts."""
+        if self.requests is not None:
+            yield self.requests, CALL
+        if self.tokens is not None:
+            yield self.tokens, TOKEN
+        if self.places is not None:
+            yield self.places, PLACE
+        for _, money in self.money:
+            yield money, MONEY
+
+
+class Taken(Protocol):
+    """Where something was set aside; `now` is on the monotonic clock."""
+
+    def settle(self, taken: int, used: int, now: float) -> None:
+        """Of `taken`, `used` turned out to be used."""
+        ...
+
+
+class Pot(Taken, Protocol):
+    """A worker's part of what one limit counts."""
+
+    def take(self, amount: int, now: float) -> bool:
+        """Set `amount` aside if that needs nobody's leave; whether it did."""
+        ...
+
+
+CALL, TOKEN, PLACE, MONEY = range(4)
+"""What pots count: calls and tokens a minute, calls at once, nanodollars."""
+
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a request of a `key` for one name must fit, found once for many: the gates in their order. They hold until
-    one of the budgets' windows `ends` (seconds since the epoch) and until `renewed_at` (the event loop's clock)."""
+    """What a request of a `key` for one name must fit, found once for many: the gates in their order, and all their
+    `pots`, each with what it counts. `settled` are those of which a request may use less than it took, `told` the rates
+    of each kind, with the headers that tell of them. They hold until one of the budgets' windows `ends` (seconds since
+    the epoch) and until `renewed_at` (the monotonic clock)."""
 
     key: Key
     gates: tuple[Gate, ...]
+    pots: tuple[tuple[Pot, int], ...]
+    settled: tuple[tuple[Pot, int], ...]
+    told: tuple[tuple[tuple[str, ...], tuple[Rate, ...]], ...]
     metered: bool
     ends: float
     renewed_at: float
 
+    @classmethod
+    def of(cls, key: Key, gates: tuple[Gate, ...], ends: float, renewed_at: float) -> Terms:
+        """Those that the `gates` make."""
+        pots = tuple(pot for gate in gates for pot in gate.pots())
+        requests = tuple(gate.requests for gate in gates if gate.requests is not None)
+        tokens = tuple(gate.tokens for gate in gates if gate.tokens is not None)
+        return cls(
+            key,
+            gates,
+            pots,
+            tuple(pot for pot in pots if pot[1] != CALL),
+            tuple(each for each in ((REQUESTS, requests), (TOKENS, tokens)) if each[1]),
+            any(gate.money for gate in gates),
+            ends,
+            renewed_at,
+        )
 
+
+@value
 class Stay:
-    """What one request has set aside; `metered`: a budget of money concerns it."""
+    """What one request has set aside under its `terms`: `amounts`, by what pots count. `pots` are to be settled."""
 
-    __slots__ = ("alone", "metered", "requests", "slices", "tokens")
-
-    def __init__(self, metered: bool) -> None:
-        self.metered = metered
-        self.slices: list[tuple[Slice, int, bool]] = []
-        self.requests: list[tuple[Rate, int]] = []
-        self.tokens: list[tuple[Rate, int]] = []
-        self.alone: tuple[str, ...] = ()
+    terms: Terms
+    amounts: tuple[int, ...]
+    pots: tuple[tuple[Taken, int], ...]
 
     def headers(self) -> dict[str, str]:
         """`x-ratelimit-*` of the tightest limits that concern it; none without such limits."""
         told: dict[str, str] = {}
-        if self.requests:
-            _tell(told, REQUESTS, _tightest(self.requests))
-        if self.tokens:
-            _tell(told, TOKENS, _tightest(self.tokens))
+        for names, rates in self.terms.told:
+            rate = rates[0] if len(rates) == 1 else min(rates, key=_share_left)
+            told.update(zip(names, rate.told(), strict=True))
         return told
+
+
+class _Alone:
+    """Places of one scope that this worker counts by itself, `taken` of them."""
+
+    taken = 0
+
+    def within(self, most: int) -> bool:
+        """Take one, unless `most` are; whether it did."""
+        if self.taken >= most:
+            return False
+        self.taken += 1
+        return True
+
+    def settle(self, taken: int, used: int, now: float) -> None:
+        """The call is over."""
+        self.taken -= 1
 
 
 class Door:
@@ -101,7 +169,7 @@ class Door:
     ) -> None:
         self._limits, self._store, self._now = limits, store, now
         self._slices, self._rates = slices, rates
-        self._alone: dict[str, int] = {}
+        self._alone: dict[str, _Alone] = {}
         self._windows: dict[Period, Window] = {}
         self._terms: dict[tuple[str, str], Terms] = {}
 
@@ -118,7 +186,7 @@ class Door:
             terms is None
             or (terms.key is not key and terms.key != key)
             or self._now() >= terms.ends
-            or asyncio.get_running_loop().time() >= terms.renewed_at
+            or monotonic() >= terms.renewed_at
         ):
             terms = self._find(key, name)
         return terms
@@ -135,7 +203,7 @@ class Door:
         gates = tuple(self._gate(*each, now) for each in concerned if not each[2].empty)
         periods = {period for gate in gates for period, _ in gate.money}
         ends = min((self._windows[period].ends or inf for period in periods), default=inf)
-        terms = Terms(key, gates, bool(periods), ends, asyncio.get_running_loop().time() + TERMS_S)
+        terms = Terms.of(key, gates, ends, monotonic() + TERMS_S)
         if len(self._terms) >= KNOWN:
             self._terms.clear()
         self._terms[key.id, name] = terms
@@ -165,65 +233,64 @@ class Door:
     async def enter(self, terms: Terms, bound: Bound) -> Stay:
         """Set aside what `bound` says. What this worker holds is taken at once; for the rest the store is asked. Raises
         `RateLimited`, `QuotaSpent`, `StateUnavailable`."""
-        stay, now = Stay(terms.metered), asyncio.get_running_loop().time()
-        try:
-            for gate in terms.gates:
-                if (rate := gate.requests) is not None:
-                    if not rate.take(1, now):
-                        await self._rate(gate, "requests", rate, 1)
-                    stay.requests.append((rate, 1))
-                if (rate := gate.tokens) is not None:
-                    amount = min(bound.tokens, rate.capacity)
-                    if not rate.take(amount, now):
-                        await self._rate(gate, "tokens", rate, amount)
-                    stay.tokens.append((rate, amount))
-                if (places := gate.places) is not None:
-                    if places.take(1, now) or await self._place(gate, places):
-                        stay.slices.append((places, 1, False))
-                    else:
-                        stay.alone = (*stay.alone, gate.scope)
-                for period, money in gate.money:
-                    if not money.take(bound.nanodollars, now):
-                        await self._money(gate, period, money, bound.nanodollars)
-                    stay.slices.append((money, bound.nanodollars, True))
-        except BaseException:
-            for rate, taken in (*stay.requests, *stay.tokens):
-                rate.correct(taken, 0)
-            self.leave(stay, 0, None)
-            raise
-        return stay
+        amounts, now = (1, bound.tokens, 1, bound.nanodollars), monotonic()
+        for pot, counts in terms.pots:
+            if not pot.take(amounts[counts], now):
+                return await self._waited(terms, amounts, pot)
+        return Stay(terms, amounts, terms.settled)
 
-    def leave(self, stay: Stay, nanodollars: int, tokens: int | None) -> None:
-        """The request is over: it cost `nanodollars` and read and wrote `tokens` (None: already given back)."""
-        now = asyncio.get_running_loop().time()
-        for slice, reserved, money in stay.slices:
-            slice.settle(reserved, nanodollars if money else 0, now)
-        if tokens is not None:
-            for rate, taken in stay.tokens:
-                rate.correct(taken, tokens)
-        for scope in stay.alone:
-            self._alone[scope] -= 1
-        stay.slices, stay.alone = [], ()
+    async def _waited(self, terms: Terms, amounts: tuple[int, ...], empty: Pot) -> Stay:
+        """Go on from the pot that was found `empty`. Where one refuses, what the earlier ones gave goes back."""
+        taken: list[tuple[Taken, int]] = list(takewhile(lambda each: each[0] is not empty, terms.pots))
+        try:
+            for pot, counts in terms.pots[len(taken) :]:
+                if pot is not empty and pot.take(amounts[counts], monotonic()):
+                    taken.append((pot, counts))
+                    continue
+                gate = next(gate for gate in terms.gates if (pot, counts) in gate.pots())
+                taken.append((await self._have(gate, pot, counts, amounts[counts]), counts))
+        except BaseException:
+            for had, counts in taken:
+                had.settle(amounts[counts], 0, monotonic())
+            raise
+        return Stay(terms, amounts, tuple(each for each in taken if each[1] != CALL))
+
+    def leave(self, stay: Stay, nanodollars: int, tokens: int) -> None:
+        """The request is over: it cost `nanodollars` and read and wrote `tokens`."""
+        amounts, used, now = stay.amounts, (1, tokens, 0, nanodollars), monotonic()
+        for pot, counts in stay.pots:
+            pot.settle(amounts[counts], used[counts], now)
+
+    async def _have(self, gate: Gate, pot: Pot, counts: int, amount: int) -> Taken:
+        """Have `amount` of what the store has; returns where it was set aside."""
+        if isinstance(pot, Rate):
+            await self._rate(gate, "requests" if counts == CALL else "tokens", pot, amount)
+            return pot
+        assert isinstance(pot, Slice)
+        if counts == PLACE:
+            return await self._place(gate, pot)
+        period = next(period for period, money in gate.money if money is pot)
+        await self._money(gate, period, pot, amount)
+        return pot
 
     async def _rate(self, gate: Gate, what: str, rate: Rate, amount: int) -> None:
         """Take `amount` of what the store has."""
         try:
             await self._rates.take(rate, amount)
         except TooFast as error:
-            limits: dict[str, str] = {}
-            _tell(limits, REQUESTS if what == "requests" else TOKENS, rate)
+            names = REQUESTS if what == "requests" else TOKENS
             raise RateLimited(
                 f"The limit of {rate.capacity} {what} per minute is reached, {gate.whose} own. "
                 f"Try again in {max(0.001, error.wait_s):.3g} s.",
                 type=what,
                 retry_after_s=error.wait_s,
-                limits=limits,
+                limits=dict(zip(names, rate.told(), strict=True)),
             ) from None
         except StoreAway:
             raise _unavailable() from None
 
-    async def _place(self, gate: Gate, places: Slice) -> bool:
-        """Wait for a place among `places`. False: with the store away, for one that this worker counts by itself."""
+    async def _place(self, gate: Gate, places: Slice) -> Taken:
+        """Wait for a place among `places`; with the store away, for one of those that this worker counts by itself."""
         try:
             await self._slices.reserve(places, 1, patience_s=CONCURRENT_PATIENCE_S)
         except Exhausted:
@@ -231,12 +298,11 @@ class Door:
         except StoreAway:
             if self._limits.without_store == "refuse":
                 raise _unavailable() from None
-            alone = self._alone.get(gate.scope, 0)
-            if alone + places.reserved >= places.limit:
+            alone = self._alone.setdefault(gate.scope, _Alone())
+            if not alone.within(places.limit - places.reserved):
                 raise _too_many(gate, places.limit) from None
-            self._alone[gate.scope] = alone + 1
-            return False
-        return True
+            return alone
+        return places
 
     async def _money(self, gate: Gate, period: Period, money: Slice, amount: int) -> None:
         """Wait for `amount` of a budget."""
@@ -280,23 +346,5 @@ def _unavailable() -> ChorusError:
     return StateUnavailable("The store of limits and budgets does not answer; try again soon.")
 
 
-def _tightest(rates: list[tuple[Rate, int]]) -> Rate:
-    if len(rates) == 1:
-        return rates[0][0]
-    return min((rate for rate, _ in rates), key=lambda rate: rate.remaining / rate.capacity)
-
-
-def _tell(told: dict[str, str], names: tuple[str, ...], rate: Rate) -> None:
-    """Add to `told`, by these `names`, how much of `rate` is left."""
-    limit, left, reset = names
-    remaining = rate.remaining
-    told[limit], told[left] = str(rate.capacity), str(remaining)
-    told[reset] = _duration((rate.capacity - remaining) * PERIOD_S / rate.capacity)
-
-
-def _duration(seconds: float) -> str:
-    """As OpenAI writes it: `250ms`, `1s`, `6m0s`."""
-    if seconds < 1:
-        return f"{max(0, ceil(seconds * 1000))}ms"
-    minutes, rest = divmod(ceil(seconds), 60)
-    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
+def _share_left(rate: Rate) -> float:
+    return rate.remaining / rate.capacity

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from time import monotonic
 
 from gateway.state.accounts import Bucket, Want, take
 from gateway.state.store import Store, StoreAway
@@ -17,6 +18,7 @@ from gateway.state.store import Store, StoreAway
 __all__ = ["PERIOD_S", "Rate", "Rates", "TooFast"]
 
 PERIOD_S = 60.0
+PERIOD_MS = 60_000
 AHEAD = 50
 """A refill takes along at most a fiftieth of a minute's allowance."""
 IDLE_S = 1.0
@@ -46,15 +48,19 @@ class Rate:
     asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def take(self, amount: int, now: float) -> bool:
-        """Use `amount` if the worker has that much; whether it did."""
+        """Use `amount`, or all a minute allows if that is less, if the worker has that much; whether it did."""
         self.used_at = now
+        if amount > self.capacity:
+            amount = self.capacity
         if self.tokens < amount:
             return False
         self.tokens -= amount
         return True
 
-    def correct(self, taken: int, used: int) -> None:
-        """Of `taken`, `used` turned out to be used; the difference goes back, or is owed."""
+    def settle(self, taken: int, used: int, now: float) -> None:
+        """Of what `taken` took, `used` turned out to be used; the difference goes back, or is owed."""
+        if taken > self.capacity:
+            taken = self.capacity
         if used <= taken:
             self.tokens += taken - used
         else:
@@ -64,6 +70,12 @@ class Rate:
     def remaining(self) -> int:
         """What is left of the minute's allowance, as far as this worker knows."""
         return max(0, int(self.level) + self.tokens)
+
+    def told(self) -> tuple[str, str, str]:
+        """The allowance, what is left of it, and how long until it is whole again, in OpenAI's words."""
+        capacity, left = self.capacity, self.remaining
+        wait_ms = max(0, -((left - capacity) * PERIOD_MS // capacity))  # rounded up
+        return str(capacity), str(left), f"{wait_ms}ms" if wait_ms < 1000 else _duration(wait_ms)
 
 
 class Rates:
@@ -79,19 +91,18 @@ class Rates:
         found = self._rates.get(bucket)
         if found is None or found.capacity != capacity:
             found = self._rates[bucket] = Rate(bucket, capacity)
-        found.used_at = asyncio.get_running_loop().time()
+        found.used_at = monotonic()
         return found
 
-    async def take(self, rate: Rate, amount: int) -> int:
-        """Use `amount` of the rate, or all a minute allows if that is less; returns how much. Raises `TooFast`, and
-        `StoreAway` where nothing may be admitted without the store."""
-        amount, loop = min(amount, rate.capacity), asyncio.get_running_loop()
-        if not rate.take(amount, loop.time()):
+    async def take(self, rate: Rate, amount: int) -> None:
+        """Use `amount` of the rate, or all a minute allows if that is less. Raises `TooFast`, and `StoreAway` where
+        nothing may be admitted without the store."""
+        amount = min(amount, rate.capacity)
+        if not rate.take(amount, monotonic()):
             async with rate.asking:
-                if not rate.take(amount, loop.time()):
+                if not rate.take(amount, monotonic()):
                     await self._refill(rate, amount)
                     rate.tokens -= amount
-        return amount
 
     async def run(self) -> None:
         """Give back what lies idle and report debts, until cancelled."""
@@ -101,7 +112,7 @@ class Rates:
 
     async def report(self) -> None:
         """One pass over the rates."""
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         for rate in list(self._rates.values()):
             idle = now - rate.used_at > IDLE_S
             if rate.asking.locked() or not (rate.debit or (idle and rate.tokens)):
@@ -148,3 +159,9 @@ class Rates:
         rate.tokens += taken.granted
         rate.level = taken.level
         return taken.wait_s
+
+
+def _duration(milliseconds: int) -> str:
+    """As OpenAI writes seconds and more: `1s`, `6m0s`."""
+    minutes, rest = divmod(-(-milliseconds // 1000), 60)
+    return f"{minutes}m{rest}s" if minutes else f"{rest}s"

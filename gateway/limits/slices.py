@@ -17,6 +17,7 @@ import random
 from collections import deque
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
+from time import monotonic
 
 from gateway.state.accounts import Ask, Grant
 from gateway.state.store import Store, StoreAway
@@ -52,7 +53,7 @@ class Exhausted(Exception):
 @dataclass(slots=True, eq=False)
 class Slice:
     """What this worker holds of one account; amounts are cumulative, `reserved` is in use by calls under way.
-    `made` counts reservations since the last pass, `pace` those between the two before. Times are on the event loop's
+    `made` counts reservations since the last pass, `pace` those between the two before. Times are on the monotonic
     clock."""
 
     account: str
@@ -87,7 +88,7 @@ class Slice:
         return True
 
     def settle(self, reserved: int, spent: int, now: float) -> None:
-        """The call is over: free what was `reserved`, of which `spent` is used up."""
+        """The call is over: free what was `reserved`, of which `spent` is used up (of calls at once, nothing)."""
         self.reserved -= reserved
         self.spent += spent
         self.used_at = now
@@ -122,16 +123,15 @@ class Slices:
             # A name of its own for every slice: a forgotten one's reports must never be taken for the next one's.
             found = Slice(account, limit, f"{self._worker}.{self._made}", forget_s)
             self._slices[account] = found
-        found.limit, found.used_at = limit, asyncio.get_running_loop().time()
+        found.limit, found.used_at = limit, monotonic()
         return found
 
     async def reserve(self, slice: Slice, amount: int, *, patience_s: float) -> None:
         """Set `amount` aside, waiting for it at most `patience_s` seconds. Raises `Exhausted`, `StoreAway`."""
-        loop = asyncio.get_running_loop()
-        if slice.take(amount, loop.time()):
+        if slice.take(amount, monotonic()):
             return
         slice.made += 1
-        ticket: asyncio.Future[None] = loop.create_future()
+        ticket: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         slice.waiting.append((amount, ticket))
         if slice.pump is None or slice.pump.done():
             slice.pump = asyncio.create_task(self._pump(slice))
@@ -147,7 +147,7 @@ class Slices:
 
     def release(self, slice: Slice, reserved: int, spent: int = 0) -> None:
         """The call is over: free what was `reserved`, of which `spent` is used up."""
-        slice.settle(reserved, spent, asyncio.get_running_loop().time())
+        slice.settle(reserved, spent, monotonic())
 
     async def run(self) -> None:
         """Keep reporting, renewing and giving back, until cancelled."""
@@ -162,7 +162,7 @@ class Slices:
 
     async def report(self, *, closing: bool = False) -> None:
         """One pass over the slices. Raises `StoreAway`."""
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         due = [s for s in self._slices.values() if not s.asking.locked() and (closing or self._due(s, now))]
         for start in range(0, len(due), BATCH):
             await self._report(due[start : start + BATCH], now, closing)
@@ -226,7 +226,7 @@ class Slices:
 
     def _serve(self, slice: Slice) -> bool:
         """Hand out what is free, in order. Returns whether somebody still waits."""
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         while slice.waiting:
             amount, ticket = slice.waiting[0]
             if not ticket.done():
@@ -259,7 +259,7 @@ class Slices:
     async def _told(self, slices: list[Slice], asks: list[Ask]) -> list[Grant]:
         """Send the asks and take over the answers. Raises `StoreAway`; then what was asked back is not believed in,
         for the store may have it."""
-        sent_at = asyncio.get_running_loop().time()
+        sent_at = monotonic()
         for slice, ask in zip(slices, asks, strict=True):
             slice.held = min(slice.held, ask.want)
         grants = await self._store.sync(asks)

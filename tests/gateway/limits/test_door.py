@@ -113,7 +113,7 @@ async def test_money() -> None:
     made = door(MemoryStore())
     who = key(budgets_usd={"day": 150e-9})
     stay = await enter(made, who)
-    assert stay.metered
+    assert stay.terms.metered
     with pytest.raises(RateLimited) as held:
         await enter(made, who)
     assert held.value.type == "insufficient_quota"
@@ -133,7 +133,7 @@ async def test_refusal_gives_all_back() -> None:
     with pytest.raises(QuotaSpent):
         await enter(made, key(budgets_usd={"day": 50e-9}))
     stays = [await enter(made) for _ in range(5)]
-    assert sum(len(stay.slices) for stay in stays) == 10
+    assert sum(len(stay.pots) for stay in stays) == 10
 
 
 async def test_windows_are_separate() -> None:

@@ -1,4 +1,5 @@
-"""Outcome tables from what others keep: wide CSV (RouterBench, RouteLLM), request logs (LiteLLM, OpenAI), JSON lines.
+"""Outcome tables from what others keep: wide CSV (RouterBench, RouteLLM), request logs (LiteLLM, OpenAI), JSON lines;
+and scores of single requests.
 
 What a file does not say stays unknown: a log without grades gives rows without scores, which a later merge can fill.
 """
@@ -19,7 +20,7 @@ import orjson
 from outcomes.table import NUMBERS, UNKNOWN, OutcomeTable, Row, query_id
 from protocol.errors import MethodError
 
-__all__ = ["Format", "merged", "read_foreign"]
+__all__ = ["Format", "merged", "read_foreign", "read_scores"]
 
 Format = Literal["wide", "log", "rows"]
 QUERY, CATEGORY = ("prompt", "query", "question"), ("eval_name", "category", "benchmark", "task")
@@ -65,6 +66,25 @@ def merged(tables: Sequence[OutcomeTable]) -> tuple[OutcomeTable, int]:
             row = replace(earlier, **known, **texts)
         found[row.query_id, row.model] = row
     return OutcomeTable.of(found.values()), contradictions
+
+
+def read_scores(path: Path) -> dict[str, float]:
+    """Request → its score in [0, 1], from CSV with the columns `request` and `score`, or JSON lines of such objects; a
+    later line counts. Raises `MethodError` naming the line."""
+    found: dict[str, float] = {}
+    if path.suffix == ".csv":
+        with path.open(encoding="utf-8", newline="") as file:
+            lines: list[tuple[int, Mapping[str, Any]]] = list(enumerate(csv.DictReader(file), 2))
+    else:
+        with path.open("rb") as file:
+            lines = [(i, _record(line, path, i)) for i, line in enumerate(file, 1) if line.strip()]
+    for number, record in lines:
+        request = record.get("request")
+        score = _graded(_number(record.get("score"), path, number, "score"), path, number, f"{request}")
+        if not isinstance(request, str) or math.isnan(score):
+            raise MethodError(f"{path}, line {number}: a line needs `request`, an id, and `score`, a number.")
+        found[request] = score
+    return found
 
 
 def _form(path: Path) -> Format:

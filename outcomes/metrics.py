@@ -37,6 +37,9 @@ __all__ = [
     "paired_bootstrap",
 ]
 
+AT_ONCE = 8_000_000
+"""Counts that the bootstrap holds at a time."""
+
 
 def chosen(matrix: Floats, choice: Choice) -> Floats:
     """The chosen model's value for each query, shape (n_queries,)."""
@@ -167,9 +170,15 @@ class Interval:
 
 
 def paired_bootstrap(
-    values: Floats, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
+    values: Floats,
+    *,
+    weights: Floats | None = None,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
 ) -> list[Interval]:
-    """An interval for the mean of each column of `values`, shape (n_queries, n_columns).
+    """An interval for the mean of each column of `values`, shape (n_queries, n_columns); with `weights` of the same
+    shape, for the weighted mean.
 
     All columns are resampled with the same queries, so that the interval of a difference is obtained by
     passing the difference as a column: what makes a query hard for all cancels. NaN are left out of a
@@ -177,15 +186,20 @@ def paired_bootstrap(
     """
     n = len(values)
     rng = np.random.default_rng(seed)
-    # How often each query is drawn, shape (resamples, n_queries): means of all resamples are two matrix
-    # products.
-    counts = rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
-    known = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):
-        means = (counts @ np.where(known, values, 0.0)) / (counts @ known)
+    counted = ~np.isnan(values) * (1.0 if weights is None else weights)
+    weighted = np.where(counted != 0, values, 0.0) * counted
+    means, at_once = [], max(1, AT_ONCE // max(n, 1))
+    for first in range(0, resamples, at_once):
+        # How often each query is drawn, shape (some resamples, n_queries): their means are two matrix products.
+        some = min(at_once, resamples - first)
+        counts = rng.multinomial(n, np.full(n, 1 / n), size=some).astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            means.append((counts @ weighted) / (counts @ counted))
     tail = (1 - confidence) / 2
-    centre = _column_means(values)
-    low, high = np.array([_quantiles(column[~np.isnan(column)], (tail, 1 - tail)) for column in means.T]).T
+    with np.errstate(invalid="ignore"):
+        centre = weighted.sum(axis=0) / counted.sum(axis=0)
+    columns = np.concatenate(means).T
+    low, high = np.array([_quantiles(column[~np.isnan(column)], (tail, 1 - tail)) for column in columns]).T
     return [Interval(*map(float, triple)) for triple in zip(centre, low, high, strict=True)]
 
 

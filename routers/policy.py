@@ -11,11 +11,12 @@ from outcomes.assignment import utility_choice
 from outcomes.batch_assignment import integer_choice, margin_choice, threshold_choice, upgrade_choice
 from protocol.errors import MethodError
 from protocol.routing import Estimate
+from protocol.settings import RuleSettings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Budget", "CheapestAbove", "Margin", "Threshold", "Utility"]
+__all__ = ["Budget", "CheapestAbove", "Margin", "Rule", "Threshold", "Utility", "configured"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +43,16 @@ class Threshold:
     weak: str
     alpha: float
 
+    @property
+    def told(self) -> str:
+        """The rule in words, by the chance of winning, of which the lead is 2w - 1."""
+        return f"{self.strong} from a {(1 + self.alpha) / 2:g} chance of winning"
+
     def choose(self, estimate: Estimate) -> NDArray[np.intp]:
+        """Where nothing is known of one of the two, the other."""
         strong, weak = self._columns(estimate)
-        return np.where(self.lead(estimate) >= self.alpha, strong, weak).astype(np.intp)
+        alone = np.isnan(estimate.quality[:, weak])
+        return np.where(alone | (self.lead(estimate) >= self.alpha), strong, weak).astype(np.intp)
 
     def lead(self, estimate: Estimate) -> NDArray[np.float64]:
         """Estimated quality of the strong model minus the weak one's, shape (n_queries,)."""
@@ -64,6 +72,11 @@ class Margin:
 
     tolerance: float
 
+    @property
+    def told(self) -> str:
+        """The rule in words."""
+        return f"the cheapest within {self.tolerance:g} of the best"
+
     def choose(self, estimate: Estimate) -> NDArray[np.intp]:
         return margin_choice(estimate, self.tolerance)
 
@@ -73,6 +86,11 @@ class CheapestAbove:
     """The cheapest model whose quality is above `theta`, the dearest where none is (FORC's thresholding)."""
 
     theta: float = 0.5
+
+    @property
+    def told(self) -> str:
+        """The rule in words."""
+        return f"the cheapest above {self.theta:g}"
 
     def choose(self, estimate: Estimate) -> NDArray[np.intp]:
         return threshold_choice(estimate, self.theta)
@@ -91,3 +109,15 @@ class Budget:
         if self.exact:
             return integer_choice(estimate, budget_usd=total)
         return upgrade_choice(estimate, total)
+
+
+Rule = Threshold | Margin | CheapestAbove
+
+
+def configured(rule: RuleSettings) -> Rule:
+    """The policy that a config's `policy:` describes."""
+    if rule.threshold is not None:
+        return Threshold(rule.threshold.strong, rule.threshold.weak, 2 * rule.threshold.alpha - 1)
+    if rule.margin is not None:
+        return Margin(rule.margin)
+    return CheapestAbove(rule.cheapest_above or 0.0)

@@ -18,7 +18,7 @@ from protocol.routing import Estimate, Policy, Slow
 from protocol.run import Event, Run
 from protocol.settings import Routing, RuleSettings
 from routers.estimating import Estimator, Remembered
-from routers.policy import CheapestAbove, Margin, Threshold
+from routers.policy import configured
 
 __all__ = ["Routed", "load_routed"]
 
@@ -221,18 +221,12 @@ class Routed:
                 f"{request.model!r} has no threshold; `chorus.threshold` is for routers with `policy.threshold`.",
                 param="chorus.threshold",
             )
-        if threshold is not None:
-            alpha = threshold.alpha if options.threshold is None else options.threshold
-            # The policy compares the lead, which is 2w − 1 of the chance of winning.
-            policy = Threshold(threshold.strong, threshold.weak, 2 * alpha - 1)
-            return _Rule(policy=policy, told=f"{threshold.strong} from a {alpha:g} chance of winning")
-        if settings is not None and settings.margin is not None:
-            return _Rule(
-                policy=Margin(settings.margin), told=f"the cheapest within {settings.margin:g} of the best"
-            )
-        if settings is not None and settings.cheapest_above is not None:
-            above = settings.cheapest_above
-            return _Rule(policy=CheapestAbove(above), told=f"the cheapest above {above:g}")
+        if settings is not None:
+            if threshold is not None and options.threshold is not None:
+                asked = threshold.model_copy(update={"alpha": options.threshold})
+                settings = RuleSettings(threshold=asked)
+            policy = configured(settings)
+            return _Rule(policy=policy, told=policy.told)
         lam = self.knob.lam(self.quality if options.quality is None else options.quality)
         return _Rule(policy=None, told=_told(lam), lam=lam)
 

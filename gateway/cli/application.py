@@ -13,6 +13,7 @@ from gateway.cli import (
     learn,
     ledger,
     outcomes,
+    replay,
     serve,
     spans,
     teach,
@@ -42,6 +43,7 @@ application.command()(learn.export)
 application.command()(learn.calibrate)
 application.command()(learn.evaluate)
 application.command()(learn.threshold)
+application.command()(replay.replay)
 application.command()(teach.teach)
 application.add_typer(outcomes.group, name="outcomes")
 application.add_typer(spans.group, name="spans")

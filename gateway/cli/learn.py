@@ -12,7 +12,18 @@ import orjson
 import typer
 
 from gateway.cli.card import show
-from gateway.cli.parameters import Config, Key, Options, Outcomes, Url, options, words
+from gateway.cli.parameters import (
+    Config,
+    JsonFile,
+    Key,
+    Options,
+    Outcomes,
+    Url,
+    existing,
+    options,
+    words,
+    write_json,
+)
 from protocol.errors import MethodError, SettingsError
 
 if TYPE_CHECKING:
@@ -75,7 +86,7 @@ def collect(
     known = {*settings.models, *settings.strategies}
     if unknown := [name for name in (*names, *([judge] if judge else [])) if name not in known]:
         raise SettingsError(f"The config has no {unknown[0]!r}; it has {', '.join(sorted(known))}.")
-    prompts = [prompt for path in queries for prompt in read_prompts(_existing(path))]
+    prompts = [prompt for path in queries for prompt in read_prompts(existing(path))]
     master = settings.server.master_key
     found = asyncio.run(
         _collect(
@@ -165,7 +176,7 @@ def train(
 
     manifest = fit(
         method,
-        _existing(outcomes),
+        existing(outcomes),
         out,
         embedder=chosen_embedder(embedder, embedder_url, embedder_key),
         options=options(option),
@@ -191,7 +202,7 @@ def export(
     """
     from outcomes.causal_artefact import export_lm
 
-    export_lm(_existing(artefact), out, agent=agent)
+    export_lm(existing(artefact), out, agent=agent)
     typer.echo(f"written to {out}; serve it with `engine: {{weights: {out}}}`")
 
 
@@ -236,7 +247,7 @@ def calibrate(
         scorer = load_method(found)(**options(option))
     except (TypeError, ValueError) as error:
         raise SettingsError(f"{found.id}: {error}.") from None
-    table = read_table(_existing(outcomes))
+    table = read_table(existing(outcomes))
     names = words(stages)
     if len(names) < 2:
         raise SettingsError("--stages: a cascade has at least two.")
@@ -278,10 +289,7 @@ def evaluate(
     whole: Annotated[
         bool, typer.Option("--whole", help="Use every query, of a table the artefact never saw.")
     ] = False,
-    json: Annotated[
-        Path | None,
-        typer.Option("--json", help="Write everything as JSON to this file; - prints it instead."),
-    ] = None,
+    json: JsonFile = None,
 ) -> None:
     """Print what an artefact, or every method trained anew, is worth on held-out queries of an outcome table.
 
@@ -309,14 +317,7 @@ def evaluate(
     else:
         raise SettingsError("--outcomes: say which table to judge the artefact on.")
     if json is not None:
-        import orjson
-
-        text = orjson.dumps(card, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY).decode()
-        if str(json) == "-":
-            typer.echo(text)
-        else:
-            json.parent.mkdir(parents=True, exist_ok=True)
-            json.write_text(text + "\n")
+        write_json(card, json)
 
 
 def threshold(
@@ -346,7 +347,7 @@ def threshold(
 
     rows = thresholds(
         artefact,
-        _existing(outcomes),
+        existing(outcomes),
         strong,
         weak,
         [tenth / 10 for tenth in range(11)] if share is None else [share],
@@ -367,7 +368,7 @@ def _judged(artefact: Path, outcomes: Path, embedder: EmbedderLike | None, whole
     from outcomes.table import read_table, split
     from protocol.methods import methods
 
-    table = read_table(_existing(outcomes))
+    table = read_table(existing(outcomes))
     manifest = read_manifest(artefact)
     if manifest.method in {method.id for method in methods("scorer")}:
         from cascades.artefact import load_cascade
@@ -392,7 +393,7 @@ def _compared(
     # Fine-tuning takes minutes each: those are compared when they are named.
     quick = [method for method in methods("router") if not method.needs & {"encoder", "language-model"}]
     records = [find_method(name, "router") for name in names] or quick
-    tables = [complete(read_table(_existing(path))) for path in (train, test) if path is not None]
+    tables = [complete(read_table(existing(path))) for path in (train, test) if path is not None]
     if len(tables) > 1:
         shared = [name for name in tables[0].models if name in tables[1].models]
         tables = [table.only(shared) for table in tables]
@@ -413,18 +414,12 @@ def _compared(
     return found.wire()
 
 
-def _existing(path: Path) -> Path:
-    if not path.exists():
-        raise SettingsError(f"There is no {path}.")
-    return path
-
-
 def _descriptions(path: Path | None) -> dict[str, str] | None:
     """Texts by name. Raises `SettingsError`."""
     if path is None:
         return None
     try:
-        found = orjson.loads(_existing(path).read_bytes())
+        found = orjson.loads(existing(path).read_bytes())
     except orjson.JSONDecodeError as error:
         raise SettingsError(f"--descriptions: {path} is not JSON: {error}.") from None
     if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,24 @@ import yaml
 
 from protocol.errors import SettingsError
 
-__all__ = ["CONFIG", "Config", "ConfigOption", "Key", "Options", "Outcomes", "Url", "options", "words"]
+__all__ = [
+    "CONFIG",
+    "Config",
+    "ConfigOption",
+    "JsonFile",
+    "Key",
+    "Options",
+    "Outcomes",
+    "Since",
+    "Url",
+    "existing",
+    "options",
+    "seconds",
+    "words",
+    "write_json",
+]
+
+UNITS = {"h": 3600.0, "d": 86_400.0, "w": 7 * 86_400.0}
 
 Config = Annotated[Path, typer.Argument(help="The YAML config file.", envvar="CHORUS_CONFIG")]
 ConfigOption = Annotated[
@@ -27,6 +45,11 @@ Options = Annotated[
 Url = Annotated[str | None, typer.Option(help="A running gateway, e.g. http://127.0.0.1:8080.")]
 Key = Annotated[
     str | None, typer.Option(envvar="CHORUS_API_KEY", help="The gateway's master key, when it has one.")
+]
+Since = Annotated[str, typer.Option(help="How far back: 24h, 7d, 4w.")]
+JsonFile = Annotated[
+    Path | None,
+    typer.Option("--json", help="Write everything as JSON to this file; - prints it instead."),
 ]
 
 
@@ -48,3 +71,30 @@ def options(pairs: Sequence[str] | None) -> dict[str, Any]:
         except yaml.YAMLError:
             parsed[name] = value
     return parsed
+
+
+def seconds(since: str) -> float:
+    """`7d` → 604800.0. Raises `SettingsError`."""
+    match = re.fullmatch(r"(\d+)([hdw])", since)
+    if match is None:
+        raise SettingsError(f"--since {since!r}: write a number and h, d or w, e.g. 7d.")
+    return int(match[1]) * UNITS[match[2]]
+
+
+def existing(path: Path) -> Path:
+    """The path of what is there. Raises `SettingsError`."""
+    if not path.exists():
+        raise SettingsError(f"There is no {path}.")
+    return path
+
+
+def write_json(found: Mapping[str, Any], path: Path) -> None:
+    """Into the file, or printed for `-`."""
+    import orjson
+
+    text = orjson.dumps(found, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY).decode()
+    if str(path) == "-":
+        typer.echo(text)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")

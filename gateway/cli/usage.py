@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gateway.cli.office import with_office
-from gateway.cli.parameters import CONFIG, ConfigOption, words
+from gateway.cli.parameters import CONFIG, ConfigOption, Since, seconds, words
 from protocol.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ __all__ = ["group"]
 
 group = typer.Typer(invoke_without_command=True)
 
-_UNITS = {"h": 3600.0, "d": 86_400.0, "w": 7 * 86_400.0}
 _FIELDS = ("requests", "calls", "prompt_tokens", "completion_tokens", "cost_usd")
 
 
@@ -50,7 +48,7 @@ def usage(
             help="Comma-separated: key, team, owner, user, model, strategy, requested, outcome, day."
         ),
     ] = "key",
-    since: Annotated[str, typer.Option(help="How far back: 24h, 7d, 4w.")] = "30d",
+    since: Since = "30d",
     format: Annotated[Format, typer.Option(help="parquet needs --out.")] = Format.table,
     out: Annotated[Path | None, typer.Option(help="Write here instead of printing.")] = None,
     against: Annotated[
@@ -73,7 +71,7 @@ def usage(
     from gateway.ledger.usage import usage as added_up
     from protocol.settings import load_settings
 
-    groups, begin = tuple(words(by)), time.time() - _seconds(since)
+    groups, begin = tuple(words(by)), time.time() - seconds(since)
     settings = load_settings(config)
     with closing(make_ledger(settings)) as ledger:
         lines = added_up(ledger, groups, since=begin)
@@ -157,13 +155,6 @@ def _tell_request(found: dict[str, Any]) -> None:
             took, cost = f"{call['latency_s']:.3f}", f"{call['cost_usd']:.9f}"
             table.add_row(call["model"], call["kind"], call["outcome"], began, took, *tokens, cost)
         Console().print(table)
-
-
-def _seconds(since: str) -> float:
-    match = re.fullmatch(r"(\d+)([hdw])", since)
-    if match is None:
-        raise SettingsError(f"--since {since!r}: write a number and h, d or w, e.g. 7d.")
-    return int(match[1]) * _UNITS[match[2]]
 
 
 def _row(line: Line) -> list[str]:

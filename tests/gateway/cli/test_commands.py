@@ -32,6 +32,7 @@ COMMANDS = [
     "calibrate",
     "evaluate",
     "threshold",
+    "replay",
     "teach",
     "methods",
     "check",

@@ -1,4 +1,13 @@
-"""Policies: from any router's estimates to a choice of model."""
+"""Policies: from any router's estimates to a choice of model.
+
+`Pacing` holds an average cost request by request. It is dual mirror descent (Balseiro, Lu & Mirrokni, "The Best of Many
+Worlds: Dual Mirror Descent for Online Allocation Problems", arXiv 2011.10124): λ is the price of the budget, request t
+goes to the highest quality - λ·cost, and λ moves against the budget's surplus B - c_t. The mirror map is the one whose
+gradient is -x(λ), x the level of the artefact's quality knob; so the step is plain in x, x += (1 - c_t/B) / window.
+The calibration has made mean cost linear in x, hence one step size does whatever the prices are. Summed up,
+|mean of c_t - B| <= B·window/T after T requests, for any traffic, while x stays between its ends; at an end the
+surplus is not carried on (projection): what was saved when all got the best is not spent later.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from outcomes.assignment import utility_choice
+from outcomes.assignment import Knob, utility_choice
 from outcomes.batch_assignment import integer_choice, margin_choice, threshold_choice, upgrade_choice
 from protocol.errors import MethodError
 from protocol.routing import Estimate
@@ -16,7 +25,17 @@ from protocol.settings import RuleSettings
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Budget", "CheapestAbove", "Margin", "Rule", "Threshold", "Utility", "configured"]
+__all__ = [
+    "Budget",
+    "CheapestAbove",
+    "Margin",
+    "Paced",
+    "Pacing",
+    "Rule",
+    "Threshold",
+    "Utility",
+    "configured",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +130,51 @@ class Budget:
         return upgrade_choice(estimate, total)
 
 
+@dataclass(slots=True)
+class Pacing:
+    """The quality knob's `level` in [0, 1], moved by what requests cost so that they cost `usd_per_request` on average
+    (see above)."""
+
+    usd_per_request: float
+    window: int
+    level: float
+
+    def spent(self, usd: float) -> None:
+        """A request did cost so many US dollars."""
+        self.level = min(1.0, max(0.0, self.level + (1 - usd / self.usd_per_request) / self.window))
+
+
+@dataclass(frozen=True, slots=True)
+class Paced:
+    """What `Pacing` chooses for queries that come one after another from the knob's `start` on, each paid at its
+    estimate."""
+
+    knob: Knob
+    usd_per_request: float
+    window: int = 200
+    start: float = 0.5
+
+    @property
+    def told(self) -> str:
+        """The rule in words."""
+        return f"{self.usd_per_request:g} USD a request on average"
+
+    def choose(self, estimate: Estimate) -> NDArray[np.intp]:
+        pacing = Pacing(self.usd_per_request, self.window, self.start)
+        choice = np.empty(len(estimate.quality), dtype=np.intp)
+        for i, (quality, cost) in enumerate(zip(estimate.quality, estimate.cost_usd, strict=True)):
+            one = Estimate(estimate.models, quality[None], cost[None])
+            choice[i] = utility_choice(one, self.knob.lam(pacing.level))[0]
+            if not np.isnan(cost[choice[i]]):
+                pacing.spent(float(cost[choice[i]]))
+        return choice
+
+
 Rule = Threshold | Margin | CheapestAbove
 
 
 def configured(rule: RuleSettings) -> Rule:
-    """The policy that a config's `policy:` describes."""
+    """The policy that a config's `policy:` describes, but for a `budget`, which is a `Pacing` of the knob."""
     if rule.threshold is not None:
         return Threshold(rule.threshold.strong, rule.threshold.weak, 2 * rule.threshold.alpha - 1)
     if rule.margin is not None:

@@ -6,8 +6,9 @@ import logging
 import math
 import random
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from outcomes.artefact import Manifest, load_router
 from outcomes.assignment import Knob, utilities, utility_choice
@@ -18,7 +19,7 @@ from protocol.routing import Estimate, Policy, Slow
 from protocol.run import Event, Run
 from protocol.settings import Routing, RuleSettings
 from routers.estimating import Estimator, Remembered
-from routers.policy import configured
+from routers.policy import Pacing, configured
 
 __all__ = ["Routed", "load_routed"]
 
@@ -46,6 +47,7 @@ def load_routed(settings: Routing, *, answering: Collection[str], embedder_id: s
             f"{settings.artefact} has no calibrated quality knob; write it with `chorus train`."
         )
     pair = _pair(settings)
+    budget = settings.policy.budget if settings.policy else None
     _require_known((*settings.models, *pair), manifest, settings)
     return Routed(
         Estimator(
@@ -61,6 +63,7 @@ def load_routed(settings: Routing, *, answering: Collection[str], embedder_id: s
         policy=settings.policy,
         switch_margin=settings.switch_margin,
         explore=settings.explore,
+        pacing=Pacing(budget.usd_per_request, budget.window, settings.quality) if budget else None,
         label=f"{manifest.method}@{manifest.version}",
     )
 
@@ -99,6 +102,10 @@ class Routed:
 
     A share `explore` of requests goes to a candidate drawn at random, so that what the others would have answered can
     be learnt from the ledger: each decision is noted with its `propensity`. `label` names the artefact in traces.
+
+    `pacing` moves the knob to hold an average cost, by what each request answered here did cost, whoever answered it
+    (one that failed and did cost nothing does not count); what other strategies spend on the same request at the same
+    time is counted with it.
     """
 
     estimator: Estimator
@@ -109,31 +116,43 @@ class Routed:
     policy: RuleSettings | None = None
     switch_margin: float = 0.0
     explore: float = 0.0
+    pacing: Pacing | None = None
     label: str = ""
     rng: random.Random = field(default_factory=random.Random)
     _choices: Remembered[Any, _Choice] = field(default_factory=Remembered)
     """What was chosen among whom, for which asks, by which rule: with the same estimates it is chosen again."""
-    _rules: Remembered[tuple[float | None, float | None], _Rule] = field(default_factory=Remembered)
+    _rules: Remembered[tuple[float, float | None], _Rule] = field(default_factory=Remembered)
     """By the request's knobs, quality and threshold."""
 
     async def answer(self, request: ChatRequest, run: Run) -> AsyncIterator[Event]:
+        spent_usd = run.trace.cost_usd
         chosen = await self.decide(request, run)
-        async for event in run.relay(chosen, request):
-            yield event
+        try:
+            async with aclosing(cast(Any, run.relay(chosen, request))) as events:
+                async for event in events:
+                    yield event
+        finally:
+            if self.pacing is not None:
+                usd = run.trace.cost_usd - spent_usd
+                if usd or any(call.outcome == "ok" for call in run.trace.calls):
+                    self.pacing.spent(usd)
 
     async def decide(self, request: ChatRequest, run: Run) -> str:
         """Who shall answer; why is noted in the trace. Raises `BadRequest` for a knob that it does not have."""
-        knobs = request.options.quality, request.options.threshold
+        options = request.options
+        quality = options.quality
+        if quality is None:
+            quality = self.quality if self.pacing is None else self.pacing.level
+        knobs = quality, options.threshold
         if (rule := self._rules.get(knobs)) is None:
-            self._rules.put(knobs, rule := self._rule(request))
-        quality = self.quality if request.options.quality is None else request.options.quality
+            self._rules.put(knobs, rule := self._rule(request, quality))
         choice = await self._choose(request, run, rule)
         facts: dict[str, Any] = {"router": self.label, "chosen": choice.model, "reason": choice.reason}
         if rule.policy is None:
             facts["quality"] = quality
         if choice.propensity is not None:
             facts["propensity"] = choice.propensity
-            if request.options.explain and (reasons := await self.estimator.reasons(human_ask(request), run)):
+            if options.explain and (reasons := await self.estimator.reasons(human_ask(request), run)):
                 facts["reasons"] = reasons
         if choice.estimates is not None:
             facts["estimates"] = choice.estimates
@@ -157,11 +176,8 @@ class Routed:
             return _Choice(model=fallback, reason="default: the request has no text")
         digests = self.estimator.digests(asks)
         memory = (digests, able, rule)
-        if (
-            not self.explore
-            and (known := self._choices.get(memory))
-            and known.dearest_usd <= run.remaining_usd
-        ):
+        lasting = not self.explore and self.pacing is None
+        if lasting and (known := self._choices.get(memory)) and known.dearest_usd <= run.remaining_usd:
             return known
         try:
             estimate = await self.estimator.of(asks, digests, run)
@@ -176,7 +192,7 @@ class Routed:
         candidates, within = _affordable(_among(estimate, able), run.remaining_usd)
         told = f"of those with {lack}, {within}" if lack else within
         choice = self._drawn(candidates, *self._ruled(candidates, rule), told)
-        if not self.explore and not within:
+        if lasting and not within:
             self._choices.put(memory, choice)
         return choice
 
@@ -212,7 +228,7 @@ class Routed:
             dearest_usd=_dearest(candidates),
         )
 
-    def _rule(self, request: ChatRequest) -> _Rule:
+    def _rule(self, request: ChatRequest, quality: float) -> _Rule:
         """The rule of the config, moved by the request's knobs. Raises `BadRequest`."""
         options, settings = request.options, self.policy
         threshold = settings.threshold if settings else None
@@ -221,13 +237,13 @@ class Routed:
                 f"{request.model!r} has no threshold; `chorus.threshold` is for routers with `policy.threshold`.",
                 param="chorus.threshold",
             )
-        if settings is not None:
+        if settings is not None and settings.budget is None:
             if threshold is not None and options.threshold is not None:
                 asked = threshold.model_copy(update={"alpha": options.threshold})
                 settings = RuleSettings(threshold=asked)
             policy = configured(settings)
             return _Rule(policy=policy, told=policy.told)
-        lam = self.knob.lam(self.quality if options.quality is None else options.quality)
+        lam = self.knob.lam(quality)
         return _Rule(policy=None, told=_told(lam), lam=lam)
 
 

@@ -76,6 +76,7 @@ _SECTIONS = (
     ("strategies.NAME.route", "Routing"),
     ("strategies.NAME.route.policy", "RuleSettings"),
     ("strategies.NAME.route.policy.threshold", "ThresholdRule"),
+    ("strategies.NAME.route.policy.budget", "BudgetRule"),
     ("strategies.NAME.cascade", "Cascade"),
     ("strategies.NAME.fuse", "Fusion"),
     ("strategies.NAME.fuse.shed", "Shedding"),

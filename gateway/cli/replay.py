@@ -16,6 +16,7 @@ from protocol.errors import MethodError, SettingsError
 
 if TYPE_CHECKING:
     from gateway.ledger.logged import Decisions
+    from outcomes.assignment import Knob
     from outcomes.metrics import Interval
     from outcomes.off_policy import Value
     from protocol.routing import Policy
@@ -124,10 +125,8 @@ def _policies(route: Routing, quality: str | None, rules: Sequence[str]) -> list
     import yaml
     from pydantic import ValidationError
 
-    from outcomes.artefact import read_manifest
-    from outcomes.assignment import Knob
     from protocol.settings import RuleSettings
-    from routers.policy import Utility, configured
+    from routers.policy import Paced, Utility, configured
 
     found: list[tuple[str, Policy]] = []
     try:
@@ -142,17 +141,28 @@ def _policies(route: Routing, quality: str | None, rules: Sequence[str]) -> list
         asked = [route.policy] if route.policy is not None else []
         levels = sorted({0.0, 0.25, 0.5, 0.75, 1.0, route.quality})
     if levels:
-        manifest = read_manifest(route.artefact)
-        if manifest.knob is None:
-            raise MethodError(
-                f"{route.artefact} has no calibrated quality knob; write it with `chorus train`."
-            )
-        knob = Knob.parse(manifest.knob)
+        knob = _knob(route)
         found += [(f"quality {level:g}", Utility(knob.lam(level))) for level in levels]
     for rule in asked:
-        made = configured(rule)
+        budget = rule.budget
+        made = (
+            Paced(_knob(route), budget.usd_per_request, budget.window, route.quality)
+            if budget is not None
+            else configured(rule)
+        )
         found.append((made.told, made))
     return found
+
+
+def _knob(route: Routing) -> Knob:
+    """The calibrated knob of its artefact. Raises `MethodError`."""
+    from outcomes.artefact import read_manifest
+    from outcomes.assignment import Knob
+
+    manifest = read_manifest(route.artefact)
+    if manifest.knob is None:
+        raise MethodError(f"{route.artefact} has no calibrated quality knob; write it with `chorus train`.")
+    return Knob.parse(manifest.knob)
 
 
 def _values(decisions: Decisions, rewards: dict[str, Any], policy: Policy) -> dict[str, Value]:

@@ -19,6 +19,7 @@ from protocol.settings.prices import PriceSettings, TierSettings, TokenPrices
 from protocol.settings.reading import load_settings, parse_settings
 from protocol.settings.strategies import (
     Aggregate,
+    BudgetRule,
     Cascade,
     Fusion,
     Routing,
@@ -31,6 +32,7 @@ from protocol.settings.whole import Resilience, ServerSettings, Settings
 
 __all__ = [
     "Aggregate",
+    "BudgetRule",
     "Cascade",
     "Deployment",
     "EmbedderModel",

@@ -12,6 +12,7 @@ from protocol.settings.base import Name, exactly_one_of
 
 __all__ = [
     "Aggregate",
+    "BudgetRule",
     "Cascade",
     "Fusion",
     "Routing",
@@ -35,6 +36,20 @@ class ThresholdRule(Frozen):
     )
 
 
+class BudgetRule(Frozen):
+    """Hold an average cost: the quality knob is moved by what requests really cost, from the route's `quality` on."""
+
+    usd_per_request: float = Field(
+        gt=0, description="US dollars that answered requests shall cost on average, where the knob can do it"
+    )
+    window: int = Field(
+        200,
+        ge=1,
+        description="so many requests' budget saved, or overspent, moves the knob from one end to the other: fewer "
+        "follow a change of traffic sooner, more sway less",
+    )
+
+
 class RuleSettings(Frozen):
     """How estimates become a choice, where the quality knob should not: exactly one of them."""
 
@@ -43,10 +58,11 @@ class RuleSettings(Frozen):
     cheapest_above: float | None = Field(
         None, ge=0, le=1, description="the cheapest of at least this quality, else the dearest"
     )
+    budget: BudgetRule | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> RuleSettings:
-        exactly_one_of(self, ("threshold", "margin", "cheapest_above"))
+        exactly_one_of(self, ("threshold", "margin", "cheapest_above", "budget"))
         return self
 
 

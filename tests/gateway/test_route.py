@@ -152,3 +152,18 @@ strategies:
     assert found == ["images", None, "images", "images", "images", None]
     long = {"messages": [{"role": "user", "content": "word " * 3000}]}
     assert lacks(["engine", "able", "duet"], long) == ["enough context", None, "enough context"]
+
+
+async def test_a_budget_from_the_config(serve: Any, artefact: Path, upstream: ScriptedUpstream) -> None:
+    """`policy.budget` starts at the route's quality and moves the knob by what answers cost, streamed ones too."""
+    budget = {"budget": {"usd_per_request": 1e-5, "window": 10}}
+    route = {"artefact": str(artefact), "embedder": "e", "default": "weak", "quality": 0.9, "policy": budget}
+    client = await serve({"weak": {}, "strong": {}, "e": {}}, configured={"auto": {"route": route}})
+    told = [(await _routed(client, "auto", chorus={"explain": True}))["decision"]["quality"]]
+    for stream in (False, True):
+        body = {"model": "auto", "stream": stream, **ASK}
+        answer = await client.post("/v1/chat/completions", json=body)
+        assert answer.status_code == 200
+        told.append((await _routed(client, "auto", chorus={"explain": True}))["decision"]["quality"])
+    # 7 tokens read and 8 written, at 1e-6 and 2e-6 US dollars.
+    assert told == pytest.approx([0.9, 0.77, 0.64])

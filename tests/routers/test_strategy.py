@@ -20,7 +20,7 @@ from outcomes.table import OutcomeTable
 from protocol.chat import ChatRequest, Options
 from protocol.errors import ArtefactMismatch, BadRequest, MethodError, UpstreamUnavailable
 from protocol.routing import Estimate, Queries, Router
-from protocol.run import Answer, Event, Reply, Trace
+from protocol.run import Answer, Call, Event, Reply, Trace
 from protocol.settings import Routing, RuleSettings
 from protocol.usage import Usage
 from protocol.wire import completion
@@ -28,6 +28,7 @@ from routers.estimating import Estimator, Remembered
 from routers.knn_router import KnnRouter
 from routers.llmrank import LlmRank
 from routers.multiple_minds import MultipleMinds
+from routers.policy import Pacing
 from routers.strategy import Routed, load_routed
 from routers.zooter import Zooter
 from tests.contracts import router_checks
@@ -364,6 +365,43 @@ async def test_exploration_is_noted_with_its_propensity() -> None:
     sure = ListRun(HARD)
     await _answer(_routed(), _request(), sure)
     assert sure.trace.decision["propensity"] == 1.0
+
+
+async def test_a_budget_moves_the_knob_by_what_requests_cost() -> None:
+    """Hard asks, which only the dear model is good at: the level that is noted falls with each dear answer and rises
+    with each cheap one, so that the mean cost is the budget's. Errors without cost and `/v1/route` move nothing; a
+    request's own quality counts."""
+
+    class PaidRun(ListRun):
+        async def relay(self, name: str, request: ChatRequest) -> AsyncIterator[Event]:
+            cost = {CHEAP: 1e-6, DEAR: 9e-6}[name]
+            async for event in super().relay(name, request):
+                yield event
+            self.trace.calls.append(Call(name, Usage(1, 1), cost, 0.1))
+
+    class BrokenRun(ListRun):
+        async def relay(self, name: str, request: ChatRequest) -> AsyncIterator[Event]:
+            raise UpstreamUnavailable("gone")
+            yield
+
+    pacing = Pacing(3e-6, 10, 0.5)
+    routed = _routed(knob=Knob((0.25, 0.75), (1e6, 1e4)), pacing=pacing)
+    spent = 0.0
+    for turn in range(400):
+        level = pacing.level
+        run = PaidRun(HARD)
+        cost = {CHEAP: 1e-6, DEAR: 9e-6}[await _answer(routed, _request(), run)]
+        spent += cost
+        assert run.trace.decision["quality"] == level, turn
+        assert pacing.level == pytest.approx(min(1, max(0, level + (1 - cost / 3e-6) / 10)))
+    assert spent / 400 == pytest.approx(3e-6, rel=10 / 400 + 1e-9)
+    level = pacing.level
+    with pytest.raises(UpstreamUnavailable):
+        await _answer(routed, _request(), BrokenRun(HARD))
+    await routed.decide(_request(), PaidRun(HARD))
+    assert pacing.level == level
+    assert await _answer(routed, _request(quality=1.0), PaidRun(HARD)) == DEAR
+    assert pacing.level == pytest.approx(max(0, level - 0.2))
 
 
 @pytest.mark.parametrize(

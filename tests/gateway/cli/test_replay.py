@@ -135,6 +135,9 @@ def test_certain_decisions_are_warned_about(chorus: Chorus, config: Path, tmp_pa
     row = next(line for line in out.splitlines() if line.startswith("the cheapest within 0.3"))
     assert "0.950 [" in row  # half the decisions agree and are worth 1, the others 0.9 as estimated
     assert "1.000 [1.000, 1.000]" in row
+    status, out, _ = chorus("replay", "--config", config, "--policy", "budget: {usd_per_request: 2.0e-6}")
+    assert status == 0
+    assert "2e-06 USD a request on average" in out
     status, out, _ = chorus("replay", "--config", config)
     assert status == 0
     assert [f"quality {level}" in out for level in (0, 0.25, 0.5, 0.75, 1)] == [True] * 5

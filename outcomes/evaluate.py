@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from outcomes import metrics
-from outcomes.artefact import load_router
+from outcomes.artefact import Manifest, load_router
 from outcomes.assignment import Knob, calibrate_threshold, utility_choice
 from outcomes.embedder import EmbedderLike
 from outcomes.table import OutcomeTable, read_table, split
 from protocol.errors import MethodError
-from protocol.routing import Estimate, Router
+from protocol.routing import Estimate, Queries, Router
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,6 +28,7 @@ __all__ = [
     "CardRow",
     "MetricsCard",
     "ThresholdRow",
+    "estimate_texts",
     "evaluate",
     "evaluate_router",
     "thresholds",
@@ -160,17 +161,33 @@ def _held_out(
     """A trained router, its knob, and the embedded queries to judge it on."""
     table = read_table(table) if isinstance(table, Path) else table
     manifest, router = load_router(artefact, models=table.models, embedder=embedder.id if embedder else None)
-    if manifest.embedder and embedder is None:
-        raise MethodError(f"{artefact} was made with the embedder {manifest.embedder}; give that embedder.")
     table = table.only(manifest.models)
-    if manifest.embedder and embedder is not None:
-        # All of them, as in training: the batches of an int8 embedder leave a trace in its vectors.
-        table = table.embedded(embedder.embed(table.queries.texts))
+    # All of them, as in training: the batches of an int8 embedder leave a trace in its vectors.
+    vectors = _vectors(artefact, manifest, table.queries.texts, embedder)
+    if vectors is not None:
+        table = table.embedded(vectors)
     held_out = table if whole else split(table, test_share)[1]
     if not len(held_out):
         raise MethodError("No queries to evaluate on.")
     knob = Knob.parse(manifest.knob) if manifest.knob else None
     return router, knob, held_out
+
+
+def _vectors(
+    artefact: Path, manifest: Manifest, texts: Sequence[str], embedder: EmbedderLike | None
+) -> NDArray[np.float32] | None:
+    """The embeddings that the artefact's router needs; None where it needs none. Raises `MethodError`."""
+    if not manifest.embedder:
+        return None
+    if embedder is None:
+        raise MethodError(f"{artefact} was made with the embedder {manifest.embedder}; give that embedder.")
+    return embedder.embed(texts)
+
+
+def estimate_texts(artefact: Path, texts: Sequence[str], embedder: EmbedderLike | None = None) -> Estimate:
+    """What a trained router estimates for these texts. Raises `ArtefactMismatch`, `MethodError`."""
+    manifest, router = load_router(artefact, embedder=embedder.id if embedder else None)
+    return router.estimate(Queries(texts, _vectors(artefact, manifest, texts, embedder)))
 
 
 def evaluate_router(

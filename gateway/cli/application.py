@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from gateway.cli import (
+    assign,
     catalogue,
     chat,
     doctor,
@@ -43,6 +44,7 @@ application.command()(learn.export)
 application.command()(learn.calibrate)
 application.command()(learn.evaluate)
 application.command()(learn.threshold)
+application.command()(assign.assign)
 application.command()(replay.replay)
 application.command()(teach.teach)
 application.add_typer(outcomes.group, name="outcomes")

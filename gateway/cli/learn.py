@@ -14,6 +14,9 @@ import typer
 from gateway.cli.card import show
 from gateway.cli.parameters import (
     Config,
+    EmbedderKey,
+    EmbedderName,
+    EmbedderUrl,
     JsonFile,
     Key,
     Options,
@@ -34,23 +37,6 @@ __all__ = ["DEFAULT", "calibrate", "collect", "evaluate", "export", "threshold",
 
 DEFAULT = "stacking"
 """The router that leads on average over the published tables; docs/training.md says by how much."""
-
-EmbedderName = Annotated[
-    str | None,
-    typer.Option(
-        "--embedder",
-        help="Embedder weights: an id of `chorus models list`, or a folder; with --embedder-url, a model there.",
-    ),
-]
-EmbedderUrl = Annotated[
-    str | None,
-    typer.Option(
-        help="Take embeddings from this API instead, e.g. https://api.openai.com/v1 (POST …/embeddings)."
-    ),
-]
-EmbedderKey = Annotated[
-    str | None, typer.Option(envvar="CHORUS_EMBEDDER_KEY", help="The key of --embedder-url.")
-]
 
 
 def collect(

@@ -16,6 +16,9 @@ __all__ = [
     "CONFIG",
     "Config",
     "ConfigOption",
+    "EmbedderKey",
+    "EmbedderName",
+    "EmbedderUrl",
     "JsonFile",
     "Key",
     "Options",
@@ -45,6 +48,22 @@ Options = Annotated[
 Url = Annotated[str | None, typer.Option(help="A running gateway, e.g. http://127.0.0.1:8080.")]
 Key = Annotated[
     str | None, typer.Option(envvar="CHORUS_API_KEY", help="The gateway's master key, when it has one.")
+]
+EmbedderName = Annotated[
+    str | None,
+    typer.Option(
+        "--embedder",
+        help="Embedder weights: an id of `chorus models list`, or a folder; with --embedder-url, a model there.",
+    ),
+]
+EmbedderUrl = Annotated[
+    str | None,
+    typer.Option(
+        help="Take embeddings from this API instead, e.g. https://api.openai.com/v1 (POST …/embeddings)."
+    ),
+]
+EmbedderKey = Annotated[
+    str | None, typer.Option(envvar="CHORUS_EMBEDDER_KEY", help="The key of --embedder-url.")
 ]
 Since = Annotated[str, typer.Option(help="How far back: 24h, 7d, 4w.")]
 JsonFile = Annotated[

@@ -32,6 +32,7 @@ COMMANDS = [
     "calibrate",
     "evaluate",
     "threshold",
+    "assign",
     "replay",
     "teach",
     "methods",

@@ -46,6 +46,9 @@ BESIDE = ("knn-router", "forc", "avengers", "stacking")
 def main() -> int:
     """Exit status 2 without data or weights, saying which."""
     asked = _arguments()
+    if asked.render:
+        _render(asked.out)
+        return 0
     if (have := at_hand(asked)) is None:
         return 2
     embedder, embeddings = have
@@ -91,6 +94,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--limit", type=float, default=600, help="seconds for one method on one source")
     parser.add_argument("--budget", type=float, default=float("inf"), help="seconds for all that is not kept")
     parser.add_argument("--embedder", default="all-minilm-l6-v2-int8")
+    parser.add_argument("--render", action="store_true", help="measure nothing: draw what --out holds anew")
     parser.add_argument("--out", type=Path, default=RESULTS / "routers.json")
     return parser.parse_args()
 
@@ -174,6 +178,11 @@ def _write(path: Path, found: dict[str, Any], about: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"about": about, "sources": _rounded(found)}
     path.write_bytes(orjson.dumps(content) + b"\n")
+    _render(path)
+
+
+def _render(path: Path) -> None:
+    """The report, the page and the pictures beside the figures."""
     read = orjson.loads(path.read_bytes())
     path.with_suffix(".md").write_text(markdown(read))
     path.with_suffix(".html").write_text(page(read))

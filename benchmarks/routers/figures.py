@@ -5,17 +5,48 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["COLOURS", "Chart", "charts"]
+__all__ = ["COLOURS", "FEW", "Chart", "Comparison", "charts", "comparisons"]
 
 COLOURS = ("#2f6fdf", "#d9541e", "#2a9d4a", "#a23fc4", "#c79a00", "#0b9aa8", "#d6336c", "#6b5b3e")
 """Of the best few, in order; the others are grey until pointed at."""
 
+FEW = """Routers that fine-tune an encoder or a language model take minutes of a core for a hundred queries. Here they,
+and some that train in seconds, all learn from the same few queries, and are judged on the same part of the held-out
+ones: compare within this table only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Routers that learnt from the same queries of a `source` and were judged on the same; `few`: those that include
+    what fine-tunes. `found`: its figures."""
+
+    source: str
+    few: bool
+    found: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Source and kind, as headings have it."""
+        return f"{self.source}, few queries" if self.few else self.source
+
+
+def comparisons(found: dict[str, Any]) -> list[Comparison]:
+    """All that was measured, source by source; of a source either may be missing."""
+    measured = []
+    for source, result in found["sources"].items():
+        if "routers" in result:
+            measured.append(Comparison(source, False, result))
+        if few := result.get("few"):
+            measured.append(Comparison(source, True, few))
+    return measured
+
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """`series`: (name, points), best first; `marks`: (name, x, y) of single models and the oracle."""
+    """`name`: kind and source, as its file has them; `series`: (name, points), best first; `marks`: (name, x, y) of
+    single models and the oracle."""
 
-    source: str
+    name: str
     kind: str
     title: str
     x: str
@@ -27,7 +58,8 @@ class Chart:
 def charts(found: dict[str, Any]) -> list[Chart]:
     """Cost-quality frontiers of sources with costs, then deferral curves of those with two models."""
     drawn = []
-    for source, result in found["sources"].items():
+    for one in comparisons(found):
+        result = one.found
         singles = [row for row in result["baselines"] if row["name"].startswith("only ")]
         others = {row["name"]: row for row in result["baselines"]}
         if any(row["frontier"] for row in result["routers"]):
@@ -40,27 +72,27 @@ def charts(found: dict[str, Any]) -> list[Chart]:
                 marks.append(("oracle, cheapest right", right["cost_usd"], right["score"]["mean"]))
             drawn.append(
                 Chart(
-                    source,
+                    _file_name("frontier", one),
                     "frontier",
-                    f"{source}: score for money",
+                    f"{one.name}: score for money",
                     "mean cost of a query, US dollars",
                     "mean score on held-out queries",
                     _series(rows, "frontier"),
                     tuple(marks),
                 )
             )
-    for source, result in found["sources"].items():
+    for one in comparisons(found):
         rows = sorted(
-            (row for row in result["routers"] if row["deferral"]), key=lambda row: -(row["apgr"] or 0)
+            (row for row in one.found["routers"] if row["deferral"]), key=lambda row: -(row["apgr"] or 0)
         )
         if rows:
             first, *_, last = rows[0]["deferral"]
             chance = ("random", (tuple(first), tuple(last)))
             drawn.append(
                 Chart(
-                    source,
+                    _file_name("deferral", one),
                     "deferral",
-                    f"{source}: score by calls of the better model",
+                    f"{one.name}: score by calls of the better model",
                     "share of queries sent to the better model",
                     "mean score on held-out queries",
                     (*_series(rows, "deferral"), chance),
@@ -68,6 +100,10 @@ def charts(found: dict[str, Any]) -> list[Chart]:
                 )
             )
     return drawn
+
+
+def _file_name(kind: str, of: Comparison) -> str:
+    return f"{kind}-{of.source}-few" if of.few else f"{kind}-{of.source}"
 
 
 def _series(

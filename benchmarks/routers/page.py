@@ -6,7 +6,7 @@ import math
 from html import escape
 from typing import Any
 
-from benchmarks.routers.figures import COLOURS, Chart, charts
+from benchmarks.routers.figures import COLOURS, FEW, Chart, Comparison, charts, comparisons
 
 __all__ = ["page"]
 
@@ -40,8 +40,9 @@ svg text { fill: var(--soft); } .grid { stroke: var(--line); } .name { fill: var
 </style></head><body>
 <h1>Routers on published outcome tables</h1>
 <p>Each router is trained with default parameters on 70 % of the queries of a source and judged on the other 30 %, held
-out by a hash of their text. Point at a curve, a dot or a name to follow one router through all charts. Crosses are
-single models. Differences smaller than the bars are noise.</p>
+out by a hash of their text; those that fine-tune have charts of their own, "few queries". Point at a curve, a dot or a
+name to follow one router through all charts. Crosses are single models. Differences smaller than the bars are
+noise.</p>
 """
 
 SCRIPT = """<div id="tip"></div><script>
@@ -67,7 +68,7 @@ document.addEventListener("pointermove", event => {
 def page(found: dict[str, Any]) -> str:
     """The whole page."""
     parts = [HEAD, *(_chart(chart) for chart in charts(found))]
-    parts += [_scores(source, result) for source, result in found["sources"].items()]
+    parts += [_scores(one) for one in comparisons(found)]
     about = found["about"]
     parts.append(
         f"<p>{escape(about['command'])}, {escape(about['made'])}, embedder {escape(about['embedder'])}.</p>"
@@ -127,8 +128,9 @@ def _axes(chart: Chart, place_x: Any, place_y: Any, x: Any, y: Any, log: bool) -
     return "".join(parts)
 
 
-def _scores(source: str, result: dict[str, Any]) -> str:
+def _scores(one: Comparison) -> str:
     """Mean score of every router with its interval, best first, beside the baselines."""
+    result = one.found
     wanted = ("oracle", "best of each task, chosen on train", "best single, chosen on train", "random")
     baselines = [row for row in result["baselines"] if row["name"] in wanted]
     routers = sorted(result["routers"], key=lambda row: -row["score"]["mean"])
@@ -154,7 +156,9 @@ def _scores(source: str, result: dict[str, Any]) -> str:
             f'<circle class="dot" cx="{place(score["mean"]):.1f}" cy="{y}" r="3.6" data-tip="{escape(tip)}"/></g>'
         )
     about = f"{result['train_queries']} training, {result['test_queries']} test queries, {len(result['models'])} models"
-    title = f"{escape(source)}: mean score at quality 1, with 95 % intervals"
+    if one.few:
+        about += f". {FEW.removesuffix('.')} ({escape(result['command'])})"
+    title = f"{escape(one.name)}: mean score at quality 1, with 95 % intervals"
     return f"<h2>{title}</h2><p>{about}.</p><figure>{_svg(height, lines)}</figure>"
 
 

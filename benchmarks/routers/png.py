@@ -13,14 +13,14 @@ NAMED = 6
 
 
 def write(found: dict[str, Any], folder: Path) -> list[Path]:
-    """One picture a chart, `routers-KIND-SOURCE.png`."""
+    """One picture a chart, `routers-KIND-SOURCE.png`, or `…-few.png`."""
     from matplotlib.figure import Figure
 
     written = []
     for chart in charts(found):
         figure = Figure(figsize=(7.2, 4.4), dpi=110, layout="constrained")
         _draw(figure.add_subplot(), chart)
-        path = folder / f"routers-{chart.kind}-{chart.source}.png"
+        path = folder / f"routers-{chart.name}.png"
         figure.savefig(path, metadata={"Software": None})
         written.append(path)
     return written

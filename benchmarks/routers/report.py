@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.routers.figures import FEW, comparisons
+
 __all__ = ["markdown"]
 
 HEADINGS = (
     "router", "score [95 %]", "gain over best single", "gap closed", "cost at best single's score",
     "score at half its cost", "AIQ", "APGR", "CPT 50 / 80 %", "ECE", "fit s", "kB", "ms",
 )  # fmt: skip
-
-FEW = """Routers that fine-tune an encoder or a language model take minutes of a core for a hundred queries. Here they,
-and some that train in seconds, all learn from the same few queries, and are judged on the same part of the held-out
-ones: compare within this table only."""
 
 CONSTANT = 0.985
 """Share of one model above which a router's choice at quality 1 is called constant."""
@@ -42,10 +40,12 @@ def markdown(found: dict[str, Any]) -> str:
         f"Embedder `{about['embedder']}`; {about['machine']}; `{about['command']}`; {about['made']}.",
         "",
     ]
-    for source, result in found["sources"].items():
-        lines += [f"## {source}", "", *_compared(result)]
-        if few := result.get("few"):
-            lines += [f"### {source}, few queries", "", FEW, "", f"`{few['command']}`", "", *_compared(few)]
+    for one in comparisons(found):
+        if one.few:
+            lines += [f"### {one.name}", "", FEW, "", f"`{one.found['command']}`", ""]
+        else:
+            lines += [f"## {one.name}", ""]
+        lines += _compared(one.found)
     return "\n".join(lines)
 
 

@@ -23,9 +23,8 @@ def assign(
     queries: Annotated[Path, typer.Option(help="JSON lines with `prompt`, or `query`, the text.")],
     budget_usd: Annotated[float, typer.Option(min=0, help="US dollars for the whole batch.")],
     out: Annotated[Path, typer.Option(help="JSON lines to write: those of --queries, with `model`.")],
-    greedy: Annotated[
-        bool,
-        typer.Option("--greedy", help="The upgrades of highest gain per dollar, for batches of millions."),
+    exact: Annotated[
+        bool, typer.Option("--exact", help="By integer programming: minutes for ten thousand queries.")
     ] = False,
     embedder: EmbedderName = None,
     embedder_url: EmbedderUrl = None,
@@ -33,8 +32,9 @@ def assign(
 ) -> None:
     """Choose a model for every query of a batch: the most estimated quality in total for --budget-usd.
 
-    By integer programming, which is exact for these estimates; --greedy is within one query's gain of it. To each line
-    are added `model`, and the `quality` and `cost_usd` that the router expects of it. No model is asked.
+    Upgrades of highest gain per dollar come first, which is within one query's gain of the best assignment there is;
+    --exact finds that. To each line are added `model`, and the `quality` and `cost_usd` that the router expects of it.
+    No model is asked.
 
     Example:
         chorus assign my-router --queries tonight.jsonl --budget-usd 5 --out assigned.jsonl --embedder
@@ -52,7 +52,7 @@ def assign(
     estimate = estimate_texts(artefact, texts, chosen_embedder(embedder, embedder_url, embedder_key))
     if np.isnan(estimate.cost_usd).any():
         raise MethodError(f"{artefact} does not know what every model costs; a budget needs that.")
-    choice = Budget(budget_usd / len(records), exact=not greedy).choose(estimate)
+    choice = Budget(budget_usd / len(records), exact=exact).choose(estimate)
     quality, cost = chosen(estimate.quality, choice), chosen(estimate.cost_usd, choice)
     names = [estimate.models[column] for column in choice]
     with out.open("wb") as file:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
+
+import orjson
+import pytest
 
 from benchmarks.chart import Bar, Group, chart
 from benchmarks.engines.report import tables, write
 from benchmarks.exactness.report import page as exactness_page
 from benchmarks.fusion_quality.report import page as quality_page
+from benchmarks.routers import png
+from benchmarks.routers.__main__ import RESULTS
+from benchmarks.routers.__main__ import main as benchmark_routers
+from benchmarks.routers.figures import comparisons
+from benchmarks.routers.page import page
+from benchmarks.routers.report import markdown
 
 MACHINE: dict[str, Any] = {
     "date": "2026-01-01T00:00:00+00:00",
@@ -160,3 +170,48 @@ def test_unfinished_pages_say_so() -> None:
         "**gac**: fewer answers right than its best member, not to be told apart from a member drawn" in page
     )
     assert "later" not in page
+
+
+@pytest.fixture
+def routers() -> dict[str, Any]:
+    """The committed figures of the routers."""
+    found: dict[str, Any] = orjson.loads((RESULTS / "routers.json").read_bytes())
+    return found
+
+
+def test_the_leaderboard_is_drawn_from_its_figures(routers: dict[str, Any]) -> None:
+    """The committed report and page are what the committed figures give, few queries included."""
+    assert markdown(routers) == (RESULTS / "routers.md").read_text()
+    assert page(routers) == (RESULTS / "routers.html").read_text()
+    few = [one for one in comparisons(routers) if one.few]
+    assert few
+    for one in few:
+        told = page(routers).partition(f"<h2>{one.name}: mean score")[2].partition("</figure>")[0]
+        assert all(f'data-name="{row["name"]}"' in told for row in one.found["routers"])
+
+
+def test_a_source_measured_on_few_queries_alone(routers: dict[str, Any], tmp_path: Path) -> None:
+    """It has its own headings, rows and pictures; what was not measured is not missed."""
+    source = next(
+        one.source for one in comparisons(routers) if one.few and one.found["routers"][0]["frontier"]
+    )
+    routers["sources"] = {source: {"few": routers["sources"][source]["few"]}}
+    assert f"### {source}, few queries" in markdown(routers)
+    assert f"\n## {source}" not in markdown(routers)
+    assert f"<h2>{source}, few queries: mean score" in page(routers)
+    written = {path.name for path in png.write(routers, tmp_path)}
+    assert f"routers-frontier-{source}-few.png" in written
+    assert all("-few" in name for name in written)
+
+
+def test_rendering_alone_measures_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`--render` needs neither tables nor weights."""
+    (tmp_path / "routers.json").write_bytes((RESULTS / "routers.json").read_bytes())
+    monkeypatch.delenv("CHORUS_DATA", raising=False)
+    monkeypatch.setattr(sys, "argv", ["routers", "--render", "--out", str(tmp_path / "routers.json")])
+    assert benchmark_routers() == 0
+    assert (tmp_path / "routers.html").read_text() == (RESULTS / "routers.html").read_text()
+    assert (tmp_path / "routers.md").is_file()
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        path.name for path in RESULTS.glob("routers-*.png")
+    }

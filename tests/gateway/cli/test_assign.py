@@ -30,16 +30,16 @@ def batch(tmp_path: Path) -> tuple[Path, Path, list[str]]:
 def test_the_best_of_all_assignments(
     chorus: Chorus, batch: tuple[Path, Path, list[str]], tmp_path: Path
 ) -> None:
-    """The batch stays within its budget, no random assignment that does is better, greedy is hardly worse; what a line
-    held besides is kept."""
+    """The batch stays within its budget, and no random assignment that does is better; greedy, the default, is hardly
+    worse than exact; what a line held besides is kept."""
     router, queries, texts = batch
     estimate = estimate_texts(router, texts)
     rows, rng = np.arange(len(texts)), np.random.default_rng(0)
     cheapest, dearest = (float(of(estimate.cost_usd, axis=1).sum()) for of in (np.min, np.max))
     budget = cheapest + 0.3 * (dearest - cheapest)
     totals = []
-    for greedy in ([], ["--greedy"]):
-        arguments = ("--queries", queries, "--budget-usd", budget, "--out", tmp_path / "out.jsonl", *greedy)
+    for exact in (["--exact"], []):
+        arguments = ("--queries", queries, "--budget-usd", budget, "--out", tmp_path / "out.jsonl", *exact)
         status, out, err = chorus("assign", router, *arguments)
         assert status == 0, err
         assert "60 queries" in out
@@ -47,7 +47,7 @@ def test_the_best_of_all_assignments(
         assert [line["custom_id"] for line in lines] == [f"c{i}" for i in range(60)]
         choice = [estimate.models.index(line["model"]) for line in lines]
         assert [line["quality"] for line in lines] == pytest.approx(estimate.quality[rows, choice])
-        assert sum(line["cost_usd"] for line in lines) <= budget * (1 + 1e-9)
+        assert sum(line["cost_usd"] for line in lines) <= budget * (1 + 1e-6)
         totals.append(sum(line["quality"] for line in lines))
     assert totals[0] >= totals[1] > totals[0] - np.ptp(estimate.quality)
     for _ in range(300):
@@ -63,7 +63,7 @@ def test_what_cannot_be_assigned(chorus: Chorus, batch: tuple[Path, Path, list[s
     (tmp_path / "broken.jsonl").write_text("{")
     (tmp_path / "empty.jsonl").write_text("")
     for file, usd, status, told in (
-        (queries, 0, 1, "No assignment fits"),
+        (queries, 0, 1, "cheapest assignment"),
         (tmp_path / "bad.jsonl", 1, 2, "bad.jsonl:2"),
         (tmp_path / "broken.jsonl", 1, 2, "not JSON"),
         (tmp_path / "empty.jsonl", 1, 2, "no queries"),

@@ -83,7 +83,8 @@ def last_event(
     tail: Mapping[str, Any] | None,
     head: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """The event before `[DONE]`, when the caller asked for usage or an explanation; else nothing.
+    """The event before `[DONE]`, when the caller asked for usage or an explanation; else nothing. What the headers of a
+    complete answer tell at its end, the cost and who was left out, stands here.
 
     `tail` is the event in which the backend reported its usage, kept as it is for a single call; `head` any
     earlier chunk, whose id, time and model the event repeats where there is no `tail`.
@@ -97,11 +98,14 @@ def last_event(
         event.pop("usage", None)
     elif trace.composed or tail is None:
         event["usage"] = trace.usage.wire() if trace.usage != Usage() else None
-    event["chorus"] = (
-        explain(strategy, members, trace)
-        if request.options.explain
-        else {"cost_usd": _rounded(trace.cost_usd)}
-    )
+    if request.options.explain:
+        event["chorus"] = explain(strategy, members, trace)
+    else:
+        left_out = _left_out(trace)
+        event["chorus"] = {
+            "cost_usd": _rounded(trace.cost_usd),
+            **({"left_out": left_out} if left_out else {}),
+        }
     return b"data: " + orjson.dumps(event, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n\n"
 
 

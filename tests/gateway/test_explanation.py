@@ -80,6 +80,13 @@ def test_last_event_keeps_the_backends_usage() -> None:
     assert told == {**tail, "chorus": {"cost_usd": 0.5}}
 
 
+def test_last_event_tells_who_was_left_out() -> None:
+    """A stream has no headers at its end."""
+    call = replace(CALL, told={"left_out": [{"index": 0, "model": "b", "why": "load", "at": 0}]})
+    told = json.loads(last_event(ASKED, ("a", "b"), "duet", Trace([call]), tail=None)[6:])
+    assert told["chorus"] == {"cost_usd": 0.5, "left_out": ["b"]}
+
+
 def test_last_event_sums_several_calls() -> None:
     """After several calls the last event has their sum."""
     tail = {"id": "x", "created": 1, "model": "theirs", "choices": [], "usage": {"novel": 1}}

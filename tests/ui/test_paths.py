@@ -93,6 +93,38 @@ async def test_a_key_is_made_used_and_revoked(scene: Scene, opening: Opening) ->
         assert audit.count("dashboard:127.0.0.1") == 2
 
 
+async def test_a_key_is_rotated_to_other_terms(scene: Scene, opening: Opening) -> None:
+    """What the form names is changed, all else is carried over; the new secret works, the old one ends at once."""
+    async with opening() as page:
+        await log_in(page)
+        await visit(page, "Keys")
+        await page.get_by_role("button", name="New key").click()
+        await page.get_by_label("Alias").fill("turned")
+        await page.get_by_label("Requests a minute").fill("700")
+        await page.get_by_label("A day").fill("0.25")
+        await page.get_by_label(SMALL).check()
+        await page.get_by_role("button", name="Create key").click()
+        before = await page.get_by_label("Secret").input_value()
+        await page.get_by_role("button", name="Done").click()
+        await page.get_by_role("button", name="Rotate turned").click()
+        await page.get_by_label("The old one is good for (hours)").fill("0")
+        await page.get_by_text("Change its terms").click()
+        assert await page.get_by_label("Requests a minute").input_value() == "700"
+        await page.get_by_label("A day").fill("0.5")
+        await page.get_by_label("Requests at once").fill("3")
+        await page.get_by_role("button", name="Rotate", exact=True).click()
+        after = await page.get_by_label("Secret").input_value()
+        await page.get_by_role("button", name="Done").click()
+        row = page.locator("tr", has=page.locator("[data-key]", has_text="turned"))
+        told = await row.inner_text()
+        assert all(words in told for words in (SMALL, "700 requests/min", "3 at once", "$0.5 a day")), told
+        await becomes(scene, after, 200)
+        await becomes(scene, before, 401)
+        await page.get_by_role("button", name="Revoke turned").click()
+        await page.get_by_role("button", name="Revoke key").click()
+        await page.get_by_text("turned is revoked.").wait_for()
+
+
 async def test_playground(scene: Scene, opening: Opening) -> None:
     """Three are asked at once and stream side by side, with the key that was given; each tells its cost, and its call
     tree is in the ledger."""
@@ -213,6 +245,8 @@ async def test_looks(scene: Scene, opening: Opening, shots: Path | None, scheme:
         await visit(page, "Keys")
         for button, dialog in (("New key", "new-key"), ("Text of alice", "text"), ("Rotate alice", "rotate")):
             await page.get_by_role("button", name=button).click()
+            for more in await page.locator("dialog summary").all():
+                await more.click()
             await _checked(page, shots, f"{dialog}-{name}", whole=False)
             await page.keyboard.press("Escape")
 

@@ -88,45 +88,51 @@ function secret(told, note) {
   return h("div", { class: "stack" }, h("p", null, note), h("div", { class: "inline" }, field("Secret", text), copy));
 }
 
-async function creating(drawn) {
-  const names = await get("/admin/names");
-  const text = (props) => h("input", { type: "text", spellcheck: "false", autocomplete: "off", ...props });
-  const number = (props) => h("input", { type: "number", min: "0", step: "any", inputmode: "decimal", ...props });
-  const alias = text({ maxlength: "128", autofocus: true });
-  const team = text({ maxlength: "128", list: "teams" });
-  const owner = text({ maxlength: "256" });
+const text = (props) => h("input", { type: "text", spellcheck: "false", autocomplete: "off", ...props });
+const number = (props) => h("input", { type: "number", min: "0", step: "any", inputmode: "decimal", ...props });
+
+// The fields of a key's terms, as those of `key` are now; `read` gives what was changed, as the admin API takes it.
+function terms(names, key = { limits: {} }) {
+  const words = [["alias", "Alias", text({ maxlength: "128", value: key.alias ?? "" })], ["team", "Team", text({ maxlength: "128", list: "teams", value: key.team ?? "" })], ["owner", "Owner", text({ maxlength: "256", value: key.owner ?? "" })]];
   const days = number({ max: "36500" });
-  const rpm = number({ step: "1", min: "1" });
-  const tpm = number({ step: "1", min: "1" });
-  const words = number({});
-  const budgets = Object.keys(PERIODS).map((period) => [period, number({})]);
-  const boxes = [...names.strategies, ...names.models].map((name) => h("input", { type: "checkbox", value: name, id: `may-${name}` }));
-  dialog("New key", [
-    h("datalist", { id: "teams" }, names.teams.map((name) => h("option", { value: name }))),
-    h("div", { class: "form-grid" }, field("Alias", alias), field("Team", team), field("Owner", owner), field("Ends after (days)", days, "empty: never"), field("Requests a minute", rpm), field("Tokens a minute", tpm), field("Store its words (days)", words, "empty: no prompt and no answer is stored")),
-    h("fieldset", null, h("legend", null, "Budgets in US dollars"), h("div", { class: "form-grid four" }, budgets.map(([period, input]) => field(period === "total" ? "In total" : `A ${period}`, input)))),
-    h("fieldset", null, h("legend", null, "May name"), h("p", { class: "hint" }, "None marked: everything."), h("div", { class: "checks" }, boxes.map((box) => h("label", { class: "check", for: box.id }, box, box.value)))),
-  ], "Create key", async () => {
-    const limits = { budgets_usd: {} };
-    if (rpm.value) limits.rpm = Number(rpm.value);
-    if (tpm.value) limits.tpm = Number(tpm.value);
-    for (const [period, input] of budgets) if (input.value) limits.budgets_usd[period] = Number(input.value);
-    const models = boxes.filter((box) => box.checked).map((box) => box.value);
-    const order = { limits };
-    for (const [name, input] of [["alias", alias], ["team", team], ["owner", owner]]) if (input.value.trim()) order[name] = input.value.trim();
-    if (words.value) order.text_days = Number(words.value);
-    if (days.value) order.expires_in_days = Number(days.value);
-    if (models.length) order.models = models;
-    const told = await post("/admin/keys", order);
+  const limits = [["rpm", "Requests a minute"], ["tpm", "Tokens a minute"], ["concurrent", "Requests at once"]].map(([name, label]) => [name, label, number({ step: "1", min: "1", value: key.limits[name] ?? "" })]);
+  const stored = number({ value: key.text_days ?? "" });
+  const budgets = Object.keys(PERIODS).map((period) => [period, number({ value: key.limits.budgets_usd?.[period] ?? "" })]);
+  const boxes = [...new Set([...names.strategies, ...names.models, ...(key.models ?? [])])].map((name) => h("input", { type: "checkbox", value: name, id: `may-${name}`, checked: key.models?.includes(name) ?? false }));
+  const whole = () => ({
+    ...Object.fromEntries(words.map(([name, , input]) => [name, input.value.trim() || null])),
+    text_days: Number(stored.value) || null,
+    models: boxes.some((box) => box.checked) ? boxes.filter((box) => box.checked).map((box) => box.value) : null,
+    limits: { ...Object.fromEntries(limits.filter(([, , input]) => input.value).map(([name, , input]) => [name, Number(input.value)])), budgets_usd: Object.fromEntries(budgets.filter(([, input]) => input.value).map(([period, input]) => [period, Number(input.value)])) },
+  });
+  const before = whole();
+  return {
+    first: words[0][2],
+    parts: [
+      h("datalist", { id: "teams" }, names.teams.map((name) => h("option", { value: name }))),
+      h("div", { class: "form-grid" }, words.map(([, label, input]) => field(label, input)), field("Ends after (days)", days, key.expires ? "empty: as it was" : "empty: never"), limits.map(([, label, input]) => field(label, input)), field("Store its words (days)", stored, "empty: no prompt and no answer is stored")),
+      h("fieldset", null, h("legend", null, "Budgets in US dollars"), h("div", { class: "form-grid four" }, budgets.map(([period, input]) => field(period === "total" ? "In total" : `A ${period}`, input)))),
+      h("fieldset", null, h("legend", null, "May name"), h("p", { class: "hint" }, "None marked: everything."), h("div", { class: "checks" }, boxes.map((box) => h("label", { class: "check", for: box.id }, box, box.value)))),
+    ],
+    read: () => ({ ...Object.fromEntries(Object.entries(whole()).filter(([name, value]) => JSON.stringify(value) !== JSON.stringify(before[name]))), ...(days.value ? { expires_in_days: Number(days.value) } : {}) }),
+  };
+}
+
+async function creating(drawn) {
+  const { first, parts, read } = terms(await get("/admin/names"));
+  first.autofocus = true;
+  dialog("New key", parts, "Create key", async () => {
+    const told = await post("/admin/keys", read());
     await drawn();
     return secret(told, "This is the only time that the secret is shown. Copy it now.");
   });
 }
 
-function rotating(key, name, drawn) {
-  const grace = h("input", { type: "number", min: "0", max: "720", step: "any", value: "24", autofocus: true });
-  dialog(`Rotate ${name}`, [h("p", null, "The key gets a new secret."), field("The old one is good for (hours)", grace)], "Rotate", async () => {
-    const told = await post(`/admin/keys/${encodeURIComponent(key.id)}/rotate`, { grace_s: Number(grace.value || 0) * 3600 });
+async function rotating(key, name, drawn) {
+  const { parts, read } = terms(await get("/admin/names"), key);
+  const grace = number({ max: "720", value: "24", autofocus: true });
+  dialog(`Rotate ${name}`, [h("p", null, "The key gets a new secret; its terms stay, but for what you change."), field("The old one is good for (hours)", grace), h("details", null, h("summary", null, "Change its terms"), parts)], "Rotate", async () => {
+    const told = await post(`/admin/keys/${encodeURIComponent(key.id)}/rotate`, { ...read(), grace_s: Number(grace.value || 0) * 3600 });
     await drawn();
     return secret(told, "This is the only time that the new secret is shown. Copy it now.");
   });

@@ -245,6 +245,7 @@ async def test_looks(scene: Scene, opening: Opening, shots: Path | None, scheme:
         await visit(page, "Keys")
         for button, dialog in (("New key", "new-key"), ("Text of alice", "text"), ("Rotate alice", "rotate")):
             await page.get_by_role("button", name=button).click()
+            await page.locator("dialog[open]").wait_for()
             for more in await page.locator("dialog summary").all():
                 await more.click()
             await _checked(page, shots, f"{dialog}-{name}", whole=False)

@@ -31,8 +31,7 @@ def main() -> int:
     where.add_argument("--port", type=int, default=8090, help="loopback port to listen on (default 8090)")
     asked = parser.parse_args()
     preload.ensure()
-    # vLLM's and torch's remarks on themselves: an operator can do nothing about them.
-    logging.getLogger("vllm").setLevel(logging.ERROR)
+    # Torch's remarks on itself: an operator can do nothing about them.
     logging.getLogger("torch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from engines.engine import EngineSpec
+import orjson
+
+from engines.engine import Engine, EngineSpec
 from engines.host import FusionSpec, Host
 from engines.templates import Prompting, prompting
 from engines.text_state import Feedback
@@ -18,7 +21,7 @@ from protocol.methods import FUSIONS, find_method
 from protocol.settings import Fusion as FusionSettings
 from protocol.settings import Settings
 
-__all__ = ["assemble", "engine_specs", "fusion_spec"]
+__all__ = ["assemble", "engine_specs", "fusion_spec", "fusion_specs"]
 
 
 def assemble(
@@ -34,10 +37,17 @@ def assemble(
     specs = engine_specs(settings, progress)
     if not specs:
         raise SettingsError("The config has no engine models, so there is nothing to host.")
-    fusions = [fusion_spec(name, s.fuse) for name, s in settings.strategies.items() if s.fuse is not None]
+    fusions = fusion_specs(settings)
     kinds = {name: model.engine.chat for name, model in settings.models.items() if model.engine is not None}
     prompts = {spec.name: prompting(spec.folder, kinds[spec.name]) for spec in specs}
-    return Host(specs, fusions, on_crash), prompts
+    ranks = max(spec.tensor_parallel for spec in specs)
+    if ranks == 1:
+        return Host(specs, fusions, on_crash), prompts
+    from engines.ranks import Leader
+
+    leader = Leader(settings, ranks)
+    load = partial(Engine.load, rank=leader.rank)
+    return Host(specs, fusions, on_crash, load=load, inbox=leader), prompts
 
 
 def engine_specs(settings: Settings, progress: Progress | None = None) -> list[EngineSpec]:
@@ -63,9 +73,40 @@ def engine_specs(settings: Settings, progress: Progress | None = None) -> list[E
                 temperature=engine.temperature,
                 max_waiting=engine.max_waiting,
                 kv_commit=engine.kv_commit,
+                device=engine.device,
+                tensor_parallel=_tensor_parallel(name, engine.tensor_parallel, folder),
             )
         )
+    sizes = {spec.name: spec.tensor_parallel for spec in specs if spec.tensor_parallel > 1}
+    if len({*sizes.values()}) > 1:
+        told = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise SettingsError(
+            f"models.*.engine.tensor_parallel: all models of a host that share devices share the same ones, so the "
+            f"numbers have to be the same or 1, and are {told}. Other models belong into a host of their own."
+        )
+    placed = [spec.name for spec in specs if spec.device is not None and ":" in spec.device]
+    if sizes and placed:
+        raise SettingsError(
+            f"models.{placed[0]}.engine.device: where models share devices (tensor_parallel: {', '.join(sizes)}), each "
+            "rank runs all of them on the device with its own number. Leave the number out."
+        )
     return specs
+
+
+def _tensor_parallel(name: str, ranks: int, folder: Path) -> int:
+    """Checked against the model: vLLM gives every rank the same number of attention heads."""
+    config = orjson.loads((folder / "config.json").read_bytes())
+    heads = config.get("text_config", config).get("num_attention_heads", ranks)
+    if heads % ranks:
+        raise SettingsError(
+            f"models.{name}.engine.tensor_parallel: {ranks} ranks cannot share the {heads} attention heads evenly."
+        )
+    return ranks
+
+
+def fusion_specs(settings: Settings) -> list[FusionSpec]:
+    """One spec per fusion."""
+    return [fusion_spec(name, s.fuse) for name, s in settings.strategies.items() if s.fuse is not None]
 
 
 def fusion_spec(name: str, settings: FusionSettings) -> FusionSpec:

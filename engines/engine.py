@@ -17,18 +17,21 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.generation import Sampling
 from engines.inside import Inside
+from protocol.errors import SettingsError
 
 if TYPE_CHECKING:
     import torch
 
     from engines.inside import Visitor
+    from engines.ranks import Rank
 
 __all__ = ["Engine", "EngineSpec", "Sampled", "prepare_environment"]
 
@@ -56,6 +59,10 @@ class EngineSpec:
     """Sequences that may wait beside those that run."""
     kv_commit: float | None = None
     """How often over the KV cache may be promised; None: as often as wanted."""
+    device: str | None = None
+    """As torch names it; None: vLLM's choice."""
+    tensor_parallel: int = 1
+    """Ranks that share the model, each a process on a device of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +77,16 @@ class Sampled:
     top: tuple[tuple[int, float], ...] = ()
 
 
+Peers = Callable[[], AbstractContextManager[None]]
+"""Within it, a model's forwards meet the processes it shares its model with, and no others."""
+
+
 class Engine:
     """A loaded model. Request ids are the caller's and must be unique among the live ones."""
 
-    def __init__(self, spec: EngineSpec, core: Any) -> None:
+    def __init__(self, spec: EngineSpec, core: Any, peers: Peers = nullcontext) -> None:
         self.spec = spec
+        self._peers = peers
         self._core = core
         self._scheduler = core.scheduler
         self._runner = core.model_executor.driver_worker.worker.model_runner
@@ -91,8 +103,9 @@ class Engine:
         """Whether the last step computed nothing although somebody waits: there is no room, and nobody moves."""
 
     @classmethod
-    def load(cls, spec: EngineSpec) -> Engine:
-        """Load weights and allocate the KV cache: about ten seconds for a small model on two cores."""
+    def load(cls, spec: EngineSpec, rank: Rank | None = None) -> Engine:
+        """Load weights and allocate the KV cache: about ten seconds for a small model on two cores. Of a host of
+        several ranks, `rank` is this process's."""
         prepare_environment()
         from vllm.engine.arg_utils import EngineArgs
         from vllm.v1.engine.core import EngineCore
@@ -111,10 +124,17 @@ class Engine:
             enable_prefix_caching=True,
             disable_log_stats=True,
             use_tqdm_on_load=False,
+            **(rank.options(spec) if rank else {}),
         ).create_engine_config()
-        core = EngineCore(config, Executor.get_class(config), log_stats=False)
+        if spec.device is not None:
+            _place(config, spec.name, spec.device)
+        peers = rank.peers(spec) if rank else nullcontext
+        with peers():
+            core = EngineCore(
+                config, rank.executor() if rank else Executor.get_class(config), log_stats=False
+            )
         _without_amx_attention(core.model_executor.driver_worker.worker.model_runner)
-        return cls(spec, core)
+        return cls(spec, core, peers)
 
     # ── requests ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -293,14 +313,15 @@ class Engine:
         self.crowded = not scheduled.total_num_scheduled_tokens and self.counts()[1] > 0
         for new in scheduled.scheduled_new_reqs:
             self._cached.setdefault(new.req_id, new.num_computed_tokens)
-        early = self._core.model_executor.execute_model(scheduled)
-        if early is not None:
-            self._scheduler.update_from_output(scheduled, early)
-            return {}
-        self._scheduled = scheduled
+        with self._peers():
+            early = self._core.model_executor.execute_model(scheduled)
+            if early is not None:
+                self._scheduler.update_from_output(scheduled, early)
+                return {}
+            self._scheduled = scheduled
+            if self._watched:
+                self._look()
         runner = self._runner
-        if self._watched:
-            self._look()
         logits = runner.execute_model_state.logits
         reading = runner.discard_request_mask.np
         return {rid: logits[i] for i, rid in enumerate(runner.input_batch.req_ids) if not reading[i]}
@@ -426,7 +447,9 @@ def prepare_environment() -> None:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # else the CPU platform moves the model to a child
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # the step cut in two is the V1 runner's
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # its warnings name no remedy a user has
+    os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "0")  # it would close every handler there is, ours too
+    level = os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # its warnings name no remedy a user has
+    logging.getLogger("vllm").setLevel(level.upper())
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     # Threads that spin while they wait for each other are ruinous on cores that others use as well, and gateway
     # workers are such others: beside one busy process a step of Gemma took up to 2.4 s. So they sleep, libgomp's
@@ -435,6 +458,21 @@ def prepare_environment() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+
+
+def _place(config: Any, name: str, wanted: str) -> None:
+    """Have vLLM run the model on the device `wanted`, whose number its executor reads here. Raises `SettingsError`
+    for a kind of device that this vLLM is not built for."""
+    import torch
+    from vllm.platforms import current_platform
+
+    device = torch.device(wanted)
+    if device.type != current_platform.device_type:
+        raise SettingsError(
+            f"models.{name}.engine.device: there is no {wanted!r} for this vLLM, which runs models on "
+            f"{current_platform.device_type}. Leave it out, or install a vLLM built for {device.type}."
+        )
+    config.device_config.device = device
 
 
 def _without_amx_attention(runner: Any) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -39,8 +40,14 @@ MAX_WHITESPACE = 16
 """Characters between two parts of the text: weak models go on with white space for ever."""
 CACHE_BYTES = 64 * 2**20
 
-Grammar = Any
-"""A compiled schema; any number of requests may read by it at once."""
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """A compiled schema, and what it was compiled from; any number of requests may read by it at once."""
+
+    schema: bytes
+    strict: bool
+    compiled: Any
 
 
 class GrammarCompiler:
@@ -66,9 +73,11 @@ class GrammarCompiler:
                 )
                 self._compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_limit_bytes=CACHE_BYTES)
         try:
-            return self._compiler.compile_json_schema(
-                orjson.dumps(schema).decode(), strict_mode=strict, max_whitespace_cnt=MAX_WHITESPACE
+            given = orjson.dumps(schema)
+            compiled = self._compiler.compile_json_schema(
+                given.decode(), strict_mode=strict, max_whitespace_cnt=MAX_WHITESPACE
             )
+            return Grammar(given, strict, compiled)
         except (RuntimeError, ValueError) as error:
             reason = str(error).rpartition(": ")[2].strip()[:200]
             raise _fault(f"has a schema that cannot be used: {reason}") from None
@@ -81,7 +90,7 @@ class Reader:
         import xgrammar
 
         self._size = size
-        self._matcher = xgrammar.GrammarMatcher(grammar)
+        self._matcher = xgrammar.GrammarMatcher(grammar.compiled)
         self._mask = xgrammar.allocate_token_bitmask(1, size)
         self._allowed: Tensor | None = None
 

@@ -12,7 +12,6 @@ request fails, `on_crash` is called and the host is finished: the process should
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from collections import Counter
@@ -32,6 +31,7 @@ from engines.engine import Engine, EngineSpec, Sampled
 from engines.fused_decode import FusedDecode
 from engines.generation import Event, Failure, Generation, Sink
 from engines.grammar import Grammar, GrammarCompiler
+from engines.inbox import Begin, Inbox, News
 from engines.metrics import EngineNumbers, Steps, exposition
 from engines.own_words import OwnWords
 from engines.plain_decode import PlainDecode
@@ -90,14 +90,6 @@ FAILURES = 3
 """Steps of an engine that may fail in a row; after that the process is better started anew."""
 
 
-@dataclass(frozen=True, slots=True)
-class _News:
-    """What a request has to do now that something was done aside for it."""
-
-    id: str
-    act: Callable[[], None]
-
-
 class Host:
     """Engines and fusions by name, and the loop that runs them. `start` loads; `stop` ends the loop."""
 
@@ -108,6 +100,7 @@ class Host:
         on_crash: Callable[[BaseException], None] = lambda error: None,
         *,
         load: Callable[[EngineSpec], Engine] = Engine.load,
+        inbox: Inbox | None = None,
     ) -> None:
         self.engine_specs = {spec.name: spec for spec in engines}
         self.fusion_specs = {spec.name: spec for spec in fusions}
@@ -121,7 +114,9 @@ class Host:
         self._compilers: dict[tuple[str, ...], GrammarCompiler] = {}
         self._compiling = threading.Lock()
         self._live: dict[str, Decode] = {}
-        self._inbox: queue.SimpleQueue[tuple[Generation, Sink] | _News | str | None] = queue.SimpleQueue()
+        self._inbox = inbox or Inbox()
+        self._awaited: dict[str, Callable[[Any], None]] = {}
+        """By request for which something is done aside, who is told what came of it."""
         # One thread: what is done aside takes at most one core from the engines.
         self._helper = ThreadPoolExecutor(1, thread_name_prefix="chorus-aside")
         self._ready = threading.Event()
@@ -139,6 +134,7 @@ class Host:
     def start(self) -> None:
         """Load every engine and start the loop; returns when requests can be served. Raises what loading
         raised."""
+        self._inbox.open(self._crash)
         self._thread.start()
         self._ready.wait()
         if self._failed is not None:
@@ -147,6 +143,11 @@ class Host:
     def stop(self) -> None:
         """End the loop after the current step; requests still running fail. Returns when it has ended."""
         self._inbox.put(None)
+        self.wait()
+        self._inbox.close()
+
+    def wait(self) -> None:
+        """Returns when the loop has ended."""
         self._thread.join()
 
     @property
@@ -191,7 +192,7 @@ class Host:
             return
         with self._ending:
             if not self._ended:
-                self._inbox.put((generation, sink))
+                self._inbox.put(Begin(generation, sink))
                 return
         sink(Failure(UpstreamUnavailable("The engine host has stopped.")))
 
@@ -235,23 +236,30 @@ class Host:
             while self._take():
                 waiting.look()
                 self._step()
-        except (
-            BaseException
-        ) as error:  # whatever it is, callers must hear of it and the process must not linger
-            self._failed = error
-            log.critical("the engine host's step loop broke", exc_info=True)
-            self._fail_all()
-            self._ready.set()
-            self._helper.shutdown(wait=False, cancel_futures=True)
-            self._on_crash(error)
+        except BaseException as error:  # noqa: BLE001  callers must hear of it, and the process must not linger
+            self._crash(error)
         else:
             self._fail_all()
             self._helper.shutdown(cancel_futures=True)
             for engine in self._engines.values():
                 engine.close()
 
+    def _crash(self, error: BaseException) -> None:
+        """The steps cannot go on; in any thread, since the loop's own may hang in a step with other processes."""
+        with self._ending:
+            if self._failed is not None:
+                return
+            self._failed = error
+        log.critical("the engine host's step loop broke", exc_info=error)
+        self._fail_all()
+        self._inbox.close()
+        self._ready.set()
+        self._helper.shutdown(wait=False, cancel_futures=True)
+        self._on_crash(error)
+
     def _load(self) -> None:
-        for name, spec in self.engine_specs.items():
+        # Those of several ranks first: they set up the group in which the others are alone.
+        for name, spec in sorted(self.engine_specs.items(), key=lambda item: -item[1].tensor_parallel):
             log.info("loading %s from %s (%s)", name, spec.folder, spec.dtype)
             self.vocabs[name] = ByteVocab.load(spec.folder)
             self._engines[name] = self._load_engine(spec)
@@ -288,20 +296,16 @@ class Host:
         """Empty the inbox, waiting only where there is nothing to step. False when the host is to stop."""
         idle = not any(engine.has_work for engine in self._engines.values())
         idle |= bool(self._live) and all(decode.waits for decode in self._live.values())
-        while True:
-            try:
-                item = self._inbox.get(block=idle)
-            except queue.Empty:
-                return True
-            idle = False
+        for item in self._inbox.take(block=idle):
             if item is None:
                 return False
             if isinstance(item, str):
                 self._drop(self._live.get(item))
-            elif isinstance(item, _News):
+            elif isinstance(item, News):
                 self._tell(item)
             else:
-                self._begin(*item)
+                self._begin(item.generation, item.sink)
+        return True
 
     def _begin(self, generation: Generation, sink: Sink) -> None:
         decode: Decode
@@ -315,7 +319,8 @@ class Host:
             elif isinstance(team.fusion, Drafts):
                 kind = SpecDecode
             elif isinstance(team.fusion, SpanFusion):
-                kind = partial(SpanDecode, beside=partial(self._beside, generation.id))
+                beside = partial(self._beside, generation.id)
+                kind = partial(SpanDecode, beside=beside, clock=lambda: self._inbox.now)
             decode = kind(generation, team, sink)
         else:
             engine = self._engines[generation.model]
@@ -346,16 +351,18 @@ class Host:
             return call() if id in self._live else None  # it may be cancelled while it waits for its turn
 
         def done(future: Future[Any]) -> None:
-            # What `call` raised is raised there, and fails this request.
-            self._inbox.put(_News(id, lambda: then(future.result())))
+            self._inbox.put(News(id, future))
 
-        self._helper.submit(work).add_done_callback(done)
+        self._awaited[id] = then
+        if self._inbox.leads:
+            self._helper.submit(work).add_done_callback(done)
 
-    def _tell(self, news: _News) -> None:
-        """Let a request go on, if it still is there."""
+    def _tell(self, news: News) -> None:
+        """Let a request go on, if it still is there. What was raised aside fails it."""
         decode = self._live.get(news.id)
         if decode is not None:
-            self._guarded(decode, news.act)
+            then = self._awaited.pop(news.id)
+            self._guarded(decode, lambda: then(news.outcome.result()))
             if decode.done:
                 self._drop(decode)
 
@@ -386,6 +393,9 @@ class Host:
                 except Exception as error:
                     log.exception("a step of %s failed behind its forward", engine.spec.name)
                     failed[engine] = error
+        if not self._inbox.alone:
+            drawn = [(name, step.ids) for name, step in sampled]
+            self._inbox.agree(([list(each.items()) for each in forced.values()], drawn))
         for name, step in sampled:
             plain = self._live.get(name)
             if isinstance(plain, PlainDecode):
@@ -410,7 +420,7 @@ class Host:
         name = engine.spec.name
         self._failures[engine] += 1
         self._steps.failures[name] += 1
-        if self._failures[engine] >= FAILURES:
+        if self._failures[engine] >= FAILURES or not self._inbox.alone:  # other ranks know nothing of it
             raise error
         for decode in list(self._live.values()):
             if decode.done or all(at is not engine for at, _ in decode.requests()):
@@ -501,6 +511,7 @@ class Host:
         if self._live.pop(decode.id, None) is not None:
             self._steps.live[decode.model] -= 1
             self._door.leave(decode.id)
+            self._awaited.pop(decode.id, None)
         for engine, name in decode.requests():
             engine.abort([name])
 
@@ -512,10 +523,9 @@ class Host:
             decode.sink(gone)
         with self._ending:
             self._ended = True
-        while not self._inbox.empty():
-            item = self._inbox.get()
-            if isinstance(item, tuple):
-                item[1](gone)
+        for item in self._inbox.left():
+            if isinstance(item, Begin):
+                item.sink(gone)
 
 
 def _yielded(decode: Joint, crowded: Sequence[Engine]) -> bool:

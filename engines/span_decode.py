@@ -13,7 +13,6 @@ stand follows from how it holds the stand before it, so that going from branch t
 from __future__ import annotations
 
 import random
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -59,7 +58,9 @@ PIECE = 32
 class SpanDecode(Joint):
     """A request that is written in spans; each member has one engine request."""
 
-    def __init__(self, generation: Generation, team: Team, sink: Sink, beside: Beside) -> None:
+    def __init__(
+        self, generation: Generation, team: Team, sink: Sink, beside: Beside, clock: Callable[[], float]
+    ) -> None:
         super().__init__(generation, team, sink)
         assert isinstance(team.fusion, SpanFusion)
         prompts = tuple(zip(team.members, generation.prompts, strict=True))
@@ -81,7 +82,7 @@ class SpanDecode(Joint):
         self._round: list[_Job] = []
         self._spent = [0 for _ in self._members]
         self._most = most_spent(len(prompts), team.fusion)
-        self._beside = beside
+        self._beside, self._clock = beside, clock
         asked = generation.sampling
         self._work = team.fusion.write(
             Task(
@@ -171,7 +172,7 @@ class SpanDecode(Joint):
     def _left(self) -> Left:
         """What may still be spent. A budget was reserved for so many tokens."""
         tokens = self._unspent(self._generation.sampling.max_tokens)
-        return Left(tokens, self._generation.deadline - time.monotonic())
+        return Left(tokens, self._generation.deadline - self._clock())
 
     def _unspent(self, asked: int | None) -> int:
         return min(

@@ -45,6 +45,18 @@ class EngineModel(Frozen):
         description="how often over the KV cache may be promised to requests under way, each counted with the most it "
         "can hold; a further one is told to come back (429). By default as often as `max_waiting` allows",
     )
+    device: str | None = Field(
+        None,
+        pattern=r"^(cpu|(cuda|xpu)(:\d+)?)$",
+        description="where the model runs, such as `cuda:1`; by default where vLLM chooses. Run on CPUs only so far",
+    )
+    tensor_parallel: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="devices of one machine that share the model, each with a process of the engine host; the same "
+        "number for all models of a host, or 1: such a model every one of these processes computes for itself",
+    )
     temperature: float = Field(
         1.0, ge=0, le=2, description="where a request names none; a fusion takes its main member's"
     )

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from engines.assemble import fusion_spec
+from engines.assemble import engine_specs, fusion_spec
+from engines.engine import EngineSpec
 from engines.host import FusionSpec
 from ensembles.tokens.rlae import RLAE
 from protocol.errors import SettingsError
-from protocol.settings import Fusion
+from protocol.settings import Fusion, Settings
 
 MEMBERS = {"a": 0.5, "b": 0.3, "c": 0.2}
 
@@ -76,3 +77,28 @@ def test_a_part_is_called_as_its_method_calls_it(method: str, part: str, tmp_pat
         _spec(method=method, artefacts={"x": tmp_path})
     with pytest.raises(SettingsError, match=r"fuse\.artefacts: gac takes none"):
         _spec(method="gac", artefacts={part: tmp_path})
+
+
+def test_ranks_share_heads_evenly_and_are_as_many_for_all(tmp_path: Path) -> None:
+    """Both faults name the setting, before anything is loaded."""
+
+    def specs(**ranks: int) -> list[EngineSpec]:
+        models = {}
+        for name, count in ranks.items():
+            folder = tmp_path / name
+            folder.mkdir(exist_ok=True)
+            (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
+            (folder / "config.json").write_text('{"num_attention_heads": 12}', encoding="utf-8")
+            models[name] = {"engine": {"weights": str(folder), "tensor_parallel": count}}
+        return engine_specs(Settings.model_validate({"models": models}))
+
+    assert [spec.tensor_parallel for spec in specs(a=3, b=1, c=3)] == [3, 1, 3]
+    with pytest.raises(
+        SettingsError, match=r"models\.b\.engine\.tensor_parallel: 5 ranks cannot share the 12"
+    ):
+        specs(a=1, b=5)
+    models = {"a": {"engine": {"weights": str(tmp_path / "a"), "tensor_parallel": 2, "device": "cuda:1"}}}
+    with pytest.raises(SettingsError, match=r"models\.a\.engine\.device: .* Leave the number out"):
+        engine_specs(Settings.model_validate({"models": models}))
+    with pytest.raises(SettingsError, match=r"the numbers have to be the same or 1, and are a 2, b 4"):
+        specs(a=2, b=4)

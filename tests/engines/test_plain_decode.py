@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from engines.engine import Engine, EngineSpec
+from protocol.errors import SettingsError
 from tests.engines.conftest import FOLDERS, GEMMA, PROMPTS, SMOL
 
 if TYPE_CHECKING:
@@ -40,6 +42,15 @@ def test_text_and_logprobs_are_those_of_transformers(
         assert token.logprob == pytest.approx(float(row[new[position]]), abs=2e-3)
         assert token.token == token.top[0][0] == vocab.emits[new[position]]
         assert len(token.top) == 3
+
+
+def test_a_device_that_is_not_there_is_refused(weights: Callable[[str], Path]) -> None:
+    """The error names the setting and says what to do."""
+    spec = EngineSpec(SMOL, weights(FOLDERS[SMOL]), "float32", 256, 0.05, device="cuda:1")
+    with pytest.raises(
+        SettingsError, match=r"engine\.device: there is no 'cuda:1' .* Leave it out, or install"
+    ):
+        Engine.load(spec)
 
 
 def test_the_draws_of_a_temperature_follow_the_distribution(ask: Asker) -> None:

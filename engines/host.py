@@ -247,11 +247,11 @@ class Host:
     def _crash(self, error: BaseException) -> None:
         """The steps cannot go on; in any thread, since the loop's own may hang in a step with other processes."""
         with self._ending:
-            if self._failed is not None:
-                return
-            self._failed = error
-        log.critical("the engine host's step loop broke", exc_info=error)
+            known, self._failed = self._failed is not None, self._failed or error
         self._fail_all()
+        if known:
+            return
+        log.critical("the engine host's step loop broke", exc_info=error)
         self._inbox.close()
         self._ready.set()
         self._helper.shutdown(wait=False, cancel_futures=True)

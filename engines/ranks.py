@@ -13,7 +13,6 @@ STEP_S, rank 0's host has crashed. An engine whose model is on one device is com
 
 from __future__ import annotations
 
-import logging
 import os
 import queue
 import random
@@ -45,8 +44,6 @@ from protocol.log_pipe import start_logging
 from protocol.settings import Settings
 
 __all__ = ["Follower", "Leader", "Rank"]
-
-log = logging.getLogger("chorus.engines")
 
 STEP_S = 300.0
 """Seconds after which a step hangs. A first grammar over large vocabularies is compiled within one."""
@@ -196,10 +193,15 @@ class Leader(Inbox):
             self._since = None
         items = [self._seeded(item) for item in super().take(block=block)]
         self._since = time.monotonic()
-        orders = _Orders(self.now, self._choices, [_sent(item) for item in items])
-        for other in self._others:
-            assert other.stdin is not None
-            _write(other.stdin, orders)
+        try:
+            orders = _Orders(self.now, self._choices, [_sent(item) for item in items])
+            for other in self._others:
+                assert other.stdin is not None
+                _write(other.stdin, orders)
+        except Exception:
+            for item in items:  # so that whoever asked hears of it
+                self.put(item)
+            raise
         if items and items[-1] is None:
             self._since = None
         return items

@@ -238,6 +238,7 @@ def test_a_step_that_hangs_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     leader.close()
     stuck.join(30)
     assert not stuck.is_alive()
+    assert [item.generation.id for item in leader.left() if isinstance(item, Begin)] == ["a"]
     assert leader._others[0].returncode == -signal.SIGKILL
 
 

@@ -216,8 +216,9 @@ def _notes(decisions: Decisions, replayed: Sequence[Replayed], unmatched: int) -
         for reward, value in one.values.items():
             if value.doubted:
                 told.append(
-                    f"{one.policy}: the mean weight is {value.weight.mean:.2f} [{value.weight.low:.2f}, "
-                    f"{value.weight.high:.2f}], which should be 1: chance, or propensities that were not at work."
+                    f"{one.policy}: the mean weight of its {reward} is {value.weight.mean:.2f} "
+                    f"[{value.weight.low:.2f}, {value.weight.high:.2f}], which should be 1: chance, scores given to "
+                    "some models' answers sooner than to others', or propensities that were not at work."
                 )
                 break
             if value.effective < FEWEST:
@@ -237,6 +238,7 @@ def _show(replayed: Sequence[Replayed], notes: Sequence[str]) -> None:
             continue
         headings = ("policy", "DR", "gain over what was done", "IPS", "SNIPS", "agrees", "effective")
         table = Table(*headings, box=None, pad_edge=False, title=_TITLES[reward], title_justify="left")
+        table.columns[0].no_wrap = True
         logged = max((value for _, value in rows), key=lambda value: value.decisions)
         table.add_row("as it was", _interval(logged.logged, form), "", "", "", "", str(logged.decisions))
         for name, value in rows:

@@ -143,6 +143,24 @@ def test_certain_decisions_are_warned_about(chorus: Chorus, config: Path, tmp_pa
     assert [f"quality {level}" in out for level in (0, 0.25, 0.5, 0.75, 1)] == [True] * 5
 
 
+def test_ratings_of_some_answers_are_noticed(chorus: Chorus, config: Path, tmp_path: Path) -> None:
+    """Models were drawn at random, but mostly the strong one's answers were rated: the weights of what was rated betray
+    it, and those of the cost, which every request has, do not."""
+    drawn = [facts(chosen="strong" if i % 2 else "weak", propensity=0.5) for i in range(200)]
+    write(
+        SqliteLedger(tmp_path / "state" / "ledger.db"),
+        *(decided(i, f"r{i}", one) for i, one in enumerate(drawn)),
+    )
+    scores = tmp_path / "scores.csv"
+    rated = [i for i in range(200) if i % 2 or i % 5 == 0]
+    scores.write_text("request,score\n" + "".join(f"r{i},1\n" for i in rated))
+    arguments = ("replay", "--config", config, "--quality", "1")
+    status, out, err = chorus(*arguments, "--scores", scores)
+    assert status == 0, err
+    assert "the mean weight of its score is 1.67" in out
+    assert "mean weight" not in chorus(*arguments)[1]
+
+
 def test_what_cannot_be_replayed(chorus: Chorus, config: Path, tmp_path: Path) -> None:
     """Unknown strategies, rules and files are refused with what there is; so is an empty ledger."""
     for arguments, status, told in (

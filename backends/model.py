@@ -116,6 +116,11 @@ class ModelStream:
         self._model.left()
 
     @property
+    def left_out(self) -> list[str]:
+        """Members that a fusion's engine host said in the answer's head to be left out; its words, unchecked."""
+        return self._upstream.left_out
+
+    @property
     def usage_event(self) -> Mapping[str, Any] | None:
         """The upstream's closing event, parsed; None when it reported no usage (yet)."""
         event = self._upstream.tap.usage_event

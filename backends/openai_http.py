@@ -38,6 +38,8 @@ from protocol.settings import OpenAIModel
 
 __all__ = ["Deployment", "UpstreamStream"]
 
+LEFT_OUT = b"x-chorus-left-out"
+"""With which an engine host, or another Chorus, says who has no part in an answer."""
 ANTHROPIC_VERSION = "2023-06-01"
 """Of the protocol that `messages` endpoints speak."""
 
@@ -226,6 +228,16 @@ class UpstreamStream:
         self._heard = 0
         self._late = False
         self._timer = self._loop.call_at(due, self._ring)
+
+    @property
+    def left_out(self) -> list[str]:
+        """Members that have no part in the answer, as an engine host says in its head."""
+        return [
+            member.strip()
+            for name, value in self._response.raw_headers
+            if name.lower() == LEFT_OUT
+            for member in value.decode("latin-1").split(",")
+        ]
 
     async def read(self) -> bytes:
         """Whole events, all that have come since the last time; waits for some, and is empty at the end."""

@@ -348,7 +348,7 @@ async def _replay(
     if request.wants_usage:
         chunks = [{**chunk, "usage": None} for chunk in chunks]
     last = explanation.last_event(request, reply.members, target.label, run.trace, tail=None, head=reply.body)
-    await exchange.start_stream(explanation.headers(target.label, reply.members))
+    await exchange.start_stream(explanation.stream_headers(target.label, reply.members, run.trace))
     await exchange.end_stream(*map(sse.event, chunks), last, sse.DONE)
 
 
@@ -361,7 +361,9 @@ async def _relay(
     exchange: Exchange,
 ) -> None:
     """Pass a stream on as it comes, untouched; where no strategy looks at it, past all of them."""
-    await exchange.start_stream(explanation.headers(target.label, first.members))
+    await exchange.start_stream(
+        explanation.stream_headers(target.label, first.members, run.trace, run.begun_without)
+    )
     await exchange.send_event(first.data)
     if first.onward is not None:
         first.onward.sink = exchange.sink

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeGuard
 
 import orjson
 
@@ -13,7 +13,7 @@ from protocol.run import Call, Reply, Trace
 from protocol.usage import Usage
 from protocol.wire import chunk, completion_id
 
-__all__ = ["decimal", "decision_body", "explain", "headers", "last_event", "whole_body"]
+__all__ = ["decimal", "decision_body", "explain", "headers", "last_event", "stream_headers", "whole_body"]
 
 
 NAME = re.compile(r"[\w.:/@+-]{1,128}", re.ASCII)
@@ -30,14 +30,26 @@ def headers(strategy: str, members: Sequence[str], trace: Trace | None = None) -
     told = {"x-chorus-strategy": strategy, "x-chorus-model": ",".join(members)}
     if trace is not None:
         told["x-chorus-cost-usd"] = decimal(trace.cost_usd)
-        if names := _left_out(trace):
-            told["x-chorus-left-out"] = ",".join(names)
+        told |= _without(_left_out(trace))
     return told
 
 
+def stream_headers(
+    strategy: str, members: Sequence[str], trace: Trace, begun_without: Sequence[str] = ()
+) -> dict[str, str]:
+    """The same of a stream that begins: without whom as far as the calls before it say, and the engine hosts of those
+    under way (`begun_without`)."""
+    return headers(strategy, members) | _without([*_left_out(trace), *begun_without])
+
+
+def _without(names: Iterable[str]) -> dict[str, str]:
+    once = dict.fromkeys(filter(_is_name, names))
+    return {"x-chorus-left-out": ",".join(once)} if once else {}
+
+
 def _left_out(trace: Trace) -> list[str]:
-    """Members of fusions that had no part in some text of the call tree, or lost theirs, each once. Engine hosts name
-    them; what is no model's name does not get into a header."""
+    """Members of fusions that had no part in some text of the call tree, or lost theirs, as engine hosts tell it; each
+    once."""
     told = [call.told["left_out"] for call in trace.calls if "left_out" in call.told]
     names = [
         row.get("model")
@@ -46,7 +58,12 @@ def _left_out(trace: Trace) -> list[str]:
         for row in rows
         if isinstance(row, Mapping)
     ]
-    return list(dict.fromkeys(name for name in names if isinstance(name, str) and NAME.fullmatch(name)))
+    return list(dict.fromkeys(filter(_is_name, names)))
+
+
+def _is_name(name: object) -> TypeGuard[str]:
+    """What an upstream says that is no model's name does not get into a header."""
+    return isinstance(name, str) and NAME.fullmatch(name) is not None
 
 
 def whole_body(request: ChatRequest, reply: Reply, strategy: str, trace: Trace) -> bytes:

@@ -176,6 +176,11 @@ class LiveRun:
         """The event with which the last relayed stream reported its usage; None when it reported none."""
         return self._tree.tail
 
+    @property
+    def begun_without(self) -> list[str]:
+        """Members that engine hosts leave out of the streams under way, from their beginning."""
+        return [name for stream in self._tree.streams for name in stream.left_out]
+
     def lacks(self, names: Sequence[str], request: ChatRequest) -> list[str | None]:
         return self._tree.catalogue.lacks(names, request.body)
 

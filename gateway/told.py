@@ -50,7 +50,7 @@ class Told:
         with _blamed_on_the_backend():
             told = [self.telling.chunk(chunk) for chunk in replay(reply.body)]
         last = self.telling.end(run.trace.usage, self._explained(request, reply.members, target, run))
-        await exchange.start_stream(explanation.headers(target.label, reply.members))
+        await exchange.start_stream(explanation.stream_headers(target.label, reply.members, run.trace))
         await exchange.end_stream(*told, last)
 
     async def relay(
@@ -64,7 +64,9 @@ class Told:
     ) -> None:
         """A stream, told chunk by chunk."""
         told = self._chunk(first)
-        await exchange.start_stream(explanation.headers(target.label, first.members))
+        await exchange.start_stream(
+            explanation.stream_headers(target.label, first.members, run.trace, run.begun_without)
+        )
         await exchange.send_event(told)
         async for event in events:
             if not isinstance(event, Chunk):

@@ -73,6 +73,28 @@ async def test_left_out_header(serve: Any, chat: Any, upstream: ScriptedUpstream
     assert response.headers["x-chorus-left-out"] == "two"
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+async def test_left_out_of_a_stream(serve: Any, upstream: ScriptedUpstream, path: str) -> None:
+    """Whom a stream begins without stands in the header, on every surface."""
+    upstream.default = Script(headers={"x-chorus-left-out": "two,three"})
+    body = {"model": "one", "max_tokens": 9, "messages": [{"role": "user", "content": "q"}], "stream": True}
+    response = await (await serve()).post(path, json=body)
+    assert response.status_code == 200, response.text
+    assert response.headers["x-chorus-left-out"] == "two,three"
+
+
+async def test_left_out_in_mid_stream(serve: Any, chat: Any, upstream: ScriptedUpstream) -> None:
+    """A member that is lost in mid-text is no header's to tell: it stands beside the cost at the stream's end."""
+    members = [{"model": "one", "prompt_tokens": 1, "completion_tokens": 2}]
+    out = [{"index": 0, "model": "two", "why": "failed", "at": 7}]
+    upstream.default = Script(extra={"chorus": {"members": members, "left_out": out}})
+    response = await chat(await serve(), "one", stream=True, stream_options={"include_usage": True})
+    *_, last, _ = events(response.text)
+    assert json.loads(last)["chorus"]["left_out"] == ["two"]
+    assert json.loads(last)["chorus"]["cost_usd"] > 0
+    assert "x-chorus-left-out" not in response.headers
+
+
 async def test_cost_header(serve: Any, chat: Any, upstream: ScriptedUpstream) -> None:
     """The cost is a plain decimal number: tokens times the configured price."""
     upstream.default = Script(usage=Usage(3, 1))

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.explanation import decimal, explain, headers, last_event, whole_body
+from gateway.explanation import decimal, explain, headers, last_event, stream_headers, whole_body
 from protocol.chat import ChatRequest, Options
 from protocol.run import Call, Reply, Trace
 from protocol.usage import Usage
@@ -42,6 +42,9 @@ def test_who_was_left_out() -> None:
     calls = [replace(CALL, told={"left_out": told}) for told in (rows, rubbish, None, 3, 3 * [rows[0]])]
     told = headers("vote", ("a", "b"), Trace([CALL, *calls]))
     assert told["x-chorus-left-out"] == "b,c/d"
+    begun = stream_headers("vote", ("a",), Trace(calls[:2]), ["e", "x\r\ny: z", "b", ""])
+    assert begun["x-chorus-left-out"] == "b,c/d,e"
+    assert stream_headers("direct", ("m",), Trace([CALL])) == headers("direct", ("m",))
     assert "x-chorus-left-out" not in headers("direct", ("m",), Trace([CALL]))
 
 

@@ -101,6 +101,8 @@ async def test_a_key_is_rotated_to_other_terms(scene: Scene, opening: Opening) -
         await page.get_by_role("button", name="New key").click()
         await page.get_by_label("Alias").fill("turned")
         await page.get_by_label("Requests a minute").fill("700")
+        await page.get_by_label("Tags").fill("old")
+        await page.get_by_label("Ends after (days)").fill("3")
         await page.get_by_label("A day").fill("0.25")
         await page.get_by_label(SMALL).check()
         await page.get_by_role("button", name="Create key").click()
@@ -112,12 +114,20 @@ async def test_a_key_is_rotated_to_other_terms(scene: Scene, opening: Opening) -
         assert await page.get_by_label("Requests a minute").input_value() == "700"
         await page.get_by_label("A day").fill("0.5")
         await page.get_by_label("Requests at once").fill("3")
+        assert await page.get_by_label("Tags").input_value() == "old"
+        await page.get_by_label("Tags").fill("new, newer")
+        await page.get_by_label("Never ends").check()
         await page.get_by_role("button", name="Rotate", exact=True).click()
         after = await page.get_by_label("Secret").input_value()
         await page.get_by_role("button", name="Done").click()
         row = page.locator("tr", has=page.locator("[data-key]", has_text="turned"))
         told = await row.inner_text()
         assert all(words in told for words in (SMALL, "700 requests/min", "3 at once", "$0.5 a day")), told
+        admin = {"authorization": f"Bearer {ADMIN_KEY}"}
+        async with httpx.AsyncClient(base_url=scene.admin, headers=admin, verify=False) as client:
+            keys = (await client.get("/admin/keys")).json()["data"]
+        (key,) = (key for key in keys if key["alias"] == "turned")
+        assert (key["tags"], key["expires"], key["models"]) == (["new", "newer"], None, [SMALL])
         await becomes(scene, after, 200)
         await becomes(scene, before, 401)
         await page.get_by_role("button", name="Revoke turned").click()

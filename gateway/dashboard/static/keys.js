@@ -95,12 +95,15 @@ const number = (props) => h("input", { type: "number", min: "0", step: "any", in
 function terms(names, key = { limits: {} }) {
   const words = [["alias", "Alias", text({ maxlength: "128", value: key.alias ?? "" })], ["team", "Team", text({ maxlength: "128", list: "teams", value: key.team ?? "" })], ["owner", "Owner", text({ maxlength: "256", value: key.owner ?? "" })]];
   const days = number({ max: "36500" });
+  const never = h("input", { type: "checkbox", id: "never" });
+  const tags = text({ value: key.tags?.join(", ") ?? "" });
   const limits = [["rpm", "Requests a minute"], ["tpm", "Tokens a minute"], ["concurrent", "Requests at once"]].map(([name, label]) => [name, label, number({ step: "1", min: "1", value: key.limits[name] ?? "" })]);
   const stored = number({ value: key.text_days ?? "" });
   const budgets = Object.keys(PERIODS).map((period) => [period, number({ value: key.limits.budgets_usd?.[period] ?? "" })]);
   const boxes = [...new Set([...names.strategies, ...names.models, ...(key.models ?? [])])].map((name) => h("input", { type: "checkbox", value: name, id: `may-${name}`, checked: key.models?.includes(name) ?? false }));
   const whole = () => ({
     ...Object.fromEntries(words.map(([name, , input]) => [name, input.value.trim() || null])),
+    tags: tags.value.split(",").map((tag) => tag.trim()).filter(Boolean),
     text_days: Number(stored.value) || null,
     models: boxes.some((box) => box.checked) ? boxes.filter((box) => box.checked).map((box) => box.value) : null,
     limits: { ...Object.fromEntries(limits.filter(([, , input]) => input.value).map(([name, , input]) => [name, Number(input.value)])), budgets_usd: Object.fromEntries(budgets.filter(([, input]) => input.value).map(([period, input]) => [period, Number(input.value)])) },
@@ -110,11 +113,12 @@ function terms(names, key = { limits: {} }) {
     first: words[0][2],
     parts: [
       h("datalist", { id: "teams" }, names.teams.map((name) => h("option", { value: name }))),
-      h("div", { class: "form-grid" }, words.map(([, label, input]) => field(label, input)), field("Ends after (days)", days, key.expires ? "empty: as it was" : "empty: never"), limits.map(([, label, input]) => field(label, input)), field("Store its words (days)", stored, "empty: no prompt and no answer is stored")),
+      h("div", { class: "form-grid" }, words.map(([, label, input]) => field(label, input)), field("Tags", tags, "separated by commas"), field("Ends after (days)", days, key.expires ? "empty: as it was" : "empty: never"), limits.map(([, label, input]) => field(label, input)), field("Store its words (days)", stored, "empty: no prompt and no answer is stored")),
+      key.expires ? h("label", { class: "check", for: "never" }, never, "Never ends") : null,
       h("fieldset", null, h("legend", null, "Budgets in US dollars"), h("div", { class: "form-grid four" }, budgets.map(([period, input]) => field(period === "total" ? "In total" : `A ${period}`, input)))),
       h("fieldset", null, h("legend", null, "May name"), h("p", { class: "hint" }, "None marked: everything."), h("div", { class: "checks" }, boxes.map((box) => h("label", { class: "check", for: box.id }, box, box.value)))),
     ],
-    read: () => ({ ...Object.fromEntries(Object.entries(whole()).filter(([name, value]) => JSON.stringify(value) !== JSON.stringify(before[name]))), ...(days.value ? { expires_in_days: Number(days.value) } : {}) }),
+    read: () => ({ ...Object.fromEntries(Object.entries(whole()).filter(([name, value]) => JSON.stringify(value) !== JSON.stringify(before[name]))), ...(never.checked ? { expires_in_days: null } : days.value ? { expires_in_days: Number(days.value) } : {}) }),
   };
 }
 

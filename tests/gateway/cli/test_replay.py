@@ -35,7 +35,8 @@ def route(tmp_path: Path) -> dict[str, Any]:
     table = OutcomeTable.of_matrices(("weak", "strong"), ["short", "long"], score, cost, embeddings=vectors)
     KnnRouter(1).fit(table).save(tmp_path / "router")
     annotate(tmp_path / "router", embedder="upstream-e", knob=Knob((0.5,), (1e4,)).wire())
-    return {"artefact": str(tmp_path / "router"), "embedder": "e", "default": "weak", "quality": 1.0}
+    route = {"artefact": str(tmp_path / "router"), "embedder": "e", "default": "weak", "quality": 1.0}
+    return {**route, "embed_deadline_ms": 60_000}  # on a busy machine, too, it is the estimates that decide
 
 
 @pytest.fixture

@@ -57,7 +57,8 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.
     command = [sys.executable, "-m", "engines", str(config), "--port", str(port)]
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     with (
-        subprocess.Popen(command, env=environ) as process,
+        config.with_name("log").open("wb") as log,
+        subprocess.Popen(command, env=environ, stderr=log) as process,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client,
     ):
         try:
@@ -71,6 +72,8 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.
             yield process, client
         finally:
             process.kill()
+    # Behind what vLLM does to logging while it loads.
+    assert "engine host ready on" in config.with_name("log").read_text(encoding="utf-8")
 
 
 def _answer(client: httpx.Client, model: str, prompt: str, **asked: Any) -> str:

@@ -29,6 +29,8 @@ from outcomes.embedding_cache import embedded
 from outcomes.table import OutcomeTable, hash_folds, read_table, split
 from routers.stacking import Stacking
 
+__all__ = ["FOLDS", "TASK_RULE", "summary", "told"]
+
 SOURCES = ("llmrouter", "routerbench_subset")
 FOLDS = 3
 SHARES = (0.25, 0.5, 1.0)
@@ -72,15 +74,15 @@ def _rows(table: OutcomeTable) -> dict[str, Any]:
             part = rest.take(np.random.default_rng(i).random(len(rest)) < share)
             (row,) = compare(part, held, {"stacking": Stacking}).routers
             found.setdefault(f"stacking, {share:.0%} of the queries", []).append(row)
-        told = compare(_told(rest), _told(held), {"stacking": Stacking})
-        found.setdefault("stacking, told the task", []).append(told.routers[0])
-        rule = next(row for row in told.baselines if row.name == TASK_RULE)
+        knowing = compare(told(rest), told(held), {"stacking": Stacking})
+        found.setdefault("stacking, told the task", []).append(knowing.routers[0])
+        rule = next(row for row in knowing.baselines if row.name == TASK_RULE)
         found.setdefault("the best model of each task", []).append(rule)
         print(i, {name: round(rows[-1].gap, 3) for name, rows in found.items()}, flush=True)
-    return {name: _summary(rows) for name, rows in found.items()}
+    return {name: summary(rows) for name, rows in found.items()}
 
 
-def _told(table: OutcomeTable) -> OutcomeTable:
+def told(table: OutcomeTable) -> OutcomeTable:
     """The same queries, each with its category's name before it."""
     texts = [f"{name}: {text}" for name, text in zip(table.categories, table.queries.texts, strict=True)]
     return OutcomeTable.of_matrices(
@@ -93,7 +95,7 @@ def _told(table: OutcomeTable) -> OutcomeTable:
     )
 
 
-def _summary(rows: list[Row]) -> dict[str, Any]:
+def summary(rows: list[Row]) -> dict[str, Any]:
     """Share of the gap closed, and cost at the best single model's score as a share of its cost (None: never)."""
     costs = [row.cost_at_best for row in rows]
     known = [cost for cost in costs if cost is not None]

@@ -87,7 +87,8 @@ def off_policy(logged: Logged, choice: Choice, model: Floats, *, resamples: int 
     of_choice, of_logged = (
         np.where(np.isnan(q), reward.mean(), q) for q in (chosen(model, choice), chosen(model, logged.choice))
     )
-    doubly_robust = of_choice + weight * (reward - of_logged)
+    # In an order in which a certain choice that agrees is its reward to the last bit.
+    doubly_robust = weight * reward + (of_choice - weight * of_logged)
     weighted = np.where(covered, weight, np.nan)
     columns = (weighted, reward, weighted * reward, reward, doubly_robust, doubly_robust - reward)
     even = np.ones(len(reward))

@@ -57,7 +57,7 @@ class Plan:
     on which drafting is compared."""
 
     tokens: int = 12
-    asked: int = 192
+    asked: int = 272
     compared: int = 50
     spans: int = 20
     drafted: int = 200

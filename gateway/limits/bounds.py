@@ -118,9 +118,11 @@ class Bounds:
             for name, model in settings.models.items()
             if (rates := self._rates_of(model)) is not None
         }
-        self._fallbacks = {name: model.fallbacks for name, model in settings.models.items()}
-        self._alone = {name: rates for name, rates in self._rates.items() if not self._fallbacks[name]}
-        """Those of models without fallbacks, which are asked for by far the most."""
+        self._chains = {
+            name: tuple(self._rates[each] for each in (name, *model.fallbacks) if each in self._rates)
+            for name, model in settings.models.items()
+        }
+        """Model → its rates and those of the models that stand in for it."""
 
     def of(self, name: str, body: Mapping[str, Any], size: int, *, writes: bool = True) -> Bound:
         """The bound of a request for `name` with `body`, which came as `size` bytes; it is empty where no JSON came.
@@ -128,9 +130,8 @@ class Bounds:
         asked = _asked(body, size, writes)
         # Of tokens an estimate, by four bytes each, will do: a limit on them is corrected by what was used.
         tokens = size // 4 + asked.references + (asked.most or 0) * asked.answers
-        alone = self._alone.get(name)
-        usd = self._usd(name, asked) if alone is None else alone.usd(asked)
-        return Bound(math.ceil(usd * NANO), tokens, bool(body) and name not in self._strategies)
+        sure = bool(body) and name not in self._strategies
+        return Bound(math.ceil(self._usd(name, asked) * NANO), tokens, sure)
 
     def _usd(self, name: str, asked: _Asked, depth: int = 0) -> float:
         """What `name` costs at most: a model, with the models that stand in for it, or all that a strategy may ask."""
@@ -139,9 +140,9 @@ class Bounds:
         deeper = depth + 1
         strategy = self._strategies.get(name)
         if strategy is None:
-            usd = self._model_usd(name, asked)
-            for other in self._fallbacks.get(name, ()):
-                usd += self._model_usd(other, asked)
+            usd = 0.0
+            for rates in self._chains.get(name, ()):
+                usd += rates.usd(asked)
             return usd
         if strategy.route:
             pool = {strategy.route.default, *self._pools.get(name, ())}

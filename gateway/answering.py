@@ -209,9 +209,8 @@ class Answering:
         """The caller's bounds, within the server's, and within what was set aside."""
         usual = self._usual if bound is None else self._metered
         budget_usd = options.max_cost_usd
-        if (
-            bound is not None and not bound.sure and bound.nanodollars
-        ):  # a tree that is free has nothing to keep to
+        # A tree that is free has nothing to keep to.
+        if bound is not None and not bound.sure and bound.nanodollars:
             budget_usd = min(bound.nanodollars / NANO, inf if budget_usd is None else budget_usd)
         if budget_usd is None and options.deadline_ms is None:
             return usual

@@ -65,26 +65,42 @@ async def test_login_and_logout(scene: Scene, opening: Opening) -> None:
         await page.wait_for_selector(".login-card")
 
 
+async def make_key(page: Page, alias: str, **fields: str) -> str:
+    """Make a key that may name SMALL, with these fields of the form; its secret."""
+    await page.get_by_role("button", name="New key").click()
+    for label, value in {"Alias": alias, **fields}.items():
+        await page.get_by_label(label).fill(value)
+    await page.get_by_label(SMALL).check()
+    await page.get_by_role("button", name="Create key").click()
+    return await shown_secret(page)
+
+
+async def shown_secret(page: Page) -> str:
+    """The secret that a dialog shows, which is closed then."""
+    secret = await page.get_by_label("Secret").input_value()
+    await page.get_by_role("button", name="Done").click()
+    return secret
+
+
+async def revoke_key(page: Page, alias: str) -> None:
+    """Revoke it, and wait until that is said."""
+    await page.get_by_role("button", name=f"Revoke {alias}").click()
+    await page.get_by_role("button", name="Revoke key").click()
+    await page.get_by_text(f"{alias} is revoked.").wait_for()
+
+
 async def test_a_key_is_made_used_and_revoked(scene: Scene, opening: Opening) -> None:
     """The secret that is shown works within a second; after the revocation it does not."""
     async with opening() as page:
         await log_in(page)
         await visit(page, "Keys")
-        await page.get_by_role("button", name="New key").click()
-        await page.get_by_label("Alias").fill("clicked")
-        await page.get_by_label("A day").fill("0.25")
-        await page.get_by_label(SMALL).check()
-        await page.get_by_role("button", name="Create key").click()
-        secret = await page.get_by_label("Secret").input_value()
-        await page.get_by_role("button", name="Done").click()
+        secret = await make_key(page, "clicked", **{"A day": "0.25"})
         await becomes(scene, secret, 200)
         row = page.locator("tr", has=page.locator("[data-key]", has_text="clicked"))
         assert SMALL in await row.inner_text()
         assert "$0.25 a day" in await row.inner_text()
         assert secret not in await page.content()
-        await page.get_by_role("button", name="Revoke clicked").click()
-        await page.get_by_role("button", name="Revoke key").click()
-        await page.get_by_text("clicked is revoked.").wait_for()
+        await revoke_key(page, "clicked")
         await becomes(scene, secret, 401)
         assert await row.count() == 0
         await page.get_by_label("Show revoked and expired ones").check()
@@ -98,16 +114,8 @@ async def test_a_key_is_rotated_to_other_terms(scene: Scene, opening: Opening) -
     async with opening() as page:
         await log_in(page)
         await visit(page, "Keys")
-        await page.get_by_role("button", name="New key").click()
-        await page.get_by_label("Alias").fill("turned")
-        await page.get_by_label("Requests a minute").fill("700")
-        await page.get_by_label("Tags").fill("old")
-        await page.get_by_label("Ends after (days)").fill("3")
-        await page.get_by_label("A day").fill("0.25")
-        await page.get_by_label(SMALL).check()
-        await page.get_by_role("button", name="Create key").click()
-        before = await page.get_by_label("Secret").input_value()
-        await page.get_by_role("button", name="Done").click()
+        terms = {"Requests a minute": "700", "Tags": "old", "Ends after (days)": "3", "A day": "0.25"}
+        before = await make_key(page, "turned", **terms)
         await page.get_by_role("button", name="Rotate turned").click()
         await page.get_by_label("The old one is good for (hours)").fill("0")
         await page.get_by_text("Change its terms").click()
@@ -118,8 +126,7 @@ async def test_a_key_is_rotated_to_other_terms(scene: Scene, opening: Opening) -
         await page.get_by_label("Tags").fill("new, newer")
         await page.get_by_label("Never ends").check()
         await page.get_by_role("button", name="Rotate", exact=True).click()
-        after = await page.get_by_label("Secret").input_value()
-        await page.get_by_role("button", name="Done").click()
+        after = await shown_secret(page)
         row = page.locator("tr", has=page.locator("[data-key]", has_text="turned"))
         told = await row.inner_text()
         assert all(words in told for words in (SMALL, "700 requests/min", "3 at once", "$0.5 a day")), told
@@ -130,9 +137,7 @@ async def test_a_key_is_rotated_to_other_terms(scene: Scene, opening: Opening) -
         assert (key["tags"], key["expires"], key["models"]) == (["new", "newer"], None, [SMALL])
         await becomes(scene, after, 200)
         await becomes(scene, before, 401)
-        await page.get_by_role("button", name="Revoke turned").click()
-        await page.get_by_role("button", name="Revoke key").click()
-        await page.get_by_text("turned is revoked.").wait_for()
+        await revoke_key(page, "turned")
 
 
 async def test_playground(scene: Scene, opening: Opening) -> None:

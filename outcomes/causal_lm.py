@@ -32,10 +32,12 @@ if TYPE_CHECKING:
     Past = list[tuple[Array, Array]]
     Adapter = Mapping[str, tuple[Array, Array]]
 
-__all__ = ["CausalLm", "LmShape"]
+__all__ = ["CausalLm", "LmShape", "lineage", "rotation", "together"]
 
 FAMILIES = ("llama", "mistral")
 MAX_HEADER_BYTES = 16 * 1024 * 1024
+BLOCK = 64
+"""Tokens whose logits are held at once."""
 QUESTION = "\N{OBJECT REPLACEMENT CHARACTER}"
 """Stands for the question while a chat template is rendered."""
 
@@ -56,7 +58,8 @@ class LmShape:
 class CausalLm:
     """A language model: its `shape`, `weights` by Hugging Face name (float32), `tokenizer.json` as bytes, chat
     `template` (Jinja; empty: none), the `name` of its folder, and the `adapter` that was trained: for a product's
-    name A, shape (rank, n_in), and B, shape (n_out, rank)."""
+    name A, shape (rank, n_in), and B, shape (n_out, rank); or several of them at once (`together`), then each with an
+    axis before."""
 
     name: str
     folder: Path
@@ -108,7 +111,7 @@ class CausalLm:
         """The same model with another adapter. Raises `MethodError` for products it does not have."""
         for name, (a, b) in adapter.items():
             weight = self.weights.get(f"{name}.weight")
-            if weight is None or weight.shape != (len(b), a.shape[1]) or len(a) != b.shape[1]:
+            if weight is None or weight.shape != (b.shape[-2], a.shape[-1]) or a.shape[-2] != b.shape[-1]:
                 raise MethodError(f"The adapter's {name} does not fit the language model {self.name}.")
         return replace(self, adapter=dict(adapter))
 
@@ -196,56 +199,99 @@ class CausalLm:
             raise MethodError(f"The chat template of {self.name} leaves the question out.")
         return before, after
 
-    def read(self, ids: Sequence[int], past: Past | None = None) -> tuple[Array, Past]:
-        """States of `ids` that come after what `past` holds, shape (n_ids, dimensions), and the longer past."""
+    def opening(self, ids: Sequence[int]) -> Past:
+        """The past of what many texts begin with, such as an instruction: read once."""
+        found = self._openings.get(tuple(ids))
+        if found is None:
+            found = self._openings[tuple(ids)] = self.read(ids)[1] if ids else []
+        return found
+
+    @cached_property
+    def _openings(self) -> dict[tuple[int, ...], Past]:
+        return {}
+
+    def read(
+        self, ids: Sequence[int], past: Past | None = None, parents: Sequence[int] | None = None
+    ) -> tuple[Array, Past]:
+        """States of `ids` that come after what `past` holds, shape (n_ids, dimensions), and the longer past; with
+        several adapters one such array for each, (n_adapters, n_ids, dimensions).
+
+        `parents` make a tree of them, whose branches do not see one another: for each of `ids` the place of the one
+        before it, −1 for what follows `past` at once. Without, each follows the last.
+        """
         w, shape = self.weights, self.shape
         x = w["embed_tokens.weight"][list(ids)]
         n, size = len(ids), w["layers.0.self_attn.q_proj.weight"].shape[0] // shape.heads
-        start = past[0][0].shape[1] if past else 0
-        cos, sin = rotation(start, n, size, shape.theta)
-        hidden = np.tril(np.ones((n, start + n), dtype=np.bool_), start)
+        start = past[0][0].shape[-2] if past else 0
+        seen = lineage(range(-1, n - 1) if parents is None else parents)
+        cos, sin = rotation(start + seen.sum(axis=1) - 1, size, shape.theta)
+        seen = np.concatenate([np.ones((n, start), dtype=np.bool_), seen], axis=1)
         kept: Past = []
         for i in range(self.depth):
             at = f"layers.{i}"
             y = _rms(x, w[f"{at}.input_layernorm.weight"], shape.eps)
-            q, k, v = (
-                self._product(y, f"{at}.self_attn.{part}_proj").reshape(n, -1, size).transpose(1, 0, 2)
-                for part in "qkv"
-            )
+            q, k, v = (_heads(self._product(y, f"{at}.self_attn.{part}_proj"), size) for part in "qkv")
             q, k = _rotated(q, cos, sin), _rotated(k, cos, sin)
             if past:
-                k, v = np.concatenate([past[i][0], k], 1), np.concatenate([past[i][1], v], 1)
+                k, v = np.concatenate([past[i][0], k], -2), np.concatenate([past[i][1], v], -2)
             kept.append((k, v))
-            grouped = q.reshape(shape.kv_heads, -1, n, size)
-            score = (grouped @ k[:, None].transpose(0, 1, 3, 2)) * np.float32(1 / math.sqrt(size))
-            score = np.where(hidden, score, np.float32(-np.inf))
+            grouped = q.reshape(*q.shape[:-3], shape.kv_heads, -1, n, size)
+            score = (grouped @ k[..., None, :, :].swapaxes(-1, -2)) * np.float32(1 / math.sqrt(size))
+            score = np.where(seen, score, np.float32(-np.inf))
             weight = np.exp(score - score.max(axis=-1, keepdims=True))
             weight /= weight.sum(axis=-1, keepdims=True)
-            seen = (weight @ v[:, None]).reshape(shape.heads, n, size).transpose(1, 0, 2).reshape(n, -1)
-            x = x + self._product(seen, f"{at}.self_attn.o_proj")
+            mixed = weight @ v[..., None, :, :]
+            x = x + self._product(_joined(mixed, shape.heads), f"{at}.self_attn.o_proj")
             y = _rms(x, w[f"{at}.post_attention_layernorm.weight"], shape.eps)
             gate = self._product(y, f"{at}.mlp.gate_proj")
             inner = gate / (1 + np.exp(-gate)) * self._product(y, f"{at}.mlp.up_proj")
             x = x + self._product(inner, f"{at}.mlp.down_proj")
         return _rms(x, w["norm.weight"], shape.eps), kept
 
-    def log_probability(self, ids: Sequence[int], past: Past, state: Array) -> float:
-        """Natural log of the probability that `ids` follow a text whose `past` and last `state`, shape (dimensions,),
-        are given."""
-        states = state[None]
-        if len(ids) > 1:
-            states = np.concatenate([states, self.read(ids[:-1], past)[0]])
-        logits = (states @ self.head.T).astype(np.float64)
-        top = logits.max(axis=1, keepdims=True)
-        whole = top[:, 0] + np.log(np.exp(logits - top).sum(axis=1))
-        return float((logits[np.arange(len(ids)), list(ids)] - whole).sum())
+    def log_probabilities(
+        self, ids: Sequence[int], continuations: Sequence[Sequence[int]], past: Past | None = None
+    ) -> NDArray[np.float64]:
+        """Natural log of the probability of each of `continuations` after `ids`, which follow `past`: shape
+        (n_continuations,), with several adapters (n_adapters, n_continuations). All are read at once, what they share
+        once."""
+        tokens, parents = list(ids), list(range(-1, len(ids) - 1))
+        places: dict[tuple[int, int], int] = {}
+        steps: list[list[tuple[int, int]]] = []
+        for continuation in continuations:
+            at, path = len(ids) - 1, []
+            for i, token in enumerate(continuation):
+                path.append((at, token))
+                if i + 1 < len(continuation):
+                    if (at, token) not in places:
+                        places[at, token] = len(tokens)
+                        tokens.append(token)
+                        parents.append(at)
+                    at = places[at, token]
+            steps.append(path)
+        states, _ = self.read(tokens, past, parents)
+        wanted = sorted({step for path in steps for step in path})
+        likely = dict(zip(wanted, np.moveaxis(self._next(states, wanted), -1, 0), strict=True))
+        none = np.zeros(states.shape[:-2])
+        return np.stack([sum((likely[step] for step in path), none) for path in steps], axis=-1)
+
+    def _next(self, states: Array, wanted: Sequence[tuple[int, int]]) -> NDArray[np.float64]:
+        """Natural log of the probability of a token after a place, for each pair of them, shape (…, n_pairs)."""
+        found = np.empty((*states.shape[:-2], len(wanted)))
+        for first in range(0, len(wanted), BLOCK):
+            at, tokens = zip(*wanted[first : first + BLOCK], strict=True)
+            places, rows = np.unique(at, return_inverse=True)
+            logits = _times(states[..., places, :], self.head).astype(np.float64)
+            top = logits.max(axis=-1)
+            whole = top + np.log(np.exp(logits - top[..., None]).sum(axis=-1))
+            found[..., first : first + BLOCK] = logits[..., rows, tokens] - whole[..., rows]
+        return found
 
     def _product(self, x: Array, name: str) -> Array:
-        y = x @ self.weights[f"{name}.weight"].T
+        y = _times(x, self.weights[f"{name}.weight"])
         if (found := self.adapter.get(name)) is not None:
             a, b = found
-            y = y + (x @ a.T) @ b.T
-        return np.asarray(y)
+            return np.asarray(y + (x @ a.swapaxes(-1, -2)) @ b.swapaxes(-1, -2))
+        return y
 
     def _check(self) -> None:
         wanted = ["norm.weight", "embed_tokens.weight"]
@@ -258,11 +304,48 @@ class CausalLm:
             raise MethodError(f"{self.folder} has no weights {', '.join(missing[:3]) or 'of layers'}.")
 
 
-def rotation(start: int, n: int, size: int, theta: float) -> tuple[Array, Array]:
-    """Cosines and sines of the rotary positions `start` … `start + n`, each of shape (n, size)."""
+def together(lms: Sequence[CausalLm]) -> CausalLm:
+    """One base under the adapters of all `lms`, which adapt the same products: read at once, and the layers below the
+    first adapter once for all."""
+    adapters = [lm.adapter for lm in lms]
+    return lms[0].adapted(
+        {
+            name: (np.stack([one[name][0] for one in adapters]), np.stack([one[name][1] for one in adapters]))
+            for name in adapters[0]
+        }
+    )
+
+
+def lineage(parents: Sequence[int]) -> NDArray[np.bool_]:
+    """Which tokens each one of a tree sees: those before it on its branch, and itself; shape (n, n)."""
+    seen = np.eye(len(parents), dtype=np.bool_)
+    for i, parent in enumerate(parents):
+        if parent >= 0:
+            seen[i] |= seen[parent]
+    return seen
+
+
+def rotation(positions: NDArray[np.int_], size: int, theta: float) -> tuple[Array, Array]:
+    """Cosines and sines of rotary `positions`, each of shape (n, size)."""
     frequency = theta ** (-np.arange(0, size, 2, dtype=np.float64) / size)
-    angle = np.arange(start, start + n)[:, None] * np.concatenate([frequency, frequency])
+    angle = positions[:, None] * np.concatenate([frequency, frequency])
     return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+
+
+def _times(x: Array, weight: Array) -> Array:
+    """Products of the last axis with `weight`, transposed, as one: the weights are gone through once."""
+    return np.asarray((x.reshape(-1, x.shape[-1]) @ weight.T).reshape(*x.shape[:-1], -1))
+
+
+def _heads(x: Array, size: int) -> Array:
+    """From (…, n, heads · size) to (…, heads, n, size)."""
+    return x.reshape(*x.shape[:-1], -1, size).swapaxes(-2, -3)
+
+
+def _joined(x: Array, heads: int) -> Array:
+    """From (…, groups, heads of a group, n, size) to (…, n, heads · size)."""
+    *before, _, _, n, size = x.shape
+    return x.reshape(*before, heads, n, size).swapaxes(-2, -3).reshape(*before, n, heads * size)
 
 
 def _rotated(x: Array, cos: Array, sin: Array) -> Array:

@@ -200,8 +200,7 @@ class Learner:
         said: list[list[int]] = [[] for _ in range(n)]
         with torch.no_grad():
             states, past = self.read(torch.tensor([list(prompt)]))
-            past = [(k.expand(n, -1, -1, -1), v.expand(n, -1, -1, -1)) for k, v in past]
-            states = states.expand(n, -1, -1)
+            past, states = _of_all(past, n), states.expand(n, -1, -1)
             for _ in range(most):
                 logits = torch.nn.functional.linear(states[:, -1].to(self.head.dtype), self.head).float()
                 tokens = torch.multinomial(torch.softmax(logits, -1), 1, generator=chance)
@@ -223,13 +222,19 @@ class Learner:
         self.losses.append(value)
 
     def batch(self, sequences: Sequence[Sequence[int]]) -> Batch:
-        """What the model makes of `sequences`."""
+        """What the model makes of `sequences`. What all of them begin with is read once."""
         torch = self.torch
-        lengths = torch.tensor([len(row) for row in sequences])
-        ids = torch.zeros(len(sequences), int(lengths.max()), dtype=torch.long)
+        n, lengths = len(sequences), torch.tensor([len(row) for row in sequences])
+        ids = torch.zeros(n, int(lengths.max()), dtype=torch.long)
         for i, row in enumerate(sequences):
             ids[i, : len(row)] = torch.tensor(row)
-        states, _ = self.read(ids)
+        shared = _shared(sequences)
+        if 0 < shared < ids.shape[1]:
+            first, past = self.read(ids[:1, :shared])
+            states, _ = self.read(ids[:, shared:], _of_all(past, n))
+            states = torch.cat([first.expand(n, -1, -1), states], 1)
+        else:
+            states, _ = self.read(ids)
         extra = {
             name.removeprefix("extra."): value
             for name, value in self.learnt.items()
@@ -250,7 +255,8 @@ class Learner:
         start = past[0][0].shape[2] if past else 0
         size = w["layers.0.self_attn.q_proj.weight"].shape[0] // shape.heads
         x = w["embed_tokens.weight"][ids]
-        cos, sin = (torch.tensor(value) for value in rotation(start, length, size, shape.theta))
+        positions = np.arange(start, start + length)
+        cos, sin = (torch.tensor(value) for value in rotation(positions, size, shape.theta))
 
         def norm(x: Any, name: str) -> Any:
             raised = x.float()
@@ -315,3 +321,16 @@ class Learner:
             scale = self.settings.scale
             y = y + f.linear(f.linear(x, a.to(x.dtype)), b.to(x.dtype)) * scale
         return y
+
+
+def _of_all(past: Any, n: int) -> Any:
+    """The past of one text as that of `n`."""
+    return [(k.expand(n, -1, -1, -1), v.expand(n, -1, -1, -1)) for k, v in past]
+
+
+def _shared(sequences: Sequence[Sequence[int]]) -> int:
+    """How many tokens all of them begin with."""
+    for i, tokens in enumerate(zip(*sequences, strict=False)):
+        if len(set(tokens)) > 1:
+            return i
+    return min(map(len, sequences))

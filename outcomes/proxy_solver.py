@@ -46,13 +46,12 @@ class ProxySolver:
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """The signals of every text, shape (n_texts, len(SIGNALS))."""
         before, after = (self.lm.tokens(part) for part in self.lm.framed(SYSTEM, "{question}"))
-        # What stands before every question is read once.
-        start = self.lm.read(before)[1] if before else None
+        start = self.lm.opening(before)
         rows = [self._attempt([*self.lm.question(text, self.limit), *after], start) for text in texts]
         return np.array(rows).reshape(len(rows), len(SIGNALS))
 
     def _attempt(
-        self, asked: Sequence[int], start: list[tuple[NDArray[np.float32], NDArray[np.float32]]] | None
+        self, asked: Sequence[int], start: list[tuple[NDArray[np.float32], NDArray[np.float32]]]
     ) -> list[float]:
         states, past = self.lm.read(asked, start)
         found: list[int] = []

@@ -37,7 +37,7 @@ import numpy as np
 
 from outcomes.artefact import Manifest, arguments, tensor
 from outcomes.causal_artefact import load_lm, save_lm
-from outcomes.causal_lm import CausalLm
+from outcomes.causal_lm import CausalLm, together
 from outcomes.causal_training import Batch, CausalTraining, TrainedLm
 from outcomes.learning_set import constant_costs, known_means, learning_set, replay_order, require_fitted
 from protocol.chat import ChatRequest
@@ -167,20 +167,17 @@ class DisRouter(CausalTraining):
     def estimate(self, queries: Queries) -> Estimate:
         """Who will answer. Raises `MethodError` before `fit`."""
         require_fitted(self, METHOD.id)
-        accepted = np.array([self.acceptance(text) for text in queries.texts]).reshape(
-            len(queries), len(self.agents_)
-        )
+        accepted = np.array([self.acceptance(text) for text in queries.texts]).reshape(-1, len(self.agents_))
         quality = np.empty((len(queries), len(self.models_)))
         quality[:, self.order_] = stops(accepted)
         return Estimate(self.models_, quality, constant_costs(self.costs_, len(queries)))
 
     def acceptance(self, text: str) -> Floats:
         """a_m of every agent but the last, cheapest first, shape (n_models − 1,)."""
-        return np.array([self._accepts(agent.lm, text) for agent in self.agents_])
-
-    def _accepts(self, lm: CausalLm, text: str) -> float:
-        states, past = lm.read(self._prompt.ids(lm, text, self.max_tokens))
-        return float(-np.expm1(lm.log_probability(self._prompt.refusal, past, states[-1])))
+        lm, prompt = self._lm, self._prompt
+        asked = [*lm.question(text, self.max_tokens), *prompt.after]
+        refusing = lm.log_probabilities(asked, [prompt.refusal], lm.opening(prompt.before))
+        return np.asarray(-np.expm1(refusing[:, 0]), dtype=np.float64)
 
     def save(self, folder: Path) -> None:
         """Write the artefact."""
@@ -204,7 +201,8 @@ class DisRouter(CausalTraining):
         if not agents:
             raise MethodError(f"{METHOD.id} hands on between models; the table has one.")
         self.models_, self.agents_, self.costs_, self.order_ = models, agents, costs, order
-        self._prompt = Prompt.of(agents[0].lm, self.alpha)
+        self._lm = together([agent.lm for agent in agents])
+        self._prompt = Prompt.of(self._lm, self.alpha)
 
     @staticmethod
     def talk(members: Mapping[str, str], **options: Any) -> DisRouterTalk:

@@ -25,7 +25,6 @@ Laws: the emitted label is the argmax of the label logits; no label, w = 1; ordi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -146,8 +145,8 @@ class RouteLlmCausal(CausalTraining):
     def label_step(self, text: str) -> tuple[Floats | None, int | None]:
         """Generate greedily until a label: its logits, shape (n_weak, 5), and which one it is; None without one."""
         lm, labels = self.trained_.lm, self.trained_.extra["labels"]
-        # The instruction before the question is the same for all: it is read once.
-        states, past = lm.read([*lm.question(text, self.max_tokens), *self._after], self._prefix)
+        asked = [*lm.question(text, self.max_tokens), *self._after]
+        states, past = lm.read(asked, lm.opening(self._before))
         for _ in range(STEPS):
             said = states[-1] @ lm.head.T
             marks = (states[-1] @ labels.T).astype(np.float64)
@@ -188,12 +187,7 @@ class RouteLlmCausal(CausalTraining):
             strong,
             weak,
         )
-        self.__dict__.pop("_prefix", None)
         self._before, self._after = framed(trained.lm)
-
-    @cached_property
-    def _prefix(self) -> list[tuple[Array, Array]]:
-        return self.trained_.lm.read(self._before)[1]
 
 
 def framed(lm: CausalLm) -> tuple[list[int], list[int]]:

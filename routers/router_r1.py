@@ -191,10 +191,10 @@ class RouterR1(CausalTraining):
 
     def policy(self, text: str) -> Floats:
         """Probabilities of asking each model first, after the thought of the training, shape (n_models,)."""
-        lm = self.trained_.lm
-        states, past = lm.read([*self._prompt.ids(lm, text, self.max_tokens), *lm.tokens(THOUGHT)])
+        lm, prompt = self.trained_.lm, self._prompt
+        asked = [*lm.question(text, self.max_tokens), *prompt.after, *lm.tokens(THOUGHT)]
         names = [lm.tokens(f"{name}:") for name in self.models_]
-        return np.asarray(softmax(np.array([lm.log_probability(ids, past, states[-1]) for ids in names])))
+        return np.asarray(softmax(lm.log_probabilities(asked, names, lm.opening(prompt.before))))
 
     def save(self, folder: Path) -> None:
         """Write the artefact."""

@@ -40,8 +40,8 @@ def _train(folder: Path, **settings: object) -> TrainedLm:
 
 
 def test_numpy_torch_and_transformers_agree(folder: Path) -> None:
-    """States of padded batches with a trained adapter are those of the numpy pass, text by text; without one, logits
-    are transformers'."""
+    """States of padded batches with a trained adapter are those of the numpy pass, text by text, also where all texts
+    begin alike or one is another's beginning; without one, logits are transformers'."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -54,9 +54,10 @@ def test_numpy_torch_and_transformers_agree(folder: Path) -> None:
         for name, value in learner.learnt.items():
             a, b = lm.adapter[name[len("lora.") : -2]]
             value.data = torch.tensor(a if name.endswith(".a") else b / training.scale)
-        states = learner.batch(ids).states.detach().numpy()
-    for row, found in zip(ids, states, strict=True):
-        assert np.abs(found[: len(row)] - lm.read(row)[0]).max() < 1e-4
+        for rows in (ids, [[*ids[0], *row] for row in ids], [ids[0], ids[0][:2]], ids[:1]):
+            states = learner.batch(rows).states.detach().numpy()
+            for row, found in zip(rows, states, strict=True):
+                assert np.abs(found[: len(row)] - lm.read(row)[0]).max() < 1e-4
     reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     base = CausalLm.load(str(folder))
     with torch.no_grad():

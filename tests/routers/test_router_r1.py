@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from outcomes.causal_lm import CausalLm
 from outcomes.table import OutcomeTable
 from protocol.errors import UpstreamUnavailable
 from protocol.run import Answer, Reply
@@ -148,19 +146,6 @@ def test_policy_is_what_is_sampled(form: RouterR1) -> None:
     assert all(len(row) == 6 for row in longer)
     counts = np.array([sum(name == f"{model}:" for name in said) for model in MODELS])
     assert np.abs(counts / counts.sum() - router.policy(text)).max() < 0.08
-
-
-@pytest.mark.requires("torch")
-def test_cached_reading_is_plain_reading(start: str) -> None:
-    """Probabilities of a continuation are the same read at once and after a past."""
-    lm = CausalLm.load(start)
-    ids = lm.tokens("river stone bridge poem")
-    states, past = lm.read(ids[:2])
-    whole, _ = lm.read(ids)
-    logits = (whole @ lm.head.T).astype(np.float64)
-    shares = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    wanted = sum(shares[i, token] for i, (_, token) in enumerate(pairwise(ids)) if i >= 1)
-    assert lm.log_probability(ids[2:], past, states[-1]) == pytest.approx(wanted, abs=1e-5)
 
 
 def _table(n: int, seed: int) -> OutcomeTable:

@@ -268,6 +268,8 @@ class Learner:
             other = torch.cat([-x[..., half:], x[..., :half]], -1)
             return (x.float() * cos + other.float() * sin).to(x.dtype)
 
+        seen = torch.ones(length, start + length, dtype=torch.bool).tril(start)
+        seen = seen.repeat(shape.heads // shape.kv_heads, 1)
         kept = []
         for i in range(self.lm.depth):
             at = f"layers.{i}"
@@ -280,13 +282,9 @@ class Learner:
             if past:
                 k, v = torch.cat([past[i][0], k], 2), torch.cat([past[i][1], v], 2)
             kept.append((k, v))
-            groups = shape.heads // shape.kv_heads
-            k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-            if past:
-                seen = torch.ones(length, start + length, dtype=torch.bool).tril(start)
-                mixed = f.scaled_dot_product_attention(q, k, v, attn_mask=seen)
-            else:
-                mixed = f.scaled_dot_product_attention(q, k, v, is_causal=True)
+            # Heads that share keys stand one below the other, so that keys need not be repeated.
+            grouped = q.reshape(n, shape.kv_heads, -1, size)
+            mixed = f.scaled_dot_product_attention(grouped, k, v, attn_mask=seen).view(q.shape)
             x = x + self._product(mixed.transpose(1, 2).reshape(n, length, -1), f"{at}.self_attn.o_proj")
             y = norm(x, f"{at}.post_attention_layernorm")
             inner = f.silu(self._product(y, f"{at}.mlp.gate_proj")) * self._product(y, f"{at}.mlp.up_proj")

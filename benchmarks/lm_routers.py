@@ -2,10 +2,11 @@
 
     CHORUS_DATA=... OPENBLAS_NUM_THREADS=1 python -m benchmarks.lm_routers routellm-causal routoo
 
-Each method has one preset: a published table, a pool, and settings that train in about four minutes on two shared
-cores from SmolLM2-135M-Instruct. Queries are split by hash of their text; the test part trains nothing. Intervals are
-95 % percentile bootstraps over test queries, paired where they are of a difference. The loss curve, the digest of the
-base and the version of the trained artefact (a digest of all it learnt) are kept in benchmarks/results/lm-METHOD.json.
+Each method has one preset: a published table, a pool, and settings that train in minutes (router-r1: a quarter of an
+hour) on one core from SmolLM2-135M-Instruct. Queries are split by hash of their text; the test part trains nothing.
+Intervals are 95 % percentile bootstraps over test queries, paired where they are of a difference. The loss curve, the
+digest of the base and the version of the trained artefact (a digest of all it learnt) are kept in
+benchmarks/results/lm-METHOD.json.
 
 `llmrank` is not fine-tuned: it is trained with and without the language model that tries every prompt first.
 """
@@ -272,12 +273,12 @@ PRESETS = {
             "mistral-7b-instruct-v0.3",
             "qwen2.5-7b-instruct",
         ),
-        train=96,
-        test=40,
+        train=240,
+        test=160,
         options={
-            "epochs": 2,
+            "epochs": 3,
             "rate": 2e-3,
-            "rounds": 12,
+            "rounds": 120,
             "group": 8,
             "kl": 0.0,
             "max_tokens": 40,

@@ -27,8 +27,7 @@ non-decreasing hull of the cost-quality curve over λ. *ECE* is the calibration 
 nothing about methods whose quality is a rank or a chance of winning. *ms* is the median of estimating one query, the
 embedding excluded. Intervals are per row: among many routers the top one is partly luck. Times are from a shared,
 loaded machine and vary severalfold between runs. Routers that fine-tune an encoder or a language model have tables of
-their own, "few queries", where they were measured; those that are language models are measured one by one, against
-their untrained start (`lm-*.json`).
+their own, "few queries"; those that are language models are also compared with their untrained start (`lm-*.json`).
 """
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import math
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -30,8 +31,9 @@ TRUTH = {"true": 1.0, "false": 0.0}
 MOST_FIELD_BYTES = 64 * 1024 * 1024
 
 
-def read_foreign(path: Path, form: Format | None = None) -> OutcomeTable:
-    """The outcomes in a file of another tool.
+def read_foreign(path: Path, form: Format | None = None) -> tuple[OutcomeTable, int]:
+    """The outcomes in a file of another tool, and how many numbers contradicted an earlier one of the same question
+    and model (the later counts; what a later row does not know leaves the earlier one).
 
     `wide`: CSV, a row a query with `prompt`, and a column a model that holds scores (0 to 1, or True and False);
     `MODEL|total_cost` and `MODEL|model_response` (RouterBench) or `MODEL_response` (RouteLLM) are used where they are.
@@ -41,16 +43,33 @@ def read_foreign(path: Path, form: Format | None = None) -> OutcomeTable:
     """
     form = form or _form(path)
     rows = _wide(path) if form == "wide" else _lines(path, _logged if form == "log" else _plain)
-    return OutcomeTable.of(rows)
+    return _joined(rows)
 
 
 def merged(tables: Sequence[OutcomeTable]) -> tuple[OutcomeTable, int]:
     """All rows in one table, a question found by its text whatever its id, and how many numbers contradicted an
     earlier one (the later counts). A value unknown in a later row leaves the earlier one."""
+    return _joined(replace(row, query_id=query_id(row.query)) for table in tables for row in table.rows())
+
+
+def read_scores(path: Path) -> dict[str, float]:
+    """Request → its score in [0, 1], from CSV with the columns `request` and `score`, or JSON lines of such objects; a
+    later line counts. Raises `MethodError` naming the line."""
+    found: dict[str, float] = {}
+    for number, record in _cells(path) if path.suffix == ".csv" else _objects(path):
+        request = record.get("request")
+        score = _graded(_number(record.get("score"), path, number, "score"), path, number, f"{request}")
+        if not isinstance(request, str) or math.isnan(score):
+            raise MethodError(f"{path}, line {number}: a line needs `request`, an id, and `score`, a number.")
+        found[request] = score
+    return found
+
+
+def _joined(rows: Iterable[Row]) -> tuple[OutcomeTable, int]:
+    """One row for every question and model, and how many numbers contradicted an earlier one."""
     found: dict[tuple[str, str], Row] = {}
     contradictions = 0
-    for row in (row for table in tables for row in table.rows()):
-        row = replace(row, query_id=query_id(row.query))
+    for row in rows:
         earlier = found.get((row.query_id, row.model))
         if earlier is not None:
             known = {name: getattr(row, name) for name in NUMBERS if not math.isnan(getattr(row, name))}
@@ -68,72 +87,71 @@ def merged(tables: Sequence[OutcomeTable]) -> tuple[OutcomeTable, int]:
     return OutcomeTable.of(found.values()), contradictions
 
 
-def read_scores(path: Path) -> dict[str, float]:
-    """Request → its score in [0, 1], from CSV with the columns `request` and `score`, or JSON lines of such objects; a
-    later line counts. Raises `MethodError` naming the line."""
-    found: dict[str, float] = {}
-    if path.suffix == ".csv":
-        with path.open(encoding="utf-8", newline="") as file:
-            lines: list[tuple[int, Mapping[str, Any]]] = list(enumerate(csv.DictReader(file), 2))
-    else:
-        with path.open("rb") as file:
-            lines = [(i, _record(line, path, i)) for i, line in enumerate(file, 1) if line.strip()]
-    for number, record in lines:
-        request = record.get("request")
-        score = _graded(_number(record.get("score"), path, number, "score"), path, number, f"{request}")
-        if not isinstance(request, str) or math.isnan(score):
-            raise MethodError(f"{path}, line {number}: a line needs `request`, an id, and `score`, a number.")
-        found[request] = score
-    return found
-
-
 def _form(path: Path) -> Format:
     if path.suffix == ".csv":
         return "wide"
-    with path.open("rb") as lines:
-        first = next((line for line in lines if line.strip()), b"{}")
-    record = _record(first, path, 1)
-    return "rows" if "query" in record or "prompt" in record else "log"
+    _, first = next(_objects(path), (1, {}))
+    return "rows" if "query" in first or "prompt" in first else "log"
 
 
 def _wide(path: Path) -> Iterator[Row]:
-    csv.field_size_limit(
-        min(MOST_FIELD_BYTES, sys.maxsize)
-    )  # responses are longer than the library's default
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        names = [name for name in reader.fieldnames or () if name is not None]
-        query = next((name for name in QUERY if name in names), None)
-        category = next((name for name in CATEGORY if name in names), None)
-        models = [name for name in names if name not in NOT_MODELS and not name.endswith((*COST, *RESPONSE))]
+    for number, record in _cells(path):
+        query = next((name for name in QUERY if name in record), None)
+        category = next((name for name in CATEGORY if name in record), None)
+        models = [name for name in record if name not in NOT_MODELS and not name.endswith((*COST, *RESPONSE))]
         if query is None or not models:
             raise MethodError(
-                f"{path} needs a column {QUERY[0]!r} and one a model; it has {', '.join(names)}."
+                f"{path} needs a column {QUERY[0]!r} and one a model, with commas between; it has "
+                f"{', '.join(record) or 'none'}."
             )
-        for number, record in enumerate(reader, 2):
-            for model in models:
-                score = _number(record.get(model), path, number, model)
-                cost = next((record[model + end] for end in COST if model + end in record), None)
-                response = next((record[model + end] for end in RESPONSE if model + end in record), None)
-                if math.isnan(score) and not response:
-                    continue
-                text = record[query] or ""
-                yield Row(
-                    query_id(text),
-                    text,
-                    (record[category] or "") if category else "",
-                    model,
-                    _graded(score, path, number, model),
-                    _number(cost, path, number, f"cost of {model}"),
-                    response=response or None,
-                )
+        for model in models:
+            score = _number(record[model], path, number, f"{model}, read as a model's score,")
+            cost = next((record[model + end] for end in COST if model + end in record), None)
+            response = next((record[model + end] for end in RESPONSE if model + end in record), None)
+            if math.isnan(score) and not response:
+                continue
+            text = record[query] or ""
+            yield Row(
+                query_id(text),
+                text,
+                (record[category] or "") if category else "",
+                model,
+                _graded(score, path, number, model),
+                _number(cost, path, number, f"cost of {model}"),
+                response=response or None,
+            )
+
+
+def _cells(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a CSV file with a header, and the line each ends on. Raises `MethodError`."""
+    # Responses are longer than the library's default.
+    csv.field_size_limit(min(MOST_FIELD_BYTES, sys.maxsize))
+    try:
+        # Excel begins its files with a mark of the encoding, which is no part of the first name.
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            for record in reader:
+                if None in record:
+                    raise MethodError(f"{path}, line {reader.line_num}, has more fields than the header.")
+                yield reader.line_num, record
+    except UnicodeDecodeError as error:
+        raise MethodError(f"{path} is not UTF-8 ({error.reason}): save it as UTF-8.") from None
+    except csv.Error as error:
+        raise MethodError(f"{path}, line {reader.line_num}, is not CSV: {error}.") from None
 
 
 def _lines(path: Path, of: Any) -> Iterator[Row]:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield of(_record(line, path, number), path, number)
+    for number, record in _objects(path):
+        yield of(record, path, number)
+
+
+def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a file of JSON lines, and the line of each. Raises `MethodError`."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            text = line.removeprefix(BOM_UTF8) if number == 1 else line
+            if text.strip():
+                yield number, _record(text, path, number)
 
 
 def _plain(record: Mapping[str, Any], path: Path, number: int) -> Row:
@@ -141,7 +159,7 @@ def _plain(record: Mapping[str, Any], path: Path, number: int) -> Row:
     if not isinstance(text, str) or not isinstance(record.get("model"), str):
         raise MethodError(f"{path}, line {number}: a row needs a query and a model.")
     numbers: dict[str, Any] = {name: _number(record.get(name), path, number, name) for name in NUMBERS}
-    numbers["score"] = _graded(numbers["score"], path, number, "score")
+    numbers["score"] = _graded(numbers["score"], path, number, record["model"])
     category = next((str(record[name]) for name in CATEGORY if record.get(name)), "")
     response = record.get("response")
     return Row(
@@ -167,7 +185,7 @@ def _logged(record: Mapping[str, Any], path: Path, number: int) -> Row:
         text,
         str(metadata.get("category") or "") if isinstance(metadata, dict) else "",
         str(record.get("model_group") or model),
-        _graded(_number(score, path, number, "score"), path, number, "score"),
+        _graded(_number(score, path, number, "score"), path, number, model),
         _number(record.get("response_cost"), path, number, "response_cost"),
         _number(usage.get("prompt_tokens"), path, number, "prompt_tokens"),
         _number(usage.get("completion_tokens"), path, number, "completion_tokens"),
@@ -216,7 +234,7 @@ def _record(line: bytes, path: Path, number: int) -> dict[str, Any]:
     except orjson.JSONDecodeError as error:
         raise MethodError(f"{path}, line {number}, is not JSON: {error}.") from None
     if not isinstance(record, dict):
-        raise MethodError(f"{path}, line {number}, is not an object.")
+        raise MethodError(f"{path}, line {number}, is not an object: JSON lines have one object a line.")
     return record
 
 

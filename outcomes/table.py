@@ -262,7 +262,9 @@ def read_table(path: Path) -> OutcomeTable:
     try:
         columns = parquet.read_table(path, memory_map=False).to_pydict()
     except pyarrow.ArrowException as error:
-        raise MethodError(f"{path} is not a parquet file: {error}") from None
+        raise MethodError(
+            f"{path} is not a parquet file ({error}); `chorus outcomes import` reads CSV and JSON lines."
+        ) from None
     names = [field.name for field in fields(Row)]
     missing = [name for name in names[:5] if name not in columns]
     if missing:

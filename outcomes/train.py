@@ -50,7 +50,7 @@ def train(
     data = table.digest()
     if "embedding" in record.needs:
         if embedder is None:
-            raise MethodError(f"{record.id} needs an embedder.")
+            raise MethodError(f"{record.id} needs an embedder, such as --embedder all-minilm-l6-v2-int8.")
         table = table.embedded(embedder.embed(table.queries.texts))
     seen, test = split(table, test_share)
     learn, calibration = split(seen, calibration_share, salt="calibration")

@@ -47,13 +47,9 @@ def merge(
         chorus outcomes merge monday.parquet tuesday.parquet --out week.parquet
     """
     from outcomes.importing import merged
-    from outcomes.table import write_table
 
     found, contradictions = merged([_read(path) for path in tables])
-    write_table(found, out)
-    typer.echo(f"{len(found)} queries, {len(found.models)} models written to {out}")
-    if contradictions:
-        typer.echo(f"{contradictions} values differed from an earlier table's and were replaced")
+    _write(found, contradictions, out)
 
 
 @group.command("import")
@@ -69,7 +65,8 @@ def import_(
 ) -> None:
     """Make an outcome table of RouterBench's or RouteLLM's CSV, of request logs, or of JSON lines.
 
-    What the file does not say stays unknown: logs without grades give rows without scores.
+    What the file does not say stays unknown: logs without grades give rows without scores. Of two values for the same
+    question and model the later is kept, and how often they differed is told.
 
     Examples:
         chorus outcomes import routerbench_0shot.csv --out routerbench.parquet
@@ -79,7 +76,6 @@ def import_(
     from typing import get_args
 
     from outcomes import importing
-    from outcomes.table import write_table
 
     known = get_args(importing.Format)
     if form is not None and form not in known:
@@ -87,12 +83,22 @@ def import_(
     if not file.is_file():
         raise SettingsError(f"There is no {file}.")
     chosen: Format | None = next((name for name in known if name == form), None)
-    found = importing.read_foreign(file, chosen)
+    found, contradictions = importing.read_foreign(file, chosen)
     if not len(found):
         raise SettingsError(f"{file} has no rows.")
-    write_table(found, out)
-    typer.echo(f"{len(found)} queries, {len(found.models)} models written to {out}")
+    _write(found, contradictions, out)
     _describe(found)
+
+
+def _write(table: OutcomeTable, contradictions: int, out: Path) -> None:
+    from outcomes.table import write_table
+
+    write_table(table, out)
+    typer.echo(f"{len(table)} queries, {len(table.models)} models written to {out}")
+    if contradictions:
+        typer.echo(
+            f"{contradictions} values differed from an earlier one of the same question and model: the later count"
+        )
 
 
 def _read(path: Path) -> OutcomeTable:

@@ -26,7 +26,7 @@ def test_routerbench_csv(tmp_path: Path) -> None:
         'mixtral|total_cost,oracle_model_to_route_to\na.1,"one, or\ntwo?",mbpp,1.0,0.25,yes,no,0.005,0.0002,gpt-4\n'
         "a.2,three?,mbpp,,0.0,,no,,0.0003,no_model_correct\n"
     )
-    table = read_foreign(_written(tmp_path, "bench.csv", text))
+    table, _ = read_foreign(_written(tmp_path, "bench.csv", text))
     assert table.models == ("gpt-4", "mixtral")
     assert table.queries.texts == ["one, or\ntwo?", "three?"]
     assert np.array_equal(table.score, [[1.0, 0.25], [np.nan, 0.0]], equal_nan=True)
@@ -38,7 +38,7 @@ def test_routerbench_csv(tmp_path: Path) -> None:
 def test_routellm_csv(tmp_path: Path) -> None:
     """True and False are scores; there are no costs."""
     text = "prompt,strong/one,weak,strong/one_response\nwhy?,True,False,because\nhow?,False,True,\n"
-    table = read_foreign(_written(tmp_path, "gsm8k_responses.csv", text))
+    table, _ = read_foreign(_written(tmp_path, "gsm8k_responses.csv", text))
     assert table.models == ("strong/one", "weak")
     assert table.score.tolist() == [[1.0, 0.0], [0.0, 1.0]]
     assert np.isnan(table.cost_usd).all()
@@ -66,7 +66,7 @@ def test_litellm_log(tmp_path: Path) -> None:
     }
     graded = record | {"messages": [{"role": "user", "content": "bye"}], "metadata": {"score": 1}}
     lines = "\n".join(orjson.dumps(one).decode() for one in (record, graded))
-    table = read_foreign(_written(tmp_path, "log.jsonl", lines))
+    table, _ = read_foreign(_written(tmp_path, "log.jsonl", lines))
     assert table.models == ("gpt-4o-mini",)
     assert table.queries.texts == ["hello", "bye"]
     assert np.array_equal(table.score, [[np.nan], [1.0]], equal_nan=True)
@@ -82,7 +82,7 @@ def test_openai_log(tmp_path: Path) -> None:
         "request": {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]},
         "response": {"body": {"model": "gpt-4o-2024-08-06", "choices": [], "usage": {"prompt_tokens": 3}}},
     }
-    table = read_foreign(_written(tmp_path, "log.jsonl", orjson.dumps(record).decode()))
+    table, _ = read_foreign(_written(tmp_path, "log.jsonl", orjson.dumps(record).decode()))
     assert table.models == ("gpt-4o-2024-08-06",)
     assert table.prompt_tokens[0, 0] == 3
     assert np.isnan(table.completion_tokens[0, 0])
@@ -96,7 +96,7 @@ def test_json_lines_round_trip(tmp_path: Path) -> None:
         {"query": "a?", "model": "n", "score": None, "response": "dunno"},
     ]
     path = _written(tmp_path, "rows.jsonl", "\n".join(orjson.dumps(row).decode() for row in rows) + "\n\n")
-    table = read_foreign(path)
+    table, _ = read_foreign(path)
     write_table(table, tmp_path / "t.parquet")
     again = read_table(tmp_path / "t.parquet")
     assert np.array_equal(table.score, again.score, equal_nan=True)
@@ -110,6 +110,8 @@ def test_json_lines_round_trip(tmp_path: Path) -> None:
         ("a.csv", "id,gpt\n1,1\n", "prompt"),
         ("a.csv", "prompt,gpt\nx,good\n", "line 2: gpt"),
         ("a.csv", "prompt,gpt\nx,7\n", "scores lie in"),
+        ("a.csv", "prompt,gpt\nx,1,0\n", "line 2, has more fields"),
+        ("a.csv", "prompt;gpt\nx;1\n", "commas between"),
         ("a.jsonl", '{"query": "x", "model": "m"}\n{', "line 2, is not JSON"),
         ("a.jsonl", "[]\n", "not an object"),
         ("a.jsonl", '{"query": "x"}\n', "line 1: a row needs"),
@@ -120,6 +122,34 @@ def test_what_cannot_be_read_names_its_line(tmp_path: Path, name: str, content: 
     """A file of another form is a `MethodError` that says where."""
     with pytest.raises(MethodError, match=told):
         read_foreign(_written(tmp_path, name, content))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.csv", "prompt,gpt\ncafé,1\n"), ("a.jsonl", '{"query": "café", "model": "gpt", "score": 1}\n')],
+)
+def test_marks_of_the_encoding(tmp_path: Path, name: str, content: str) -> None:
+    """Spreadsheets begin their files with one, which is no part of the first name; another encoding is refused."""
+    path = tmp_path / name
+    path.write_bytes(content.encode("utf-8-sig"))
+    table, _ = read_foreign(path)
+    assert (table.queries.texts, table.models, table.score.tolist()) == (["café"], ("gpt",), [[1.0]])
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(MethodError, match=r"not UTF-8|not JSON"):
+        read_foreign(path)
+
+
+def test_a_question_logged_twice(tmp_path: Path) -> None:
+    """Grades are kept where a later row has none; where both have one the later counts, and is counted."""
+    rows = [
+        {"query": "a?", "model": "m", "score": 1},
+        {"query": "a?", "model": "m", "cost_usd": 0.5},
+        {"query": "b?", "model": "m", "score": 1},
+        {"query": "b?", "model": "m", "score": 0},
+    ]
+    path = _written(tmp_path, "rows.jsonl", "\n".join(orjson.dumps(row).decode() for row in rows))
+    table, contradictions = read_foreign(path)
+    assert (table.score.tolist(), table.cost_usd[0, 0], contradictions) == ([[1.0], [0.0]], 0.5, 1)
 
 
 def test_merging_fills_holes_and_counts_contradictions() -> None:

@@ -7,6 +7,7 @@ before using it.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
 from collections.abc import Collection, Mapping
@@ -178,13 +179,35 @@ def tensor(
 def arguments(kind: type, manifest: Manifest) -> dict[str, Any]:
     """What `manifest.parameters` holds as keyword arguments for the constructor of `kind`. Raises `MethodError` for
     parameters it does not take, and for values of another type than its defaults."""
+    return options_of(kind, manifest.parameters, f"The {manifest.method} artefact")
+
+
+def options_of(kind: type, given: Mapping[str, Any], whose: str) -> dict[str, Any]:
+    """`given` as keyword arguments for the constructor of `kind`. Raises `MethodError`, which begins with `whose` they
+    are, for those it does not take, and for values of another type."""
     known = inspect.signature(kind).parameters
-    for name, value in manifest.parameters.items():
-        default = known[name].default if name in known else None
-        number = isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool)
-        if name not in known or not (number or type(value) is type(default)):
-            raise MethodError(f"The {manifest.method} artefact has a parameter {name} of {value!r}.")
-    return dict(manifest.parameters)
+    for name, value in given.items():
+        if name not in known:
+            raise MethodError(f"{whose} has no option {name!r}; there are {', '.join(known)}.")
+        if not _fits(value, known[name]):
+            raise MethodError(f"{whose} has {name} of {value!r}; it is of type {_written(known[name])}.")
+    return dict(given)
+
+
+def _fits(value: Any, parameter: inspect.Parameter) -> bool:
+    """Whether a parameter takes a value: by the type written down where that is a plain one, else by its default's."""
+    written = _written(parameter)
+    if written.startswith("Literal["):
+        return value in ast.literal_eval(f"({written[len('Literal[') : -1]},)")
+    wanted = set(written.split(" | "))
+    if not wanted <= {"int", "float", "str", "bool", "None"}:
+        wanted = {type(parameter.default).__name__}
+    found = "None" if value is None else type(value).__name__
+    return found in wanted or (found == "int" and "float" in wanted)
+
+
+def _written(parameter: inspect.Parameter) -> str:
+    return str(parameter.annotation)
 
 
 def load_router(

@@ -117,6 +117,8 @@ class TextFeatures:
 def _leading(matrix: Any, rank: int) -> Floats:
     """The leading right singular vectors of a sparse matrix, signs fixed, shape (n_columns, up to `rank`): randomised
     subspace iteration (Halko, Martinsson, Tropp 2011) from a seeded start, so that the same texts give the same."""
+    if not matrix.shape[1]:
+        return np.zeros((0, 0))  # No word stands in two texts.
     start = np.random.default_rng(0).normal(size=(matrix.shape[0], min(rank + 10, *matrix.shape)))
     basis = matrix.T @ start
     for _ in range(3):

@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from outcomes.artefact import Manifest, annotate
+from outcomes.artefact import Manifest, annotate, options_of
 from outcomes.assignment import calibrate_knob
 from outcomes.embedder import EmbedderLike
 from outcomes.evaluate import TEST_SHARE, evaluate_router
 from outcomes.fine_tuning import FineTuning
 from outcomes.table import OutcomeTable, read_table, split
-from protocol.errors import MethodError
+from protocol.errors import MethodError, SettingsError
 from protocol.methods import find_method, load_method
 
 __all__ = ["train"]
@@ -45,6 +45,10 @@ def train(
     Raises `MethodError`, `SettingsError`.
     """
     record = find_method(method, "router")
+    if out.exists() and not out.is_dir():
+        raise SettingsError(f"{out} is a file; an artefact is a folder of its own.")
+    kind = load_method(record)
+    chosen = options_of(kind, options or {}, record.id)
     table = read_table(table) if isinstance(table, Path) else table
     table = table.only(models) if models else table
     data = table.digest()
@@ -58,17 +62,18 @@ def train(
         raise MethodError(
             f"{len(table)} queries are too few to split into training, calibration and test parts."
         )
-    kind = load_method(record)
     told: dict[str, Any] = {"report": report} if issubclass(kind, FineTuning) else {}
     if descriptions:
         told["described"] = _described(descriptions, embedder, kind, record.id)
     try:
-        router = kind(**{**(options or {}), **told})
-    except TypeError as error:
-        raise MethodError(f"{record.id} does not take these options: {error}.") from None
-    router.fit(learn)
-    knob = calibrate_knob(router.estimate(calibration.queries))
-    card = evaluate_router(router, test, knob, resamples=resamples, seed=seed)
+        router = kind(**chosen, **told).fit(learn)
+        knob = calibrate_knob(router.estimate(calibration.queries))
+        card = evaluate_router(router, test, knob, resamples=resamples, seed=seed)
+    except (ArithmeticError, IndexError, ValueError) as error:
+        if not chosen:
+            raise
+        # No method checks every bound of its numbers.
+        raise MethodError(f"{record.id} cannot be trained with {chosen}: {error}.") from error
     router.save(out)
     return annotate(
         out,

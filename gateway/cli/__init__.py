@@ -42,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(
             _failed(f"{error.name} is not installed; pip install 'chorus-gateway[{extra}]' brings it.", 1)
         )
+    except OSError as error:
+        # A file or address of the operator's: a disk that is full, a folder that may not be written to.
+        sys.exit(_failed(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "), 1))
 
 
 def _failed(message: str, status: int) -> int:

@@ -55,3 +55,11 @@ def test_form_tells_kinds_apart() -> None:
     ):
         assert not np.allclose(plain, form(text))
     assert all(np.isfinite(form(text)).all() for text in ("", "\ud800", "\0", "x" * 100_000))
+
+
+def test_texts_without_a_common_word() -> None:
+    """No directions, which is kept in an artefact's tensors as it is; measures of form all the same."""
+    found = TextFeatures.of(["alpha", "bravo", "charlie"], rank=4)
+    again = TextFeatures.read(found.tensors())
+    assert (found.rank, again.words(["alpha", "delta"]).shape) == (0, (2, 0))
+    assert np.isfinite(again.measures(["alpha", "delta"])).all()

@@ -133,17 +133,37 @@ def test_missing_outcomes_and_costs_are_unknown_not_zero() -> None:
 
 
 def test_what_cannot_be_trained_says_why(tmp_path: Path) -> None:
-    """No embedder, an unknown method or option, and too few queries are errors with the reason."""
+    """No embedder, an unknown method, a file to write to, and too few queries are errors with the reason."""
     table, embedder = _table(), TopicEmbedder()
     with pytest.raises(MethodError, match="embedder"):
         train("knn", table, tmp_path)
     with pytest.raises(SettingsError, match="knn-router"):
         train("knn-ruoter", table, tmp_path, embedder=embedder)
-    with pytest.raises(MethodError, match="options"):
-        train("knn", table, tmp_path, embedder=embedder, options={"neighbours": 3})
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match="is a file"):
+        train("knn", table, tmp_path / "file", embedder=embedder)
     with pytest.raises(MethodError, match="too few"):
         train("knn", table.take(slice(0, 2)), tmp_path, embedder=embedder)
     assert not (tmp_path / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ({"neighbours": 3}, "no option 'neighbours'; there are k, protocol"),
+        ({"k": "three"}, "k of 'three'.*int"),
+        ({"k": True}, "k of True.*int"),
+        ({"lam": "2"}, "lam of '2'.*float"),
+        ({"protocol": "vote"}, "'utility', 'selection'"),
+        ({"k": 0}, "cannot be trained with {'k': 0}"),
+    ],
+)
+def test_bad_options_are_named(tmp_path: Path, option: dict[str, object], told: str) -> None:
+    """One it does not have, of another type, not among its words, out of bounds: each a `MethodError`, nothing
+    written."""
+    with pytest.raises(MethodError, match=told):
+        train("knn", _table(60), tmp_path / "out", embedder=TopicEmbedder(), options=option)
+    assert not (tmp_path / "out").exists()
 
 
 def test_descriptions_reach_the_methods_that_read_them(tmp_path: Path) -> None:

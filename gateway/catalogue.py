@@ -21,7 +21,7 @@ __all__ = ["DIRECT", "Catalogue", "Direct", "Target"]
 DIRECT = "direct"
 """The strategy of a plain model, as answers and metrics call it."""
 
-_ROUTELLM = re.compile(r"router-(?P<name>.{1,128})-(?P<threshold>[01]|[01]?\.[0-9]{1,17})")
+_ROUTELLM = re.compile(r"router-(?P<name>.{1,128})-(?P<threshold>[0-9]{1,4}|[0-9]{0,4}\.[0-9]{1,17})")
 """RouteLLM's names: a router and its threshold."""
 
 
@@ -69,14 +69,20 @@ class Catalogue:
         }
 
     def by_threshold(self, asked: ChatRequest) -> ChatRequest:
-        """`asked`, of a strategy and a threshold where its model is called so in RouteLLM's way (`router-mf-0.116`)."""
+        """`asked`, of a strategy and a threshold where its model is called so in RouteLLM's way (`router-mf-0.116`).
+        Raises `BadRequest` for a threshold above 1."""
         if not self._thresholds or asked.model in self._targets:
             return asked
         told = _ROUTELLM.fullmatch(asked.model)
         strategy = self._thresholds.get(told["name"]) if told else None
         if told is None or strategy is None:
             return asked
-        threshold = min(1.0, float(told["threshold"]))
+        threshold = float(told["threshold"])
+        if threshold > 1:
+            raise BadRequest(
+                f"The threshold of {asked.model!r} lies between 0 and 1; {strategy!r} is the route by itself.",
+                param="model",
+            )
         body: dict[str, Any] = {**asked.body, "model": strategy}
         return ChatRequest(body, replace(asked.options, threshold=threshold))
 

@@ -167,6 +167,9 @@ class Routed:
             else tuple(name for name, lack in zip(self.models, lacking, strict=True) if lack is None)
         )
         lack = next(filter(None, lacking), "")
+        if lack:
+            pairs = zip(self.models, lacking, strict=True)
+            run.trace.note(left_out={name: wanted for name, wanted in pairs if wanted})
         if not able:
             return _Choice(model=self.default, reason=f"default: no candidate has {lack}")
         fallback = self.default if default_lacks is None else able[0]

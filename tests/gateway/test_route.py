@@ -116,8 +116,11 @@ async def test_routellm_names(client: httpx.AsyncClient) -> None:
     assert answer.headers["x-chorus-model"] == "strong"
     assert (await _routed(client, "choosy", chorus={"threshold": 0.5}))["model"] == "strong"
     assert (await _routed(client, "choosy"))["model"] == "weak"
-    for wrong in ("router-auto-0.5", "router-knn-", "router-knn-7", "router-knn-x"):
+    for wrong in ("router-auto-0.5", "router-knn-", "router-knn-x"):
         assert (await client.post("/v1/route", json={"model": wrong, **ASK})).status_code == 404
+    for high in ("router-knn-7", "router-knn-1.01"):
+        refused = await client.post("/v1/route", json={"model": high, **ASK})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "model")
     refused = await client.post("/v1/route", json={"model": "auto", **ASK, "chorus": {"threshold": 0.5}})
     assert refused.status_code == 400
     assert refused.json()["error"]["param"] == "chorus.threshold"
@@ -130,6 +133,7 @@ async def test_models_that_cannot(client: httpx.AsyncClient) -> None:
     assert (await _routed(client, "auto", max_tokens=60))["model"] == "strong"
     explained = await _routed(client, "auto", tools=TOOLS, chorus={"explain": True})
     assert explained["decision"]["reason"] == "of those with tools, the only candidate"
+    assert explained["decision"]["left_out"] == {"weak": "tools"}
 
 
 def test_what_is_known_to_be_lacking() -> None:

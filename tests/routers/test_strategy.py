@@ -309,6 +309,7 @@ async def test_who_lacks_what_is_needed_is_no_candidate() -> None:
     run = ListRun(HARD, lacking={DEAR: "tools"})
     assert await _answer(_routed(), _request(), run) == CHEAP
     assert run.trace.decision["reason"] == "of those with tools, the only candidate"
+    assert run.trace.decision["left_out"] == {DEAR: "tools"}
     run = ListRun(HARD, lacking={CHEAP: "tools", DEAR: "tools"})
     assert await _answer(_routed(), _request(), run) == CHEAP
     assert run.trace.decision["reason"] == "default: no candidate has tools"

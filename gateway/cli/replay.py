@@ -137,6 +137,8 @@ def _policies(route: Routing, quality: str | None, rules: Sequence[str]) -> list
         raise SettingsError(
             f"--quality takes numbers, --policy what `policy:` does in a config: {told}."
         ) from None
+    if wrong := [level for level in levels if not 0 <= level <= 1]:
+        raise SettingsError(f"--quality {wrong[0]:g}: the knob goes from 0 (cheapest) to 1 (best).")
     if not levels and not asked:
         asked = [route.policy] if route.policy is not None else []
         levels = sorted({0.0, 0.25, 0.5, 0.75, 1.0, route.quality})

@@ -169,6 +169,7 @@ def test_what_cannot_be_replayed(chorus: Chorus, config: Path, tmp_path: Path) -
         (["--policy", "margin: two"], 2, "--policy"),
         (["--policy", "[1"], 2, "--policy"),
         (["--quality", "high"], 2, "--quality"),
+        (["--quality", "0.5,7"], 2, "--quality 7"),
         (["--since", "3y"], 2, "--since"),
         ([], 1, "no decision of 'auto'"),
     ):

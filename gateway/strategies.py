@@ -13,10 +13,20 @@ from dataclasses import dataclass
 from gateway.fingerprint import digest
 from gateway.local_weights import weights_folder
 from protocol.errors import MethodError, SettingsError
+from protocol.methods import FUSIONS, Contract, find_method, load_method
 from protocol.run import Strategy
 from protocol.settings import Aggregate, Cascade, Routing, Settings, StrategySettings, Talk
 
-__all__ = ["Made", "make_strategies"]
+__all__ = ["Made", "check_methods", "make_strategies"]
+
+_CONTRACTS: Mapping[str, tuple[Contract, ...]] = {
+    "route": ("router",),
+    "cascade": ("scorer",),
+    "aggregate": ("aggregator",),
+    "talk": ("router",),
+    "fuse": FUSIONS,
+}
+"""Kind of strategy → which methods may decide in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +35,15 @@ class Made:
 
     strategy: Strategy
     made_of: object
+
+
+def check_methods(settings: Settings) -> None:
+    """Raises `SettingsError` with the path of the first method that nobody knows; loads nothing but its record."""
+    for name, section in settings.strategies.items():
+        for kind, contracts in _CONTRACTS.items():
+            if (part := getattr(section, kind)) is not None:
+                with _blamed_on(f"strategies.{name}"):
+                    find_method(part.method, *contracts)
 
 
 def make_strategies(settings: Settings, before: Mapping[str, Made] | None = None) -> dict[str, Made]:
@@ -90,8 +109,6 @@ def _aggregate(name: str, section: Aggregate) -> Strategy:
 
 
 def _talk(section: Talk) -> Strategy:
-    from protocol.methods import find_method, load_method
-
     method = find_method(section.method, "router")
     talk = getattr(load_method(method), "talk", None)
     if talk is None:
@@ -119,6 +136,8 @@ def _embedder_id(name: str, settings: Settings) -> str:
 def _blamed_on(where: str) -> Iterator[None]:
     try:
         yield
+    except SettingsError as error:
+        raise SettingsError(f"{where}: {error}") from error
     except (MethodError, OSError) as error:
         raise SettingsError(
             f"{where}: {error} Make it anew (`chorus train`, `chorus calibrate`), or remove {where}."

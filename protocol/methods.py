@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from protocol.errors import SettingsError
 
-__all__ = ["FUSIONS", "PACKAGES", "Evidence", "Method", "find_method", "load_method", "methods"]
+__all__ = ["FUSIONS", "PACKAGES", "Contract", "Evidence", "Method", "find_method", "load_method", "methods"]
 
 PACKAGES = {
     "router": "routers",

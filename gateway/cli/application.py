@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from gateway.cli import (
@@ -31,6 +33,26 @@ application = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            typer.echo(f"chorus {version('chorus-gateway')}")
+        except PackageNotFoundError:
+            typer.echo("chorus, not installed: run from its sources")
+        raise typer.Exit
+
+
+@application.callback()
+def _chorus(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Tell it and exit.")
+    ] = False,
+) -> None: ...
+
 
 application.command()(serve.serve)
 application.command()(serve.engines)

@@ -121,8 +121,9 @@ def _words(needs: Iterable[str]) -> str:
 
 
 def _print(found: Iterable[Method]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from gateway.cli.tables import print_table
 
     table = Table("id", "title", "year", "taxonomy", "needs", "evidence", box=None, pad_edge=False)
     for method in found:
@@ -134,4 +135,4 @@ def _print(found: Iterable[Method]) -> None:
             _words(method.needs),
             str(len(method.evidence)),
         )
-    Console(soft_wrap=True).print(table)
+    print_table(table)

@@ -23,9 +23,12 @@ def check(file: Annotated[Path, typer.Argument(help="The YAML config file.")]) -
     """
     import yaml
 
+    from gateway.strategies import check_methods
     from protocol.settings import load_settings
 
-    typer.echo(yaml.safe_dump(load_settings(file).redacted(), sort_keys=False, allow_unicode=True), nl=False)
+    settings = load_settings(file)
+    check_methods(settings)
+    typer.echo(yaml.safe_dump(settings.redacted(), sort_keys=False, allow_unicode=True), nl=False)
 
 
 def schema(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -88,6 +89,7 @@ def create(
     key, secret = with_office(config, lambda office, actor: office.create(Order.parse(body), actor))
     typer.echo(secret)
     typer.echo(f"{key.id} is made. The line above is its only copy. {_stored(key)}".rstrip(), err=True)
+    _say_unknown(key, config)
 
 
 @group.command("list")
@@ -103,8 +105,9 @@ def list_keys(
     import time
 
     import orjson
-    from rich.console import Console
     from rich.table import Table
+
+    from gateway.cli.tables import print_table
 
     keys = with_office(config, lambda office, _: office.keys())
     if json:
@@ -119,7 +122,7 @@ def list_keys(
             *(key.id, key.alias or "", key.team or "", key.owner or "", key.state(time.time()), may),
             *(_limits(key), _text(key), f"{made:%Y-%m-%d %H:%M}"),
         )
-    Console().print(table)
+    print_table(table)
 
 
 @group.command()
@@ -149,6 +152,7 @@ def change(
 
     key = with_office(config, deed)
     typer.echo(f"{key.id} is changed. {_stored(key)}".rstrip())
+    _say_unknown(key, config)
     terms.say_removed()
 
 
@@ -203,6 +207,7 @@ def rotate(
     typer.echo(
         f"{key.id} has a new secret. The line above is its only copy. {_stored(key)}".rstrip(), err=True
     )
+    _say_unknown(key, config)
     terms.say_removed(err=True)
 
 
@@ -269,6 +274,16 @@ def _limits(key: Key) -> str:
 
 def _text(key: Key) -> str:
     return "" if key.text_days is None else f"text, {key.text_days:g} days"
+
+
+def _say_unknown(key: Key, config: Path) -> None:
+    """What it may name may come with a later config; but most often it is misspelt."""
+    from protocol.settings import load_settings
+
+    settings = load_settings(config)
+    unknown = [name for name in key.models or () if name not in {*settings.models, *settings.strategies}]
+    if unknown:
+        typer.echo(f"The config has no model or strategy {', '.join(map(repr, unknown))} so far.", err=True)
 
 
 def _stored(key: Key) -> str:

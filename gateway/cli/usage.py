@@ -17,6 +17,7 @@ import typer
 
 from gateway.cli.office import with_office
 from gateway.cli.parameters import CONFIG, ConfigOption, Since, seconds, words
+from gateway.cli.tables import print_table
 from protocol.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -129,7 +130,6 @@ def show(
 
 def _tell_request(found: dict[str, Any]) -> None:
     import orjson
-    from rich.console import Console
     from rich.table import Table
 
     made = datetime.fromtimestamp(found["at"], UTC)
@@ -154,7 +154,7 @@ def _tell_request(found: dict[str, Any]) -> None:
             tokens = (str(call["prompt_tokens"]), str(call["completion_tokens"]))
             took, cost = f"{call['latency_s']:.3f}", f"{call['cost_usd']:.9f}"
             table.add_row(call["model"], call["kind"], call["outcome"], began, took, *tokens, cost)
-        Console().print(table)
+        print_table(table)
 
 
 def _row(line: Line) -> list[str]:
@@ -191,20 +191,18 @@ def _parquet(groups: tuple[str, ...], lines: list[Line], out: Path | None) -> No
 def _saved_table(groups: tuple[str, ...], rows: Sequence[Saved], beside: bool) -> None:
     """In US dollars; what was saved lies between "from" and "to" at 95 %."""
     from rich.box import SIMPLE
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(*groups, box=SIMPLE)
     for name in ("requests", "measured", "spent", "against", "saved", "from", "to"):
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(name, justify="right")
     for row in rows:
         money = (row.spent_usd, row.against_usd, row.usd, row.low_usd, row.high_usd)
         table.add_row(*row.group, str(row.requests), str(row.measured), *(f"{usd:.6g}" for usd in money))
-    Console(stderr=beside).print(table)
+    print_table(table, stderr=beside)
 
 
 def _table(groups: tuple[str, ...], lines: list[Line]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(*groups, show_footer=bool(lines))
@@ -216,4 +214,4 @@ def _table(groups: tuple[str, ...], lines: list[Line]) -> None:
         table.add_column(field, justify="right", footer=footer)
     for line in lines:
         table.add_row(*_row(line))
-    Console().print(table)
+    print_table(table)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gateway.cli.parameters import Config
+from gateway.cli.tables import print_table
 from protocol.errors import MethodError, SettingsError
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ group = typer.Typer(
 @group.command("list")
 def list_models() -> None:
     """List the weights that Chorus can fetch, and which of them are here."""
-    from rich.console import Console
     from rich.table import Table
 
     from engines.weights import status
@@ -44,7 +44,7 @@ def list_models() -> None:
             f"{row.size / 1e6:.0f}",
             f"{row.to_download / 1e6:.0f}",
         )
-    Console(soft_wrap=True).print(table)
+    print_table(table)
 
 
 @group.command()
@@ -171,7 +171,6 @@ def prices(
 
         chorus models prices --known claude-sonnet
     """
-    from rich.console import Console
     from rich.table import Table
 
     from protocol.price_table import price_table
@@ -195,8 +194,7 @@ def prices(
     )
     for name, price, source in rows:
         shown.add_row(name, *_price_cells(price), source)
-    console = Console(soft_wrap=True)
-    console.print(shown, width=None if console.is_terminal else 200)
+    print_table(shown)
 
 
 def _price_cells(price: Price | None) -> Iterator[str]:

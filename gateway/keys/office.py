@@ -16,6 +16,7 @@ from gateway.keys.key import Key
 from gateway.keys.secret import Pepper, new_secret
 from gateway.ledger.text_keeping import TextKeeping
 from protocol.errors import BadRequest, NotFound, SettingsError, StateUnavailable
+from protocol.settings.faults import plainly
 from protocol.tenancy import LimitSettings
 
 __all__ = ["Office", "Order"]
@@ -47,8 +48,8 @@ class Order(BaseModel):
             return cls.model_validate(body)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise BadRequest(f"'{where}': {first['msg']}.", param=where) from None
+            where = ".".join(str(part) for part in first["loc"] if part != "[key]")
+            raise BadRequest(f"'{where}': {plainly(first['msg'])}.", param=where) from None
 
 
 class Office:
@@ -90,9 +91,12 @@ class Office:
         """The key with this id or alias."""
         found = [key for key in await self._book.all() if name in (key.id, key.alias)]
         active = [key for key in found if key.revoked is None] or found
-        if len(active) != 1:
+        if not active:
+            raise NotFound(f"There is no key {name[:128]!r}.")
+        if len(active) > 1:
+            ids = ", ".join(key.id for key in active[:8]) + (", …" if len(active) > 8 else "")
             raise NotFound(
-                f"There is no key {name[:128]!r}." if not active else f"{len(active)} keys are called so."
+                f"{len(active)} keys have the alias {name[:128]!r}; name one of them by its id: {ids}."
             )
         return active[0]
 

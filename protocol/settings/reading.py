@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +15,8 @@ from protocol.errors import SettingsError
 from protocol.litellm_config import is_litellm, translate
 from protocol.price_table import price_table, priced_name
 from protocol.redaction import Redaction
-from protocol.settings.faults import fault
+from protocol.settings.document import Document
+from protocol.settings.faults import faults
 from protocol.settings.models import HostedModel
 from protocol.settings.prices import PriceSettings
 from protocol.settings.whole import Settings
@@ -36,38 +38,50 @@ def load_settings(path: Path, base: Path | None = None) -> Settings:
 def parse_settings(text: str, *, base: Path = Path(), source: str = "config") -> Settings:
     """Check YAML `text`, resolving relative paths against `base`. Raises `SettingsError` listing every fault found."""
     try:
-        raw = yaml.safe_load(text)
+        document = Document(text, source)
     except yaml.YAMLError as error:
         raise SettingsError(f"{source} is not valid YAML: {Redaction().text(str(error))}") from None
+    if document.twice:
+        raise _faulty(source, document.twice)
+    raw = document.value
     if not isinstance(raw, dict):
         raise SettingsError(f"{source} must be a mapping with a 'models' section.")
-    if is_litellm(raw):
+    # A section whose keys are all commented out is as good as none.
+    raw = {key: section for key, section in raw.items() if section is not None}
+    foreign = is_litellm(raw)
+    if foreign:
         raw = translate(raw)
+    missing: list[str] = []
+    raw = _resolve_secrets(raw, (), missing)
+    if missing:
+        raise _faulty(source, missing)
     try:
-        settings = Settings.model_validate(_resolve_secrets(raw, ()))
+        settings = Settings.model_validate(raw)
     except ValidationError as error:
-        faults = "\n".join(f"  {fault(item)}" for item in error.errors())
-        raise SettingsError(f"{source} has {error.error_count()} fault(s):\n{faults}") from None
+        raise _faulty(source, faults(error, raw, None if foreign else document)) from None
     return _find_prices(_resolve_paths(settings, base))
+
+
+def _faulty(source: str, faults: Sequence[str]) -> SettingsError:
+    lines = "\n".join(f"  {line}" for line in faults)
+    return SettingsError(f"{source} has {len(faults)} fault(s):\n{lines}")
 
 
 _SECRET = re.compile(r"^(?:os\.environ/|\$\{)([A-Za-z_][A-Za-z0-9_]*)\}?$")
 
 
-def _resolve_secrets(value: Any, path: tuple[str | int, ...]) -> Any:
-    """Replace every `os.environ/NAME` and `${NAME}` by the variable's value."""
+def _resolve_secrets(value: Any, path: tuple[str | int, ...], missing: list[str]) -> Any:
+    """Replace every `os.environ/NAME` and `${NAME}` by the variable's value; add to `missing` what is not set."""
     if isinstance(value, dict):
-        return {key: _resolve_secrets(item, (*path, key)) for key, item in value.items()}
+        return {key: _resolve_secrets(item, (*path, key), missing) for key, item in value.items()}
     if isinstance(value, list):
-        return [_resolve_secrets(item, (*path, i)) for i, item in enumerate(value)]
+        return [_resolve_secrets(item, (*path, i), missing) for i, item in enumerate(value)]
     if isinstance(value, str) and (match := _SECRET.match(value)):
         name = match.group(1)
-        if name not in os.environ:
-            where = ".".join(map(str, path))
-            raise SettingsError(
-                f"{where}: the environment variable {name} is not set; export it or remove the line."
-            )
-        return os.environ[name]
+        if name in os.environ:
+            return os.environ[name]
+        where = ".".join(map(str, path))
+        missing.append(f"{where}: the environment variable {name} is not set; export it or remove the line")
     return value
 
 

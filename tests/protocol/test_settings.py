@@ -70,19 +70,28 @@ def test_unknown_keys_get_a_hint(text: str, told: str) -> None:
     [
         (
             "models: {a: {engine: {weights: w, dtype: int3}}}",
-            "models.a.engine.dtype: Input should be 'float32'",
+            "models.a.engine.dtype: must be 'float32'",
         ),
         (
             BASE + "server: {port: 70000}",
-            "server.port: Input should be less than or equal to 65535 (found 70000)",
+            "server.port: must be less than or equal to 65535 (found 70000)",
         ),
         ("models: {a: {}}", "models.a: give exactly one of engine, openai, hosted, embedder (found none)"),
         ("models: {a: {engine: {weights: w}, embedder: {weights: w}}}", "found engine and embedder"),
-        ("models: {a: {openai: {base_url: 'ftp://x', model: m}}}", "models.a.openai.0.base_url"),
+        ("models: {a: {openai: {base_url: 'ftp://x', model: m}}}", "models.a.openai.base_url: must match"),
         ("models: {a: {openai: {base_url: 'http://[a]/v1', model: m}}}", "not a URL"),
         ("models: {a: {openai: {base_url: 'http://x:port/v1', model: m}}}", "not a URL"),
         ("models: {a: {openai: {base_url: 'http://x/v1', model: m, proxy: 'http://[a]'}}}", "not a URL"),
-        ("models: {}", "models:"),
+        ("models: {}", "models: needs at least 1"),
+        ("models: {a: {openai: {base_url: 'http://x/v1'}}}", "models.a.openai.model: is required"),
+        (BASE + "server: {cors: {origins: 'https://a'}}", "server.cors.origins: must be a list (found"),
+        (BASE + "server: 3", "server: must be a mapping of keys to values (found 3)"),
+        (BASE + "keys: {required: maybe}", "keys.required: must be true or false"),
+        (
+            BASE + "limits: {everyone: {budgets_usd: {fortnight: 3}}}",
+            "everyone.budgets_usd.fortnight: must be 'day'",
+        ),
+        ("models: &a {b: *a}", "an alias within what it stands for"),
         ("[]", "must be a mapping"),
         ("models: {a: [", "not valid YAML"),
         (BASE + "strategies: {small: {aggregate: {members: [large]}}}", "both a model and a strategy"),
@@ -116,6 +125,34 @@ def test_all_faults_are_reported_at_once() -> None:
     assert "kv_cache_gib" in told
 
 
+def test_a_fault_of_a_part_is_no_fault_of_the_whole() -> None:
+    """A deployment that was refused does not count as none."""
+    assert "1 fault(s)" in fault("models: {a: {openai: {base_url: 'http://x/v1'}}}")
+
+
+def test_faults_name_their_line() -> None:
+    """A fault tells the line of its key; what is missing, the line of the section that lacks it."""
+    text = "models:\n  a:\n    openai:\n    - base_url: http://x/v1\n      modle: m\n"
+    assert fault(text).splitlines()[1:] == [
+        "  line 4: models.a.openai.0.model: is required",
+        "  line 5: models.a.openai.0.modle: unknown key; did you mean 'model'?",
+    ]
+
+
+def test_a_key_that_stands_twice_is_refused() -> None:
+    """YAML would silently drop the first of two models of one name; both lines are told, not what they hold."""
+    told = fault("models:\n  a: {engine: {weights: w}}\n  a: {engine: {weights: sk-canary}}\n")
+    assert "line 3: models.a: stands here again, after line 2" in told
+    assert "canary" not in told
+    merged = "models:\n  a: &a {engine: {weights: w}}\n  b: {<<: *a}\n"
+    assert list(parse_settings(merged).models) == ["a", "b"]
+
+
+def test_an_empty_section_is_none() -> None:
+    """A section whose keys are all commented out leaves the defaults."""
+    assert parse_settings(BASE + "server:\n  # port: 1\n").server.port == 8080
+
+
 def test_secrets_are_read_and_redacted() -> None:
     """`os.environ/NAME` and `${NAME}` are read; no rendering of the settings shows them."""
     settings = parse_settings(BASE + "server: {master_key: '${TEST_KEY}'}")
@@ -126,10 +163,11 @@ def test_secrets_are_read_and_redacted() -> None:
 
 
 def test_a_missing_secret_names_its_variable() -> None:
-    """A variable that is not set is named with the path that wants it."""
-    told = fault(BASE.replace("TEST_KEY", "NO_SUCH_KEY_HERE"))
+    """Every variable that is not set is named with the path that wants it."""
+    told = fault(BASE.replace("TEST_KEY", "NO_SUCH_KEY_HERE") + "server: {master_key: '${NOR_THIS}'}")
     assert "models.large.openai.api_key" in told
     assert "NO_SUCH_KEY_HERE" in told
+    assert "server.master_key: the environment variable NOR_THIS" in told
 
 
 def test_a_wrong_secret_is_not_shown() -> None:
@@ -186,7 +224,7 @@ def test_output_cap(fields: str, cap: int) -> None:
 @pytest.mark.parametrize(
     ("hosted", "told"),
     [
-        ("{model: claude}", "models.a.hosted.0.model"),
+        ("{model: claude}", "models.a.hosted.model"),
         ("{model: anthropic/c}", "anthropic needs an api_key"),
         ("{model: bedrock/c, region: r}", "bedrock needs aws_access_key_id"),
         ("{model: bedrock/c, credentials: environment}", "bedrock needs a region"),
@@ -195,7 +233,7 @@ def test_output_cap(fields: str, cap: int) -> None:
         ("{model: azure/g, api_key: k}", "azure needs the base_url"),
         (
             "{model: anthropic/c, api_key: k, mock_response: x}",
-            "models.a.hosted.0.mock_response: unknown key",
+            "models.a.hosted.mock_response: unknown key",
         ),
         ("[]", "models.a.hosted"),
     ],

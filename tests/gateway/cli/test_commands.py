@@ -50,6 +50,12 @@ def test_all_commands_are_there() -> None:
     assert set(typer.main.get_command(application).commands) == set(COMMANDS)
 
 
+def test_the_version_is_told(chorus) -> None:
+    """Bug reports begin with it."""
+    status, told, _ = chorus("--version")
+    assert (status, told.split()[0].rstrip(",")) == (0, "chorus")
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -104,6 +110,23 @@ def test_check_exits_2_with_every_fault(chorus, tmp_path: Path) -> None:
     assert "models.a.engine.weigths: unknown key; did you mean 'weights'?" in err
     assert "models.a.engine.dtype" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("strategy", "told"),
+    [
+        ("{aggregate: {method: agent-forst, members: [a]}}", "Did you mean 'agent-forest'?"),
+        ("{fuse: {method: gacc, members: {e: 1}}}", "Did you mean 'gac'?"),
+        ("{route: {method: nearest, artefact: x, default: a}}", "No router method 'nearest'"),
+    ],
+)
+def test_check_knows_the_methods(chorus, tmp_path: Path, strategy: str, told: str) -> None:
+    """A misspelt method is found before anything is served, with its path."""
+    path = tmp_path / "c.yaml"
+    models = "models: {a: {openai: {base_url: 'http://x/v1', model: m}}, e: {engine: {weights: w}}}"
+    path.write_text(f"{models}\nstrategies: {{s: {strategy}}}")
+    status, _, err = chorus("check", path)
+    assert (status, "strategies.s: " in err, told in err) == (2, True, True)
 
 
 def test_a_missing_file_is_one_line(chorus, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from gateway.keys.key import Key
 from gateway.ledger.entry import Entry
 from gateway.ledger.sqlite_ledger import SqliteLedger
 from gateway.ledger.writer import LedgerWriter
-from protocol.errors import BadRequest, SettingsError
+from protocol.errors import BadRequest, NotFound, SettingsError
 from protocol.run import Call, Trace
 from protocol.usage import Usage
 from tests.gateway.ledger.test_texts import transcript
@@ -45,6 +45,30 @@ def chorus(tmp_path: Path) -> Callable[..., Any]:
         return result
 
     return run
+
+
+def test_a_key_that_may_name_what_is_not_there(chorus: Callable[..., Any]) -> None:
+    """It is made, since a later config may have the model; that this one has not is told beside the secret."""
+    made = chorus("keys", "create", "--models", "one,onne")
+    assert made.exit_code == 0
+    assert "no model or strategy 'onne'" in made.stderr
+    assert "so far" not in chorus("keys", "create", "--models", "one").stderr
+
+
+def test_an_alias_that_two_keys_have(chorus: Callable[..., Any]) -> None:
+    """The refusal names the ids, any of which does."""
+    for _ in range(2):
+        chorus("keys", "create", "twin")
+    with pytest.raises(NotFound, match=r"2 keys have the alias 'twin'.* key_\w+, key_\w+\."):
+        chorus("keys", "revoke", "twin")
+
+
+def test_a_list_that_is_piped_is_whole(chorus: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """No id is cut off for want of columns where no terminal has columns."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    chorus("keys", "create", "a name that needs some room", "--owner", "who needs as much " * 5)
+    (key,) = [orjson.loads(line) for line in chorus("keys", "list", "--json").stdout.splitlines()]
+    assert key["id"] in chorus("keys", "list").stdout
 
 
 def test_a_keys_life(chorus: Callable[..., Any]) -> None:

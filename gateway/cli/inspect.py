@@ -57,11 +57,15 @@ _SETTINGS_HEAD = """\
 
 Generated from the settings' types by `make docs` (`chorus schema --markdown`); do not edit.
 
-One YAML file. An unknown key stops the start with a did-you-mean, a wrong value with its path and what is
+One YAML file. An unknown key stops the start with a did-you-mean, a wrong value with its line, its path and what is
 accepted; `chorus check FILE` shows the effective settings with secrets redacted. Write secrets as
 `os.environ/NAME` or `${NAME}`. Paths are relative to the file. Give editors
-[config/settings.schema.json](../config/settings.schema.json). LiteLLM's `model_list` is accepted in place of
-`models`; a key of it that would have no effect here is an error.
+[config/settings.schema.json](../config/settings.schema.json).
+
+A file of LiteLLM's is accepted: `model_list` in place of `models`, with its `router_settings`, `litellm_settings`,
+`general_settings.master_key` and `environment_variables`; all other sections of this page may stand beside. A key of it that
+would have no effect here is an error, which says what there is instead. Wildcards (`"*"`) are not among what is accepted:
+callers may ask only for what is configured.
 """
 
 _SECTIONS = (

@@ -50,7 +50,10 @@ def parse_settings(text: str, *, base: Path = Path(), source: str = "config") ->
     raw = {key: section for key, section in raw.items() if section is not None}
     foreign = is_litellm(raw)
     if foreign:
-        raw = translate(raw)
+        unknown: list[str] = []
+        raw = translate(raw, [name for name in Settings.model_fields if name != "models"], unknown)
+        if unknown:
+            raise _faulty(source, unknown)
     missing: list[str] = []
     raw = _resolve_secrets(raw, (), missing)
     if missing:

@@ -81,6 +81,65 @@ def test_what_would_have_no_effect_is_refused(text: str, told: str) -> None:
         parse_settings(text)
 
 
+def test_every_fault_is_told_at_once() -> None:
+    """Who brings a file of LiteLLM's is told all that must change, and what there is instead."""
+    text = """
+model_list:
+  - {model_name: "*", litellm_params: {model: "openai/*"}}
+  - {model_name: a, litellm_params: {model: gpt, api_basse: x}}
+litellm_settings: {success_callback: [langfuse]}
+general_settings: {database_url: x}
+router_settings: {routing_strategy: usage-based-routing}
+"""
+    with pytest.raises(SettingsError) as caught:
+        parse_settings(text)
+    assert [line.split(":")[0].strip() for line in caught.value.message.splitlines()] == [
+        "config has 5 fault(s)",
+        "litellm_settings.success_callback",
+        "general_settings.database_url",
+        "router_settings.routing_strategy",
+        "model_list[0].model_name",
+        "model_list[1].litellm_params.api_basse",
+    ]
+    for told in ("did you mean 'api_base'?", "`state.folder`", "least-busy", "`telemetry`"):
+        assert told in caught.value.message
+
+
+def test_litellm_settings_carry_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said once for all deployments holds for those that say nothing of their own, and the router's settings
+    go before; `environment_variables` are as good as the environment's."""
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    settings = parse_settings(
+        FILE.replace(
+            "general_settings:",
+            """  - model_name: claude
+    litellm_params: {model: anthropic/claude-sonnet-4-5}
+    model_info: {max_output_tokens: 99}
+litellm_settings:
+  {num_retries: 1, request_timeout: 60, drop_params: true, json_logs: true, fallbacks: [{claude: [fast]}]}
+router_settings: {num_retries: 3, routing_strategy: least-busy, stream_timeout: 7, redis_url: "redis://r"}
+environment_variables: {ANTHROPIC_API_KEY: sk-here}
+general_settings:""",
+        )
+    )
+    fast, claude = settings.models["fast"], settings.models["claude"]
+    assert [each.timeout_s for each in (*fast.openai, *claude.hosted)] == [30.0, 60.0, 60.0]
+    assert (fast.openai[1].first_token_timeout_s, fast.balance) == (7.0, "least-busy")
+    assert claude.hosted[0].drop_unsupported
+    assert claude.hosted[0].api_key.get_secret_value() == "sk-here"
+    assert (claude.fallbacks, claude.max_output_tokens) == (("fast",), 99)
+    assert (settings.resilience.retries, settings.logging.format) == (3, "json")
+    assert settings.redis.url.get_secret_value() == "redis://r"
+
+
+def test_sections_of_our_own_stand_beside() -> None:
+    """A file of LiteLLM's may have keys, limits and all else that Chorus has."""
+    settings = parse_settings(
+        FILE + "keys: {required: true}\nlimits: {everyone: {rpm: 3}}\ncache: {ttl_s: 5}\n"
+    )
+    assert (settings.keys.required, settings.limits.everyone.rpm, settings.cache.ttl_s) == (True, 3, 5)
+
+
 def test_router_settings_carry_over() -> None:
     """Retries, cooldown, fallbacks and the limits of deployments mean here what they mean there."""
     text = FILE.replace(

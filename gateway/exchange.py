@@ -13,7 +13,7 @@ import orjson
 from gateway.transcript import Transcript
 from gateway.wire import Message, Receive, Scope, Send, Wire, header_lines, wire_of
 from protocol import sse
-from protocol.errors import ChorusError, PayloadTooLarge, RequestTimeout
+from protocol.errors import ChorusError, PayloadTooLarge, RequestTimeout, UnsupportedEncoding
 from protocol.run import Sink
 from protocol.telling import OPENAI, Wording
 
@@ -79,7 +79,12 @@ class Exchange:
 
     async def body(self, limit: int, timeout_s: float | None = None) -> bytes:
         """The whole request body. Raises `PayloadTooLarge` past `limit` bytes, `RequestTimeout` when it has not come
-        after `timeout_s` seconds, `ClientLeft` when its sender goes away."""
+        after `timeout_s` seconds, `UnsupportedEncoding` for a compressed one, `ClientLeft` when its sender goes away.
+        """
+        if self.headers.get(b"content-encoding", b"identity") != b"identity":
+            raise UnsupportedEncoding(
+                "The request body must not be compressed; send it without content-encoding."
+            )
         whole = self._wire.whole_body()
         if whole is not None:
             if len(whole) > limit:
@@ -159,7 +164,7 @@ class Exchange:
             await self.end_stream(self.wording.failed(error, self.request_id))
             return
         body = orjson.dumps(self.wording.error_body(error, self.request_id))
-        cut = isinstance(error, (PayloadTooLarge, RequestTimeout))
+        cut = isinstance(error, (PayloadTooLarge, RequestTimeout, UnsupportedEncoding))
         self._begin(error.status, _JSON, {**error.headers(), **(headers or {})}, length=len(body), close=cut)
         self._complete = True
         self._wire.end(body)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from difflib import get_close_matches
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -16,6 +17,7 @@ from starlette.responses import JSONResponse
 from gateway.catalogue import Catalogue
 from gateway.keys.key import Key
 from gateway.openapi import document
+from gateway.surfaces import SURFACES
 from gateway.telemetry import CONTENT_TYPE, Telemetry
 from protocol.errors import BadRequest, ChorusError, InternalError, MethodNotAllowed, ModelNotFound, NotFound
 
@@ -50,18 +52,22 @@ def make_pages(
     def card(name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": created, "owned_by": "chorus"}
 
-    @pages.get("/v1/models")
+    def get(path: str) -> Callable[[Any], Any]:
+        """A page; whoever looks with HEAD whether it is there, as uptime monitors do, is told."""
+        return pages.api_route(path, methods=["GET", "HEAD"])
+
+    @get("/v1/models")
     async def models(request: Request) -> dict[str, Any]:
         return {"object": "list", "data": [card(name) for name in _names(request, catalogue())]}
 
-    @pages.get("/v1/models/{name:path}")
+    @get("/v1/models/{name:path}")
     async def model(name: str, request: Request) -> dict[str, Any]:
         names = _names(request, catalogue())
         if name not in names:
             raise ModelNotFound(name, names)
         return card(name)
 
-    @pages.get("/openapi.json")
+    @get("/openapi.json")
     async def openapi() -> dict[str, Any]:
         return document()
 
@@ -80,11 +86,11 @@ def make_pages(
         )
 
     for path in LIVE:
-        pages.add_api_route(path, live)
+        get(path)(live)
     for path in READY:
-        pages.add_api_route(path, ready)
+        get(path)(ready)
 
-    @pages.get("/metrics")
+    @get("/metrics")
     async def metrics() -> Response:
         telemetry.flush()  # here, in the thread that counts
         return Response(await asyncio.to_thread(telemetry.text), media_type=CONTENT_TYPE)
@@ -106,6 +112,27 @@ async def _local_health(catalogue: Catalogue) -> dict[str, bool]:
     return dict(zip(map(str, one_of_each), answers, strict=True))
 
 
+_ROUTES = (
+    *dict.fromkeys(path for _, path in SURFACES),
+    "/v1/models",
+    *LIVE,
+    *READY,
+    "/metrics",
+    "/openapi.json",
+)
+
+
+def _no_route(path: str) -> NotFound:
+    """Most often a base URL has `/v1` once too seldom or too often, or ends with a slash."""
+    rest = path[:128].rstrip("/")
+    while rest.startswith("/v1/"):
+        rest = rest.removeprefix("/v1")
+    meant = f"/v1{rest}"
+    close = [meant] if meant in _ROUTES else get_close_matches(path[:128], _ROUTES, n=1, cutoff=0.8)
+    hint = f"; did you mean {close[0]}?" if close else "."
+    return NotFound(f"There is no route {path[:200]}{hint}")
+
+
 def _speak_openai(pages: FastAPI) -> None:
     """Every error in OpenAI's shape; FastAPI's own `detail` never shows."""
 
@@ -122,7 +149,7 @@ def _speak_openai(pages: FastAPI) -> None:
         if error.status_code == 405:
             return told(MethodNotAllowed(f"{request.url.path} does not answer {request.method}."), headers)
         if error.status_code == 404:
-            return told(NotFound(f"There is no route {request.url.path}."), headers)
+            return told(_no_route(request.url.path), headers)
         other = BadRequest(str(error.detail))
         other.status = error.status_code
         return told(other, headers)

@@ -282,7 +282,7 @@ def _check_messages(messages: Any) -> None:
         role, content = message.get("role"), message.get("content")
         if role not in ROLES:
             raise BadRequest(
-                f"'messages[{i}].role' must be one of {', '.join(ROLES)}; got {str(role)[:64]!r}.",
+                f"'messages[{i}].role' must be one of {', '.join(ROLES)}; got {_written(role)}.",
                 param=f"messages[{i}].role",
             )
         if isinstance(content, str):
@@ -325,7 +325,8 @@ def _number(
         or not _within(value, low, high, exclusive_low)
     ):
         raise BadRequest(
-            f"'{prefix}{key}' must be a number{_range(low, high)}; got {str(value)[:64]}.", param=prefix + key
+            f"'{prefix}{key}' must be a number{_range(low, high, exclusive_low)}; got {_written(value)}.",
+            param=prefix + key,
         )
     return float(value)
 
@@ -340,8 +341,11 @@ def check_integer(body: dict[str, Any], key: str, low: int, high: int) -> None:
     if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        bounds = f" of at least {low}" if high == MAX_INTEGER else f" between {low} and {high}"
-        raise BadRequest(f"'{key}' must be an integer{bounds}; got {str(body[key])[:64]}.", param=key)
+        if high < MAX_INTEGER:
+            bounds = f" between {low} and {high}"
+        else:
+            bounds = " of 64 bits" if low < -MAX_INTEGER else f" of at least {low}"
+        raise BadRequest(f"'{key}' must be an integer{bounds}; got {_written(body[key])}.", param=key)
     body[key] = value
 
 
@@ -372,7 +376,12 @@ def _within(value: float, low: float | None, high: float | None, exclusive_low: 
     return above and (high is None or value <= high)
 
 
-def _range(low: float | None, high: float | None) -> str:
+def _range(low: float | None, high: float | None, exclusive_low: bool) -> str:
     if low is not None and high is not None:
-        return f" between {low:g} and {high:g}"
+        return f" above {low:g}, at most {high:g}" if exclusive_low else f" between {low:g} and {high:g}"
     return "" if low is None else f" of at least {low:g}"
+
+
+def _written(value: Any) -> str:
+    """What was sent, as JSON, so that the text "10" does not look like the number; no more than its beginning."""
+    return orjson.dumps(value).decode()[:64]

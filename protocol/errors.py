@@ -11,6 +11,7 @@
     │   ├── MethodNotAllowed      405  invalid_request_error   method_not_allowed
     │   ├── RequestTimeout        408  timeout_error           request_timeout
     │   ├── PayloadTooLarge       413  invalid_request_error   payload_too_large
+    │   ├── UnsupportedEncoding   415  invalid_request_error   unsupported_encoding
     │   ├── HeadersTooLarge       431  invalid_request_error   headers_too_large
     │   ├── BudgetExceeded        429  insufficient_quota      budget_exceeded
     │   ├── QuotaSpent            429  insufficient_quota      insufficient_quota
@@ -35,6 +36,7 @@ Each class fixes the HTTP status, OpenAI's `type` and `code`, and whether trying
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any, ClassVar
 
 from protocol.again import Again
@@ -62,6 +64,7 @@ __all__ = [
     "SettingsError",
     "StateUnavailable",
     "Unauthenticated",
+    "UnsupportedEncoding",
     "UpstreamBroken",
     "UpstreamBusy",
     "UpstreamError",
@@ -69,6 +72,10 @@ __all__ = [
     "UpstreamTimeout",
     "UpstreamUnavailable",
 ]
+
+
+_COMPARED, _LISTED = 200, 50
+"""Known names that a wrong one is compared with, and that are listed: asking for what is not there must stay cheap."""
 
 
 class ChorusError(Exception):
@@ -145,14 +152,19 @@ class NotFound(CallerError):
 
 
 class ModelNotFound(NotFound):
-    """No model or strategy of that name; the message lists the known ones."""
+    """No model or strategy of that name; the message names the nearest of the known ones, and lists them."""
 
     code = "model_not_found"
 
     def __init__(self, name: str, known: Iterable[str]) -> None:
-        listed = ", ".join(known) or "none"
+        names = list(known)
+        close = get_close_matches(name[:128], names[:_COMPARED], n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
         super().__init__(
-            f"The model {name[:200]!r} does not exist here. Known names: {listed}.", param="model"
+            f"The model {name[:200]!r} does not exist here.{hint} "
+            f"Known names: {', '.join(names[:_LISTED]) or 'none'}{more}.",
+            param="model",
         )
 
 
@@ -178,6 +190,15 @@ class PayloadTooLarge(CallerError):
     """The body is larger than `server.max_body_bytes`."""
 
     status, code = 413, "payload_too_large"
+
+
+class UnsupportedEncoding(CallerError):
+    """The body is compressed (`content-encoding`): what it unpacks to could be of any size."""
+
+    status, code = 415, "unsupported_encoding"
+
+    def headers(self) -> dict[str, str]:
+        return {"accept-encoding": "identity"}
 
 
 class BudgetExceeded(CallerError):

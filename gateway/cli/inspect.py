@@ -63,8 +63,8 @@ accepted; `chorus check FILE` shows the effective settings with secrets redacted
 [config/settings.schema.json](../config/settings.schema.json).
 
 A file of LiteLLM's is accepted: `model_list` in place of `models`, with its `router_settings`, `litellm_settings`,
-`general_settings.master_key` and `environment_variables`; all other sections of this page may stand beside. A key of it that
-would have no effect here is an error, which says what there is instead. Wildcards (`"*"`) are not among what is accepted:
+`general_settings.master_key` and `environment_variables`; all other sections of this page may stand beside. A key of
+it that would have no effect here is an error, which says what there is instead. Wildcards (`"*"`) are not accepted:
 callers may ask only for what is configured.
 """
 

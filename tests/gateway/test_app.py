@@ -40,6 +40,45 @@ async def test_wrong_routes(serve: Any, method: str, path: str, status: int, cod
         assert response.headers["allow"]
 
 
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/v1/v1/chat/completions", "/v1/chat/completions"),
+        ("/v1/chat/completions/", "/v1/chat/completions"),
+        ("/models", "/v1/models"),
+        ("/v1/completion", "/v1/completions"),
+        ("/healthz", "/health"),
+    ],
+)
+async def test_the_route_that_was_meant(serve: Any, path: str, meant: str) -> None:
+    """A base URL without `/v1`, or with two, is the first thing that goes wrong; the answer says so."""
+    told = error(await (await serve()).post(path))["message"]
+    assert told.endswith(f"did you mean {meant}?")
+
+
+async def test_a_route_that_is_like_no_other(serve: Any) -> None:
+    """No advice is better than bad advice, and a long path is not repeated."""
+    assert error(await (await serve()).get("/" + "x" * 9000))["message"] == f"There is no route /{'x' * 199}."
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/v1/models", "/v1/models/one", "/metrics"])
+async def test_head(serve: Any, path: str) -> None:
+    """What can be got can be looked at: monitors and load balancers ask with HEAD."""
+    client = await serve()
+    response = await client.head(path)
+    assert (response.status_code, response.content) == (200, b"")
+    assert response.headers["content-type"] == (await client.get(path)).headers["content-type"]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/files"])
+async def test_a_compressed_body(serve: Any, path: str) -> None:
+    """It is refused for what it is, not for JSON that cannot be read."""
+    response = await (await serve()).post(path, content=b"\x1f\x8b", headers={"content-encoding": "gzip"})
+    assert (response.status_code, error(response)["code"]) == (415, "unsupported_encoding")
+    assert response.headers["accept-encoding"] == "identity"
+
+
 async def test_models(serve: Any, sdk: Any) -> None:
     """Every name is listed, and can be looked up."""
     client = sdk(await serve())

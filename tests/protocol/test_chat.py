@@ -119,3 +119,20 @@ def test_human_ask_is_the_last_user_text() -> None:
     assert human_ask(parse(messages=[USER, {"role": "user", "content": [{"type": "image_url"}]}])) == "hi"
     assert human_ask(parse(messages=[{"role": "system", "content": "rules"}])) == "rules"
     assert human_ask(parse(messages=[{"role": "user", "content": " "}])) == ""
+
+
+@pytest.mark.parametrize(
+    ("field", "told"),
+    [
+        ({"max_tokens": "10"}, "'max_tokens' must be an integer of at least 1; got \"10\"."),
+        ({"temperature": "0.5"}, "'temperature' must be a number between 0 and 2; got \"0.5\"."),
+        ({"top_p": 0}, "'top_p' must be a number above 0, at most 1; got 0."),
+        ({"seed": True}, "'seed' must be an integer of 64 bits; got true."),
+        ({"messages": [{"content": "x"}]}, "got null."),
+    ],
+)
+def test_what_was_sent_is_told_as_it_was_written(field: dict[str, object], told: str) -> None:
+    """A number in quotes is the commonest mistake, and must look like one."""
+    with pytest.raises(BadRequest) as caught:
+        parse(**field)
+    assert told in caught.value.message

@@ -91,3 +91,10 @@ def test_retry_headers() -> None:
     assert errors.retry_after(0.0) == {"retry-after": "1", "retry-after-ms": "1"}
     for error in (errors.BudgetExceeded("x"), errors.DeadlineExceeded("x")):
         assert error.headers()["x-should-retry"] == "false"
+
+
+def test_the_model_that_was_meant() -> None:
+    """A misspelt name is answered with the nearest one; of very many names not all are listed."""
+    assert "Did you mean 'gpt-4o'?" in errors.ModelNotFound("gpt4o", ["claude", "gpt-4o"]).message
+    assert "Did you mean" not in errors.ModelNotFound("llama", ["claude", "gpt-4o"]).message
+    assert errors.ModelNotFound("x", map(str, range(60))).message.endswith("48, 49 and 10 more.")

@@ -4,6 +4,7 @@ proxy."""
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from base64 import b64encode
@@ -83,9 +84,9 @@ class Dialler:
         except TimeoutError as error:
             raise ConnectTimeout(f"no connection within {self._connect_s:g} s") from error
         except ssl.SSLError as error:
-            raise TlsError(f"no TLS session: {type(error).__name__}") from error
+            raise TlsError(f"no TLS session: {_why(error)}") from error
         except OSError as error:
-            raise ConnectError(f"no connection: {type(error).__name__}") from error
+            raise ConnectError(f"no connection: {_why(error)}") from error
 
     async def _dial(self, protocol: Callable[[], P]) -> P:
         loop = asyncio.get_running_loop()
@@ -108,6 +109,17 @@ class Dialler:
             protocol, sock=sock, ssl=self._context, server_hostname=origin.host
         )
         return (await connecting)[1]
+
+
+def _why(error: OSError) -> str:
+    """The reason in the system's words, which hold no address, unlike those of the exception."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message.partition(",")[0]  # then comes the host that the certificate is not for
+    if isinstance(error, ssl.SSLError):
+        return error.reason or type(error).__name__
+    if isinstance(error, socket.gaierror):
+        return error.strerror or "unknown host"
+    return os.strerror(error.errno) if error.errno else type(error).__name__
 
 
 async def _reach(origin: Origin, budget_s: float) -> socket.socket:
@@ -134,7 +146,7 @@ async def _reach(origin: Origin, budget_s: float) -> socket.socket:
 
 
 async def _tunnel(sock: socket.socket, origin: Origin, proxy: Origin) -> None:
-    """Ask a proxy to connect `sock` through to `origin`. Raises `OSError` when it does not."""
+    """Ask a proxy to connect `sock` through to `origin`. Raises `ConnectError` when it does not."""
     loop = asyncio.get_running_loop()
     lines = [f"CONNECT {origin.authority} HTTP/1.1", f"host: {origin.authority}"]
     if proxy.credentials is not None:
@@ -145,11 +157,11 @@ async def _tunnel(sock: socket.socket, origin: Origin, proxy: Origin) -> None:
         data = await loop.sock_recv(sock, 4096)
         head += data
         if not data or len(head) > MAX_PROXY_HEAD:
-            raise ConnectionError("the proxy closed the connection")
+            raise ConnectError("no connection: the proxy closed it")
     version, _, rest = head.partition(b" ")
     # A server speaks first in no protocol that runs inside: bytes after the head would not be the origin's.
     if not version.startswith(b"HTTP/1.") or not rest.startswith(b"200") or not head.endswith(b"\r\n\r\n"):
-        raise ConnectionError("the proxy refused")
+        raise ConnectError(f"no connection: the proxy answered {rest[:3].decode('latin-1')!r}")
 
 
 def proxy_authorization(credentials: str) -> str:

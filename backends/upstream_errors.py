@@ -94,7 +94,9 @@ def translate(error: Http1Error, name: str) -> UpstreamError:
     """The upstream error that `error`, raised by the client for the model `name`, amounts to."""
     for kind in type(error).__mro__:
         if kind in TRANSLATED:
-            return TRANSLATED[kind](name)
+            translated = TRANSLATED[kind](name)
+            translated.cause = str(error)
+            return translated
     raise error
 
 
@@ -113,7 +115,7 @@ def refusal(
     """
     wait_s = _retry_after_s(headers)
     error = _refusal(status, body, wait_s, name, secrets)
-    error.asked_s = wait_s
+    error.asked_s, error.cause = wait_s, f"status {status}"
     return error
 
 

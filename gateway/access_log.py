@@ -7,6 +7,7 @@ from typing import Any
 
 from gateway.observers import Finished
 from protocol.log_pipe import LogPipe
+from protocol.run import Call
 
 __all__ = ["AccessLog", "line"]
 
@@ -55,7 +56,17 @@ def line(request: Finished) -> Mapping[str, Any]:
             "output_tokens": sum(call.usage.completion_tokens for call in trace.calls),
             "cost_usd": round(trace.cost_usd, 12),
         }
+        if failed := [_failure(call) for call in trace.calls if call.outcome not in _NO_FAILURE]:
+            told["failed"] = "; ".join(dict.fromkeys(failed))
     return told
+
+
+_NO_FAILURE = ("ok", "cancelled", "hedged")
+
+
+def _failure(call: Call) -> str:
+    """Which model failed, how and why: also where another one answered in its place."""
+    return f"{call.model} {call.outcome}" + (f" ({call.cause})" if call.cause else "")
 
 
 def _ms(seconds: float) -> float:

@@ -433,7 +433,7 @@ class _Payment:
         book = tree.trace.embeddings if self._embedding else tree.trace.calls
         booked = len(book)
         for share in self.shares or (Share(self._model.name, Usage(), 0.0),):
-            self._book(book, share, took_s, outcome, max(1, made - hedges))
+            self._book(book, share, took_s, outcome, max(1, made - hedges), getattr(error, "cause", ""))
         if hedges:
             for share in self._model.hedge_shares(self._body) * hedges:
                 self._book(book, replace(share, estimated=True), took_s, "hedged", 1)
@@ -452,9 +452,11 @@ class _Payment:
                 fallback=not self._first,
             )
 
-    def _book(self, book: list[Call], share: Share, took_s: float, outcome: str, attempts: int) -> None:
+    def _book(
+        self, book: list[Call], share: Share, took_s: float, outcome: str, attempts: int, cause: str = ""
+    ) -> None:
         spent = (share.model, share.usage, share.cost_usd, took_s, outcome, attempts, share.estimated)
-        book.append(Call(*spent, self._started - self._tree.began, self._by.asker, share.told))
+        book.append(Call(*spent, self._started - self._tree.began, self._by.asker, share.told, cause))
         self._account.spend(share.cost_usd)
 
 

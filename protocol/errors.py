@@ -259,6 +259,8 @@ class UpstreamError(ChorusError):
 
     `blames_backend`: whether it speaks against the backend, so that its breaker may open. What a caller can bring
     about by what he asks never does, nor does a limit of ours: else one caller could close a model to all.
+
+    `cause`: why, for the log and never for the caller; in our own words or the system's, without any of the backend's.
     """
 
     status = 502
@@ -266,6 +268,7 @@ class UpstreamError(ChorusError):
     again: Again = Again.ELSEWHERE
     blames_backend: bool = True
     exhausted: bool = False
+    cause: str = ""
     retry_after_s: float | None = None
     asked_s: float | None = None
 

@@ -130,7 +130,7 @@ class Call:
     `attempts` counts how often a deployment was asked for it. `estimated`: the backend did not report what it spent
     (a cut stream, say), and `usage` was estimated from what was sent and seen. `began_s`: seconds after the call tree
     began. `asker`: the strategy that asked, where one strategy had asked another, else "". `told`: what the engines of
-    a fusion say of its text, on the first member's row.
+    a fusion say of its text, on the first member's row. `cause`: why it failed, for the log alone.
     """
 
     model: str
@@ -143,6 +143,7 @@ class Call:
     began_s: float = 0.0
     asker: str = ""
     told: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    cause: str = ""
 
     def wire(self) -> dict[str, Any]:
         """The call as a row of the explanation's table."""

@@ -481,7 +481,7 @@ async def test_refused_connection() -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         client = Http1(f"http://127.0.0.1:{sock.getsockname()[1]}")
-        with pytest.raises(ConnectError):
+        with pytest.raises(ConnectError, match=r"^no connection: Connection refused$"):
             await client.post("/chat", b"")
         assert client.open == 0
         await client.close()
@@ -585,7 +585,7 @@ async def test_untrusted_certificate() -> None:
     """A certificate that nobody vouches for is refused before anything is sent."""
     context, _ = tls()
     async with Talk(answering(OK), context=context) as talk:
-        with pytest.raises(TlsError):
+        with pytest.raises(TlsError, match=r"^no TLS session: .*certificate"):
             await talk.ask()
         assert talk.client.open == 0
 
@@ -645,7 +645,7 @@ async def test_tls_through_a_proxy() -> None:
         assert await (await client.post("/chat", b"{}")).read() == b"ok"
         await client.close()
         refused = Http1(server.url, context=trust, proxy=ways[1])
-        with pytest.raises(ConnectError):
+        with pytest.raises(ConnectError, match="the proxy answered '407'"):
             await refused.post("/chat", b"{}")
         await refused.close()
     assert not any(b"canary" in data or b"/chat" in data for data in seen)

@@ -186,15 +186,28 @@ def redact(text: str, secrets: Sequence[str]) -> str:
 
 
 def _error_fields(body: bytes) -> Mapping[str, Any]:
-    """OpenAI's error fields, also where a server puts them at the top level; empty for anything else."""
+    """OpenAI's error fields, also where a server puts them at the top level, and what FastAPI's servers say in
+    `detail`; empty for anything else."""
     try:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError:
         return {}
     if not isinstance(parsed, dict):
         return {}
-    error = parsed.get("error", parsed)
-    return error if isinstance(error, dict) else {"message": error}
+    error = parsed.get("error") or parsed
+    if not isinstance(error, dict):
+        return {"message": error}
+    if "message" not in error and (detail := error.get("detail")):
+        return {**error, "message": _detail(detail)}
+    return error
+
+
+def _detail(detail: Any) -> str:
+    """A sentence, or FastAPI's list of what was wrong where."""
+    if not isinstance(detail, list):
+        return str(detail)
+    faults = [fault for fault in detail if isinstance(fault, Mapping)]
+    return "; ".join(f"{'.'.join(map(str, fault.get('loc') or ()))}: {fault.get('msg')}" for fault in faults)
 
 
 def _safe_word(value: Any, secrets: Sequence[str]) -> str | None:

@@ -311,8 +311,9 @@ class Door:
         except Exhausted as error:
             if error.final:
                 raise QuotaSpent(
-                    f"The budget {SPOKEN[period]} of {money.limit / NANO:g} USD does not cover this request any "
-                    f"more, which may cost up to {amount / NANO:.6f} USD; it is {gate.whose} own."
+                    f"Of the budget {SPOKEN[period]} of {money.limit / NANO:g} USD, {gate.whose} own, too little is "
+                    f"left for this request, which may cost up to {amount / NANO:.6f} USD. With a lower max_tokens "
+                    "it may fit."
                 ) from None
             raise RateLimited(
                 f"Requests being answered now hold the rest of {gate.whose} budget {SPOKEN[period]}.",

@@ -104,10 +104,27 @@ def test_openai_fields_pass() -> None:
     assert error == {"message": "no", "type": "invalid_request_error", "param": "messages", "code": "400"}
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"<html>", b'{"detail": "no"}', b'{"error": "no"}'])
-def test_foreign_bodies(body: bytes) -> None:
-    """A refusal in any other shape still becomes one in ours."""
-    assert refusal(400, body, {}, name="m").body()["error"]["message"]
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"", "refused the request (400)"),
+        (b"[]", "refused the request (400)"),
+        (b"<html>", "refused the request (400)"),
+        (b'{"error": null}', "refused the request (400)"),
+        (b'{"detail": []}', "refused the request (400)"),
+        (b'{"error": "no"}', "no"),
+        (b'{"message": "no"}', "no"),
+        (b'{"detail": "no"}', "no"),
+        (
+            b'{"detail": [{"loc": ["body", "n"], "msg": "too low", "input": "x"}, {"loc": ["body"], "msg": "odd"}, 3]}',
+            "body.n: too low; body: odd",
+        ),
+    ],
+)
+def test_foreign_bodies(body: bytes, told: str) -> None:
+    """A refusal in any other shape still becomes one in ours, and says what the backend says, FastAPI's servers too."""
+    message = refusal(400, body, {}, name="m").body()["error"]["message"]
+    assert message == told or message == f"The backend of 'm' {told}."
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,7 @@ async def test_money() -> None:
     with pytest.raises(QuotaSpent) as spent:
         await enter(made, who)
     assert spent.value.headers() == {"x-should-retry": "false"}
+    assert "lower max_tokens" in spent.value.message
 
 
 async def test_refusal_gives_all_back() -> None:

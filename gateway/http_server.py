@@ -20,6 +20,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from http import HTTPStatus
+from secrets import token_hex
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -236,10 +237,11 @@ class HttpServer(asyncio.Protocol):
             request = None
         if request is None and not self.transport.is_closing():
             body = orjson.dumps(error.body())
-            head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(
-                body
+            head = (
+                f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+                f"x-request-id: req_{token_hex(16)}\r\nconnection: close\r\n\r\n"
             )
-            self.transport.write(_LINES[error.status] + head + body)
+            self.transport.write(_LINES[error.status] + head.encode("ascii") + body)
         self.transport.close()
 
     # ---------------------------------------------------------------------------------------------- the parser

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import orjson
 
@@ -76,11 +76,8 @@ def read_prompts(path: Path) -> list[Prompt]:
     seen: dict[str, int] = {}
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
-            record = orjson.loads(line)
-            record["answers"] = tuple(record["answers"])
-            record["choices"] = tuple(record.get("choices", ()))
-            prompt = Prompt(**record)
-        except (orjson.JSONDecodeError, TypeError, KeyError) as error:
+            prompt = _prompt(orjson.loads(line))
+        except (orjson.JSONDecodeError, TypeError) as error:
             raise SettingsError(f"{path}:{number}: not a prompt: {error}.") from None
         if prompt.grader not in (*GRADERS, "judge"):
             accepted = ", ".join((*GRADERS, "judge"))
@@ -89,6 +86,22 @@ def read_prompts(path: Path) -> list[Prompt]:
             raise SettingsError(f"{path}:{number}: the same prompt stands on line {first}.")
         prompts.append(prompt)
     return prompts
+
+
+def _prompt(record: Any) -> Prompt:
+    """Raises `TypeError` saying what is missing, or is there and means nothing."""
+    if not isinstance(record, dict):
+        raise TypeError("a line is an object")
+    known = {field.name for field in fields(Prompt)}
+    required = [field.name for field in fields(Prompt) if field.default is MISSING]
+    if lacking := [name for name in required if name not in record]:
+        raise TypeError(f"it has no {', '.join(map(repr, lacking))}")
+    if unknown := sorted(record.keys() - known):
+        raise TypeError(
+            f"nothing is called {', '.join(map(repr, unknown))} here; known: {', '.join(sorted(known))}"
+        )
+    listed = {name: tuple(record.get(name, ())) for name in ("answers", "choices")}
+    return Prompt(**{**record, **listed})
 
 
 async def collect(

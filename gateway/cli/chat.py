@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.cli.parameters import Key, Url
+from gateway.cli.parameters import Key, Url, gateway_url
 from protocol.errors import ChorusError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def chat(
     from rich.console import Console
 
     console = Console(highlight=False)
-    talk = _Conversation(console, str(url), key, model, max_tokens)
+    talk = _Conversation(console, gateway_url(str(url)), key, model, max_tokens)
     if message is not None:
         talk.say(message)
         return

@@ -23,6 +23,7 @@ from gateway.cli.parameters import (
     Outcomes,
     Url,
     existing,
+    gateway_url,
     options,
     words,
     write_json,
@@ -78,7 +79,7 @@ def collect(
         _collect(
             prompts,
             names,
-            url or f"http://{settings.server.host}:{settings.server.port}",
+            gateway_url(url) if url else f"http://{settings.server.host}:{settings.server.port}",
             key or (master.get_secret_value() if master else None),
             out,
             concurrency,

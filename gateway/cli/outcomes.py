@@ -81,7 +81,7 @@ def import_(
     if form is not None and form not in known:
         raise SettingsError(f"--format {form!r}: it is one of {', '.join(known)}.")
     if not file.is_file():
-        raise SettingsError(f"There is no {file}.")
+        raise SettingsError(f"There is no file {file}.")
     chosen: Format | None = next((name for name in known if name == form), None)
     found, contradictions = importing.read_foreign(file, chosen)
     if not len(found):

@@ -26,6 +26,7 @@ __all__ = [
     "Since",
     "Url",
     "existing",
+    "gateway_url",
     "options",
     "seconds",
     "words",
@@ -45,7 +46,9 @@ Outcomes = Annotated[
 Options = Annotated[
     list[str] | None, typer.Option("--option", help="NAME=VALUE of the method; may be repeated.")
 ]
-Url = Annotated[str | None, typer.Option(help="A running gateway, e.g. http://127.0.0.1:8080.")]
+Url = Annotated[
+    str | None, typer.Option(help="A running gateway, e.g. http://127.0.0.1:8080; with or without /v1.")
+]
 Key = Annotated[
     str | None, typer.Option(envvar="CHORUS_API_KEY", help="The gateway's master key, when it has one.")
 ]
@@ -100,10 +103,18 @@ def seconds(since: str) -> float:
     return int(match[1]) * UNITS[match[2]]
 
 
+def gateway_url(url: str) -> str:
+    """The address of a gateway, which may have been given as SDKs are given it, up to and including /v1. Raises
+    `SettingsError`."""
+    if not re.match(r"https?://[^/]", url):
+        raise SettingsError(f"--url {url!r}: write http://HOST:PORT or https://HOST:PORT.")
+    return url.rstrip("/").removesuffix("/v1")
+
+
 def existing(path: Path) -> Path:
     """The path of what is there. Raises `SettingsError`."""
     if not path.exists():
-        raise SettingsError(f"There is no {path}.")
+        raise SettingsError(f"There is no file or folder {path}.")
     return path
 
 

@@ -31,7 +31,8 @@ def load_settings(path: Path, base: Path | None = None) -> Settings:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise SettingsError(f"Cannot read the config file {path}: {reason}.") from None
+        hint = "" if path.exists() else " Name yours: as an argument, with --config, or in CHORUS_CONFIG."
+        raise SettingsError(f"Cannot read the config file {path}: {reason}.{hint}") from None
     return parse_settings(text, base=path.parent if base is None else base, source=str(path))
 
 

@@ -121,6 +121,7 @@ async def test_refuses(sent: bytes, status: bytes) -> None:
         told = await said(port, sent)
     assert told.startswith(b"HTTP/1.1 " + status)
     assert b"connection: close" in told
+    assert b"\r\nx-request-id: req_" in told
     assert b'{"error":{' in told
 
 

@@ -195,7 +195,9 @@ GOOD = {"id": "x", "category": "c", "prompt": "a", "answers": ["1"], "max_tokens
     ("line", "message"),
     [
         ("{", ":2: not a prompt"),
-        ('{"id": "x"}', ":2: not a prompt"),
+        ("[]", ":2: not a prompt: a line is an object"),
+        ('{"id": "x"}', "it has no 'category', 'prompt', 'grader', 'answers', 'max_tokens'"),
+        (json.dumps({**GOOD, "promt": "b"}), "nothing is called 'promt' here; known: answers"),
         (json.dumps({**GOOD, "prompt": "b", "grader": "vibes"}), "accepted: exact"),
         (json.dumps({**GOOD, "prompt": " a "}), "line 1"),
     ],

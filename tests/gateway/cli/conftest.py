@@ -22,6 +22,7 @@ class Gateway:
     answer: Callable[[dict[str, Any]], Answer] = lambda body: (500, {}, b"")
     asked: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -33,6 +34,7 @@ def gateway() -> Iterator[Gateway]:
         def do_POST(self) -> None:
             body = orjson.loads(self.rfile.read(int(self.headers["content-length"])))
             script.asked.append(body)
+            script.paths.append(self.path)
             script.headers.append({name.lower(): value for name, value in self.headers.items()})
             status, headers, content = script.answer(body)
             self.send_response(status)

@@ -41,6 +41,20 @@ def test_says_who_answered_and_the_cost(chorus, gateway) -> None:
     assert gateway.headers[0]["authorization"] == "Bearer sk-x"
 
 
+@pytest.mark.parametrize("ending", ["", "/", "/v1", "/v1/"])
+def test_the_url_may_be_that_of_an_sdk(chorus, gateway, ending: str) -> None:
+    """`base_url` is what people have at hand; it ends with /v1."""
+    gateway.answer = lambda body: WHOLE
+    assert chorus("chat", "Hi", "--url", gateway.url + ending)[0] == 0
+    assert gateway.paths == ["/v1/chat/completions"]
+
+
+def test_a_url_that_is_none(chorus) -> None:
+    """Its shape is told before anybody is asked."""
+    status, _, err = chorus("chat", "Hi", "--url", "localhost:8080")
+    assert (status, "write http://HOST:PORT" in err) == (2, True)
+
+
 def test_a_conversation_goes_on(chorus, gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers are remembered, commands change model and memory, a failed question is taken back."""
     replies = iter([WHOLE, (404, {}, b'{"error": {"message": "no such model", "type": "x"}}'), WHOLE, WHOLE])

@@ -4,9 +4,11 @@ busy loops."""
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from secrets import token_hex
 from socket import socket
 from typing import Any
 
@@ -15,10 +17,13 @@ from aiohttp import web
 from gateway.admin_api import AdminApi
 from gateway.dashboard.site import GUARDS
 from gateway.engine_metrics import engine_metrics
+from gateway.exchange import request_id
 from gateway.telemetry import CONTENT_TYPE, merged
 from protocol.errors import ChorusError, InternalError, MethodNotAllowed, NotFound
 
 __all__ = ["admin_server"]
+
+log = logging.getLogger("chorus.gateway")
 
 Status = Callable[[], dict[str, Any]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -52,6 +57,7 @@ async def admin_server(
         return web.Response(body=body, headers={"content-type": CONTENT_TYPE})
 
     application = web.Application(middlewares=[_speak_openai])
+    application.on_response_prepare.append(_labelled)
     application.add_routes(
         [
             web.get("/livez", live),
@@ -75,6 +81,13 @@ async def admin_server(
             await api.close()
 
 
+async def _labelled(request: web.Request, response: web.StreamResponse) -> None:
+    """Every answer has an id, the caller's where he sent one; which server it is concerns nobody."""
+    given = request.headers.get("x-request-id", "").encode("latin-1", "replace")
+    response.headers["x-request-id"] = request_id({b"x-request-id": given}, token_hex(16))
+    response.headers.pop("server", None)
+
+
 async def _guarded(request: web.Request, response: web.StreamResponse) -> None:
     """What people look at is for this origin alone, and figures are kept by nobody on the way."""
     if request.path.startswith(("/admin", "/dashboard")) or request.path == "/":
@@ -85,14 +98,19 @@ async def _guarded(request: web.Request, response: web.StreamResponse) -> None:
 @web.middleware
 async def _speak_openai(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Errors in the same shape as everywhere."""
+    allow: dict[str, str] = {}
     try:
         return await handler(request)
     except ChorusError as told:
         error: Any = told
-    except web.HTTPMethodNotAllowed:
+    except web.HTTPMethodNotAllowed as refused:
+        allow = {"allow": refused.headers["allow"]}
         error = MethodNotAllowed(f"{request.path} does not answer {request.method}.")
     except web.HTTPNotFound:
         error = NotFound(f"There is no route {request.path}.")
-    except web.HTTPException:
-        error = InternalError("The admin server failed.")
-    return web.json_response(error.body(), status=error.status, headers=error.headers())
+    except (web.HTTPRedirection, ConnectionError):  # the caller is sent elsewhere, or has left
+        raise
+    except Exception:
+        log.exception("a bug of ours")
+        error = InternalError("An internal error occurred; it is logged.")
+    return web.json_response(error.body(), status=error.status, headers={**allow, **error.headers()})

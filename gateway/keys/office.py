@@ -49,6 +49,11 @@ class Order(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"] if part != "[key]")
+            if first["type"] == "extra_forbidden":
+                known = LimitSettings if first["loc"][0] == "limits" else cls
+                raise BadRequest(
+                    f"Unknown field '{where}'; known: {', '.join(known.model_fields)}.", param=where
+                ) from None
             raise BadRequest(f"'{where}': {plainly(first['msg'])}.", param=where) from None
 
 

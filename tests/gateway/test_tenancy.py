@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -184,8 +185,6 @@ async def test_degraded_is_declared(serve: Any, chat: Any, tmp_path: Path, until
 @pytest.fixture
 async def admin(sections: dict[str, Any], tmp_path: Path) -> Any:
     """A client of the admin port."""
-    import socket
-
     listener = socket.create_server(("127.0.0.1", free_port()))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     api = AdminApi(settings_of(sections))
@@ -225,6 +224,51 @@ async def test_admin_api(
     assert deeds == ["revoke", "rotate", "change", "create"]
     (line,) = (await admin.get("/admin/usage", params={"by": "key"})).json()["data"]
     assert line["key"] == "a"
+
+
+async def test_a_bug_of_the_admin_port(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is told in OpenAI's shape, without a traceback, which stands in the log."""
+
+    def status() -> dict[str, Any]:
+        raise RuntimeError("sk-canary")
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    async with admin_server(listener, status, tmp_path), httpx.AsyncClient(base_url=url) as client:
+        answer = await client.get("/readyz")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+    assert "canary" not in answer.text
+    assert "a bug of ours" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"aliass": "a"}, "Unknown field 'aliass'; known: alias, owner, team, models"),
+        ({"limits": {"rmp": 1}}, "Unknown field 'limits.rmp'; known: rpm, tpm, concurrent, budgets_usd."),
+        ({"alias": 3}, "'alias': must be text."),
+        (
+            {"limits": {"budgets_usd": {"daily": 1}}},
+            "'limits.budgets_usd.daily': must be 'day', 'week', 'month' or",
+        ),
+    ],
+)
+async def test_admin_says_what_is_wrong(admin: httpx.AsyncClient, body: dict[str, Any], told: str) -> None:
+    """A field that is wrong or unknown is named, with what is accepted."""
+    refused = await admin.post("/admin/keys", json=body)
+    assert (refused.status_code, told in refused.json()["error"]["message"]) == (400, True)
+
+
+async def test_every_admin_answer_has_an_id(admin: httpx.AsyncClient) -> None:
+    """Also refusals; the server's make and version stay out of it."""
+    for method, path, status in (("GET", "/livez", 200), ("GET", "/nope", 404), ("PUT", "/admin/keys", 405)):
+        answer = await admin.request(method, path)
+        assert answer.status_code == status
+        assert answer.headers["x-request-id"].startswith("req_")
+        assert "server" not in answer.headers
+    assert set(answer.headers["allow"].split(",")) == {"GET", "HEAD", "POST"}
+    mine = await admin.get("/livez", headers={"x-request-id": "mine-1"})
+    assert mine.headers["x-request-id"] == "mine-1"
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def fusion_specs(settings: Settings) -> list[FusionSpec]:
 
 def fusion_spec(name: str, settings: FusionSettings) -> FusionSpec:
     """The method with its options, and its members in the order of the config, the main one where it says."""
-    method = find_method(settings.method, *FUSIONS)
+    method = find_method(settings.method, *FUSIONS, where=f"strategies.{name}.fuse.method")
     options = dict(settings.options)
     if "embedding" in method.needs and isinstance(options.get("embedder"), str):
         options["embedder"] = str(_embedder_folder(name, options["embedder"]))

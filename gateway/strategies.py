@@ -42,8 +42,7 @@ def check_methods(settings: Settings) -> None:
     for name, section in settings.strategies.items():
         for kind, contracts in _CONTRACTS.items():
             if (part := getattr(section, kind)) is not None:
-                with _blamed_on(f"strategies.{name}"):
-                    find_method(part.method, *contracts)
+                find_method(part.method, *contracts, where=f"strategies.{name}.{kind}.method")
 
 
 def make_strategies(settings: Settings, before: Mapping[str, Made] | None = None) -> dict[str, Made]:
@@ -137,6 +136,8 @@ def _blamed_on(where: str) -> Iterator[None]:
     try:
         yield
     except SettingsError as error:
+        if error.message.startswith(where):
+            raise  # it names its path itself
         raise SettingsError(f"{where}: {error}") from error
     except (MethodError, OSError) as error:
         raise SettingsError(

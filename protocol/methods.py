@@ -86,16 +86,18 @@ def methods(contract: Contract | None = None) -> Iterator[Method]:
                 yield record
 
 
-def find_method(name: str, *contracts: Contract) -> Method:
-    """The method of that id or alias, of one of `contracts`. Raises `SettingsError` naming the known ones."""
+def find_method(name: str, *contracts: Contract, where: str = "") -> Method:
+    """The method of that id or alias, of one of `contracts`. Raises `SettingsError` naming the known ones, and `where`
+    in the settings it stands."""
     known: Sequence[Method] = tuple(method for contract in contracts for method in methods(contract))
     for method in known:
         if name == method.id or name in method.aliases:
             return method
     close = get_close_matches(name, [method.id for method in known], n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
+    path = f"{where}: " if where else ""
     raise SettingsError(
-        f"No {' or '.join(contracts)} method {name!r}.{hint} Known: {', '.join(m.id for m in known)}."
+        f"{path}No {' or '.join(contracts)} method {name!r}.{hint} Known: {', '.join(m.id for m in known)}."
     )
 
 

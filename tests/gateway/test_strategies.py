@@ -70,6 +70,20 @@ def test_missing_artefact_stops_the_start(section: str) -> None:
         make_strategies(settings)
 
 
+@pytest.mark.parametrize(
+    ("section", "told"),
+    [
+        ("aggregate: {method: vot, members: [a]}", "strategies.auto: No aggregator method 'vot'."),
+        ("aggregate: {members: [a], options: {x: 1}}", "strategies.auto.aggregate.options.x: unknown"),
+    ],
+)
+def test_a_wrong_method_or_option_names_its_path_once(section: str, told: str) -> None:
+    """Whoever finds the fault, the path in the config stands before it, and only once."""
+    with pytest.raises(SettingsError) as caught:
+        make_strategies(parse_settings(MODELS + f"  auto: {{{section}}}"))
+    assert caught.value.message.startswith(told)
+
+
 def test_what_is_not_named_is_not_loaded() -> None:
     """Without a router in the config, none is imported."""
     code = "import sys, gateway.strategies; sys.exit('numpy' in sys.modules or 'routers' in sys.modules)"

@@ -103,8 +103,8 @@ class ChorusError(Exception):
         return self.code or self.type
 
     def headers(self) -> dict[str, str]:
-        """Response headers that tell an SDK whether and when to try again."""
-        return {}
+        """Response headers that tell an SDK whether and when to try again: it would, unasked, after any 5xx."""
+        return {} if self.retryable or self.status < 500 else {"x-should-retry": "false"}
 
 
 class CallerError(ChorusError):
@@ -239,9 +239,6 @@ class DeadlineExceeded(CallerError):
     """The caller's own deadline (`chorus.deadline_ms`) passed before an answer was ready."""
 
     status, type, code = 504, "timeout_error", "deadline_exceeded"
-
-    def headers(self) -> dict[str, str]:
-        return {"x-should-retry": "false"}
 
 
 class NotCached(CallerError):

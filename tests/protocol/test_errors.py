@@ -98,3 +98,12 @@ def test_the_model_that_was_meant() -> None:
     assert "Did you mean 'gpt-4o'?" in errors.ModelNotFound("gpt4o", ["claude", "gpt-4o"]).message
     assert "Did you mean" not in errors.ModelNotFound("llama", ["claude", "gpt-4o"]).message
     assert errors.ModelNotFound("x", map(str, range(60))).message.endswith("48, 49 and 10 more.")
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_what_would_come_again_is_not_retried(kind: type[errors.ChorusError]) -> None:
+    """SDKs try again after any 5xx unless they are told not to."""
+    error = made(kind)
+    again = error.status < 500 or error.retryable
+    told = "x-should-retry" in error.headers()
+    assert told == (not again or isinstance(error, (errors.BudgetExceeded, errors.QuotaSpent)))

@@ -36,6 +36,7 @@ from gateway.child import Child, Program, first_of
 from gateway.config_source import ConfigSource
 from gateway.ledger.rolling_up import RollingUp
 from gateway.local_weights import wanted
+from gateway.open_door import OPEN, anybody_may_ask
 from gateway.open_files import ENOUGH, raise_limit
 from gateway.ports import bind
 from gateway.prices import UNPRICED, unpriced
@@ -97,7 +98,7 @@ def serve(
         server = server.model_copy(update={"host": host, "port": port})
         source = ConfigSource(config)
         pipe = start_logging(settings, "supervisor")
-        _warn(settings, files)
+        _warn(settings, files, host)
         try:
             return asyncio.run(
                 _Supervisor(settings, server, source, run_dir, metrics, pipe).run(public, admin)
@@ -106,8 +107,10 @@ def serve(
             pipe.close()
 
 
-def _warn(settings: Settings, files: int) -> None:
-    """Tell what works, and an operator would rather know. `files`: how many may be open."""
+def _warn(settings: Settings, files: int, host: str) -> None:
+    """Tell what works, and an operator would rather know. `files`: how many may be open; `host` is listened on."""
+    if anybody_may_ask(settings, host):
+        log.warning("whoever reaches %s may ask models: there is no key. %s", host, OPEN)
     if files < ENOUGH:
         log.warning(
             "only %d files may be open, two a request in flight: raise the hard limit "

@@ -33,7 +33,6 @@ ENOUGH_DAYS = 14
 SKEW_S = 30.0
 """A clock this wrong makes log times useless and, soon, certificates and leases invalid."""
 PATIENCE_S = 3.0
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 UNLOADABLE = ("torchvision", "torchaudio", "torchcodec")
 
 
@@ -149,11 +148,13 @@ def _ports(settings: Settings, config: Path) -> Iterator[Finding]:
 
 def _door(settings: Settings, config: Path) -> Iterator[Finding]:
     """Who reaches the port may spend money."""
-    if settings.server.host not in LOOPBACK and settings.server.master_key is None:
+    from gateway.open_door import OPEN, anybody_may_ask
+
+    if anybody_may_ask(settings, settings.server.host):
         yield Finding(
             "note",
             f"whoever reaches {settings.server.host} port {settings.server.port} may ask models: there is no key",
-            "Set server.master_key, listen on 127.0.0.1, or let your network decide who comes in.",
+            OPEN,
         )
 
 

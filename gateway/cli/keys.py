@@ -86,9 +86,16 @@ def create(
     body["tags"] = words(tags)
     limits: dict[str, Any] = {"rpm": rpm, "tpm": tpm, "concurrent": concurrent}
     body["limits"] = {**limits, "budgets_usd": _budgets(budget)}
-    key, secret = with_office(config, lambda office, actor: office.create(Order.parse(body), actor))
+
+    async def deed(office: Office, actor: str) -> tuple[Key, str, bool]:
+        before = [key.alias for key in await office.keys() if key.revoked is None]
+        return *await office.create(Order.parse(body), actor), alias is not None and alias in before
+
+    key, secret, twin = with_office(config, deed)
     typer.echo(secret)
     typer.echo(f"{key.id} is made. The line above is its only copy. {_stored(key)}".rstrip(), err=True)
+    if twin:
+        typer.echo(f"Another key has the alias {alias!r}, too: name either by its id.", err=True)
     _say_unknown(key, config)
 
 

@@ -152,8 +152,10 @@ def test_an_open_door(write: Write) -> None:
     """Listening for everybody without a key is noted; with one, or on loopback, it is not."""
     open_to_all = {"host": "0.0.0.0"}
     assert about(list(findings(write(server=open_to_all), offline=True)), "whoever").level == "note"
-    with_key = list(findings(write(server={**open_to_all, "master_key": "sk"}), offline=True))
-    assert not [each for each in with_key if each.what.startswith("whoever")]
+    with_key = {"server": {**open_to_all, "master_key": "sk"}}
+    for sections in (with_key, {"server": open_to_all, "keys": {"required": True}}, {}):
+        found = list(findings(write(**sections), offline=True))
+        assert not [each for each in found if each.what.startswith("whoever")]
 
 
 def test_certificates(write: Write, tmp_path: Path) -> None:

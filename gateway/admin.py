@@ -82,9 +82,11 @@ async def admin_server(
 
 
 async def _labelled(request: web.Request, response: web.StreamResponse) -> None:
-    """Every answer has an id, the caller's where he sent one; which server it is concerns nobody."""
-    given = request.headers.get("x-request-id", "").encode("latin-1", "replace")
-    response.headers["x-request-id"] = request_id({b"x-request-id": given}, token_hex(16))
+    """Every answer has an id: the public port's where its answer is passed on, else the caller's where he sent one;
+    which server it is concerns nobody."""
+    if "x-request-id" not in response.headers:
+        given = request.headers.get("x-request-id", "").encode("latin-1", "replace")
+        response.headers["x-request-id"] = request_id({b"x-request-id": given}, token_hex(16))
     response.headers.pop("server", None)
 
 

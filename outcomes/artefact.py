@@ -190,13 +190,13 @@ def options_of(kind: type, given: Mapping[str, Any], whose: str) -> dict[str, An
         if name not in known:
             raise MethodError(f"{whose} has no option {name!r}; there are {', '.join(known)}.")
         if not _fits(value, known[name]):
-            raise MethodError(f"{whose} has {name} of {value!r}; it is of type {_written(known[name])}.")
+            raise MethodError(f"{whose} has {name} of {value!r}; it is of type {known[name].annotation}.")
     return dict(given)
 
 
 def _fits(value: Any, parameter: inspect.Parameter) -> bool:
     """Whether a parameter takes a value: by the type written down where that is a plain one, else by its default's."""
-    written = _written(parameter)
+    written = str(parameter.annotation)
     if written.startswith("Literal["):
         return value in ast.literal_eval(f"({written[len('Literal[') : -1]},)")
     wanted = set(written.split(" | "))
@@ -204,10 +204,6 @@ def _fits(value: Any, parameter: inspect.Parameter) -> bool:
         wanted = {type(parameter.default).__name__}
     found = "None" if value is None else type(value).__name__
     return found in wanted or (found == "int" and "float" in wanted)
-
-
-def _written(parameter: inspect.Parameter) -> str:
-    return str(parameter.annotation)
 
 
 def load_router(

@@ -95,15 +95,9 @@ def _form(path: Path) -> Format:
 
 
 def _wide(path: Path) -> Iterator[Row]:
+    columns: tuple[str, str | None, list[str]] | None = None
     for number, record in _cells(path):
-        query = next((name for name in QUERY if name in record), None)
-        category = next((name for name in CATEGORY if name in record), None)
-        models = [name for name in record if name not in NOT_MODELS and not name.endswith((*COST, *RESPONSE))]
-        if query is None or not models:
-            raise MethodError(
-                f"{path} needs a column {QUERY[0]!r} and one a model, with commas between; it has "
-                f"{', '.join(record) or 'none'}."
-            )
+        query, category, models = columns = columns or _columns(path, record)
         for model in models:
             score = _number(record[model], path, number, f"{model}, read as a model's score,")
             cost = next((record[model + end] for end in COST if model + end in record), None)
@@ -120,6 +114,20 @@ def _wide(path: Path) -> Iterator[Row]:
                 _number(cost, path, number, f"cost of {model}"),
                 response=response or None,
             )
+
+
+def _columns(path: Path, names: Iterable[str]) -> tuple[str, str | None, list[str]]:
+    """Which of the columns is the query, which its category, and which are models. Raises `MethodError`."""
+    found = list(names)
+    query = next((name for name in QUERY if name in found), None)
+    category = next((name for name in CATEGORY if name in found), None)
+    models = [name for name in found if name not in NOT_MODELS and not name.endswith((*COST, *RESPONSE))]
+    if query is None or not models:
+        raise MethodError(
+            f"{path} needs a column {QUERY[0]!r} and one a model, with commas between; it has "
+            f"{', '.join(found) or 'none'}."
+        )
+    return query, category, models
 
 
 def _cells(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
